@@ -1,0 +1,120 @@
+//! Several reads in one request frame, an AoEde extension (§8).
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 36 | an ordinary READ: the first read |
+//! | 36 | 1 | number of further reads |
+//! | 37 + 16 i | 4 | tag |
+//! | +4 | 6 | LBA, least significant byte first |
+//! | +10 | 5 | reserved |
+//! | +15 | 1 | sector count |
+
+use crate::{NoRoom, Tag};
+
+/// Bytes of one further read.
+pub const ENTRY_BYTES: usize = 16;
+/// Fewest bytes behind the task file that can hold a further read.
+const MIN_BYTES: usize = 1 + ENTRY_BYTES;
+
+/// A further read of a coalesced request. Opcode and flags are those of the first read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CoalescedRead {
+    /// Its own tag.
+    pub tag: Tag,
+    /// LBA0 to LBA5, bits 7–0 first.
+    pub lba: [u8; 6],
+    /// Sent as zero; the first two come back in bytes 34–35 of the response.
+    pub reserved: [u8; 5],
+    /// Sectors to read.
+    pub count: u8,
+}
+
+impl CoalescedRead {
+    /// The read as it is sent.
+    pub fn to_bytes(self) -> [u8; ENTRY_BYTES] {
+        let [t0, t1, t2, t3] = self.tag.0;
+        let [l0, l1, l2, l3, l4, l5] = self.lba;
+        let [r0, r1, r2, r3, r4] = self.reserved;
+        [
+            t0, t1, t2, t3, l0, l1, l2, l3, l4, l5, r0, r1, r2, r3, r4, self.count,
+        ]
+    }
+
+    fn from_bytes(bytes: [u8; ENTRY_BYTES]) -> Self {
+        let [
+            t0,
+            t1,
+            t2,
+            t3,
+            l0,
+            l1,
+            l2,
+            l3,
+            l4,
+            l5,
+            r0,
+            r1,
+            r2,
+            r3,
+            r4,
+            count,
+        ] = bytes;
+        Self {
+            tag: Tag([t0, t1, t2, t3]),
+            lba: [l0, l1, l2, l3, l4, l5],
+            reserved: [r0, r1, r2, r3, r4],
+            count,
+        }
+    }
+}
+
+/// The further reads behind the first one's task file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CoalescedReads<'a> {
+    announced: u8,
+    entries: &'a [u8],
+}
+
+impl<'a> CoalescedReads<'a> {
+    /// Reads what follows the task file ([`Ata::data`](crate::Ata::data)). `None` if that is too
+    /// short for a further read: then it is padding.
+    pub fn decode(data: &'a [u8]) -> Option<Self> {
+        if data.len() < MIN_BYTES {
+            return None;
+        }
+        let (&announced, entries) = data.split_first()?;
+        Some(Self { announced, entries })
+    }
+
+    /// Number of further reads announced, more perhaps than the frame holds.
+    pub fn announced(&self) -> u8 {
+        self.announced
+    }
+
+    /// The further reads that are there in full.
+    pub fn reads(&self) -> impl ExactSizeIterator<Item = CoalescedRead> + Clone + use<'a> {
+        self.entries
+            .chunks_exact(ENTRY_BYTES)
+            .take(usize::from(self.announced))
+            .map(|chunk| {
+                let mut bytes = [0; ENTRY_BYTES];
+                bytes.copy_from_slice(chunk);
+                CoalescedRead::from_bytes(bytes)
+            })
+    }
+
+    /// Writes count and reads (at most 255) to `out`, ready to be the data of the first read.
+    /// Returns the bytes written.
+    ///
+    /// # Errors
+    /// [`NoRoom`] if `out` is too short.
+    pub fn encode(reads: &[CoalescedRead], out: &mut [u8]) -> Result<usize, NoRoom> {
+        let announced = u8::try_from(reads.len()).unwrap_or(u8::MAX);
+        let mut put = crate::put::Put::new(out);
+        put.bytes(&[announced])?;
+        for read in reads.iter().take(usize::from(announced)) {
+            put.bytes(&read.to_bytes())?;
+        }
+        Ok(put.written())
+    }
+}

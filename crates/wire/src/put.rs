@@ -1,0 +1,45 @@
+//! Writing into a caller's buffer without ever running over its end.
+
+use crate::NoRoom;
+
+/// The unwritten rest of an output buffer.
+#[derive(Debug)]
+pub(crate) struct Put<'a> {
+    rest: &'a mut [u8],
+    written: usize,
+}
+
+impl<'a> Put<'a> {
+    pub(crate) fn new(out: &'a mut [u8]) -> Self {
+        Self {
+            rest: out,
+            written: 0,
+        }
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), NoRoom> {
+        let (out, rest) = core::mem::take(&mut self.rest)
+            .split_at_mut_checked(bytes.len())
+            .ok_or(NoRoom)?;
+        out.copy_from_slice(bytes);
+        self.rest = rest;
+        self.written += bytes.len();
+        Ok(())
+    }
+
+    /// Zeros up to `len` bytes in all; nothing if more than that is written already.
+    pub(crate) fn zeros_up_to(&mut self, len: usize) -> Result<(), NoRoom> {
+        let missing = len.saturating_sub(self.written);
+        let (out, rest) = core::mem::take(&mut self.rest)
+            .split_at_mut_checked(missing)
+            .ok_or(NoRoom)?;
+        out.fill(0);
+        self.rest = rest;
+        self.written += missing;
+        Ok(())
+    }
+
+    pub(crate) fn written(&self) -> usize {
+        self.written
+    }
+}
