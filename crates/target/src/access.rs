@@ -1,0 +1,188 @@
+//! Who may talk to an export: the MAC mask list (§5) and the reservation (§6).
+//!
+//! Both are short lists that only control commands change. Their room is taken at start, so that
+//! no frame makes them allocate.
+
+use alloc::vec::Vec;
+
+use aoede_wire::{
+    Body, Directive, DirectiveCode, ErrorCode, Header, MacAddr, Mask, MaskCommand, MaskError,
+    NoRoom, Reserve, ReserveCommand, encode_mask_list, encode_reserve_list,
+};
+
+use crate::{PortFacts, SettingsError};
+
+/// Most entries of either list: its count on the wire is one byte.
+pub(crate) const MAX_ENTRIES: usize = 255;
+
+/// The initiators that may talk to the export at all; empty: everyone.
+#[derive(Debug)]
+pub(crate) struct MaskList {
+    entries: Vec<MacAddr>,
+    /// Where an edit happens before it takes effect as a whole.
+    draft: Vec<MacAddr>,
+}
+
+/// The directive that an edit stopped at, and why. Nothing was changed.
+#[derive(Debug)]
+struct FailedEdit {
+    index: u8,
+    error: MaskError,
+}
+
+impl MaskList {
+    pub(crate) fn new(macs: &[MacAddr]) -> Result<Self, SettingsError> {
+        let mut mask = Self {
+            entries: Vec::with_capacity(MAX_ENTRIES),
+            draft: Vec::with_capacity(MAX_ENTRIES),
+        };
+        for &mac in macs {
+            add(&mut mask.entries, mac, MAX_ENTRIES).map_err(|error| match error {
+                MaskError::Full => SettingsError::MaskFull,
+                _ => SettingsError::MaskEntry(mac),
+            })?;
+        }
+        Ok(mask)
+    }
+
+    pub(crate) fn admits(&self, mac: MacAddr) -> bool {
+        self.entries.is_empty() || self.entries.contains(&mac)
+    }
+
+    pub(crate) fn entries(&self) -> &[MacAddr] {
+        &self.entries
+    }
+
+    /// Carries out a mask command and encodes the response. Edits must not come by a wildcard.
+    pub(crate) fn answer(
+        &mut self,
+        request: &Mask<'_>,
+        port: &PortFacts,
+        response: Header,
+        out: &mut [u8],
+    ) -> Result<usize, NoRoom> {
+        let most = port.mask_entries();
+        let result = match (request.command, request.directives()) {
+            (MaskCommand::Read, _) => Ok(()),
+            (MaskCommand::Edit, Ok(directives)) => self.edit(directives, most),
+            // An unknown sub-command, or directives that the frame does not hold (§13, 8).
+            _ => {
+                let header = response.with_error(ErrorCode::BadArgument);
+                return encode_mask_list(header, request.command, &[], out);
+            }
+        };
+        match result {
+            Ok(()) => {
+                encode_mask_list(response, request.command, fitting(&self.entries, most), out)
+            }
+            // Neither list nor E flag: the index in the place of the count tells it all.
+            Err(FailedEdit { index, error }) => Body::Mask(Mask {
+                command: request.command,
+                error,
+                count: index,
+                rest: &[],
+            })
+            .encode(response, out),
+        }
+    }
+
+    /// Carries out all directives, or none: a half-done access list is worse than none (D17).
+    ///
+    /// Additions stop at `limit` entries, what a response on the asking port can list.
+    fn edit(
+        &mut self,
+        directives: impl Iterator<Item = Directive>,
+        limit: usize,
+    ) -> Result<(), FailedEdit> {
+        self.draft.clear();
+        self.draft.extend_from_slice(&self.entries);
+        for (directive, index) in directives.zip(0..=u8::MAX) {
+            match directive.code {
+                DirectiveCode::None => Ok(()),
+                DirectiveCode::Add => add(&mut self.draft, directive.mac, limit),
+                DirectiveCode::Delete => {
+                    self.draft.retain(|&mac| mac != directive.mac);
+                    Ok(())
+                }
+                DirectiveCode::Unknown(_) => Err(MaskError::BadDirective),
+            }
+            .map_err(|error| FailedEdit { index, error })?;
+        }
+        core::mem::swap(&mut self.entries, &mut self.draft);
+        Ok(())
+    }
+}
+
+fn add(list: &mut Vec<MacAddr>, mac: MacAddr, limit: usize) -> Result<(), MaskError> {
+    if !mac.is_unicast() {
+        return Err(MaskError::BadDirective);
+    }
+    if list.contains(&mac) {
+        return Ok(());
+    }
+    if list.len() >= limit {
+        return Err(MaskError::Full);
+    }
+    list.push(mac);
+    Ok(())
+}
+
+/// The initiators that hold the export; empty: nobody does. A restart releases it (D13).
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    holders: Vec<MacAddr>,
+}
+
+impl Reservation {
+    pub(crate) fn new() -> Self {
+        Self {
+            holders: Vec::with_capacity(MAX_ENTRIES),
+        }
+    }
+
+    /// Whether `mac` may use the device, and change the reservation without force.
+    pub(crate) fn admits(&self, mac: MacAddr) -> bool {
+        self.holders.is_empty() || self.holders.contains(&mac)
+    }
+
+    pub(crate) fn holders(&self) -> &[MacAddr] {
+        &self.holders
+    }
+
+    /// Carries out a reserve command and encodes the response, which lists the current holders
+    /// whatever happened. Changes must not come by a wildcard.
+    pub(crate) fn answer(
+        &mut self,
+        request: &Reserve<'_>,
+        port: &PortFacts,
+        response: Header,
+        out: &mut [u8],
+    ) -> Result<usize, NoRoom> {
+        let sender = response.destination;
+        let most = port.reserve_entries();
+        let result = match (request.command, request.macs()) {
+            (ReserveCommand::Read, _) => Ok(()),
+            // The sender is judged first, and it is the sender who is judged (§13, 12).
+            (ReserveCommand::Set, _) if !self.admits(sender) => Err(ErrorCode::Reserved),
+            (ReserveCommand::Set | ReserveCommand::ForceSet, Ok(macs))
+                if usize::from(request.count) <= most =>
+            {
+                self.holders.clear();
+                self.holders.extend(macs);
+                Ok(())
+            }
+            // An unknown sub-command, or a list that this frame or the response cannot hold.
+            _ => Err(ErrorCode::BadArgument),
+        };
+        let header = match result {
+            Ok(()) => response,
+            Err(code) => response.with_error(code),
+        };
+        encode_reserve_list(header, request.command, fitting(&self.holders, most), out)
+    }
+}
+
+/// What a response can hold of a list that was set by way of a port with a larger MTU.
+fn fitting(list: &[MacAddr], most: usize) -> &[MacAddr] {
+    list.get(..most).unwrap_or(list)
+}

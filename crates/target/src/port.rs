@@ -1,0 +1,52 @@
+//! What the network side of a request limits: how long a frame may be, and so how much it holds.
+
+use aoede_wire::{
+    Directive, ETHERNET_BYTES, HEADER_BYTES, MASK_ARGUMENT_BYTES, MacAddr, RESERVE_ARGUMENT_BYTES,
+    sectors_per_frame,
+};
+
+use crate::access::MAX_ENTRIES;
+
+/// What a target must know about the port a frame came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortFacts {
+    /// The port's own address.
+    pub mac: MacAddr,
+    /// Bytes; at least 1042, so that every config string fits (§1).
+    pub mtu: u32,
+    /// Most sectors that the worker's buffers take; caps what the MTU allows.
+    pub max_sectors: u8,
+}
+
+impl PortFacts {
+    /// Most sectors in one frame, as advertised on this port.
+    pub fn sectors_per_frame(&self) -> u8 {
+        sectors_per_frame(self.mtu, false).min(self.max_sectors)
+    }
+
+    /// Bytes of the longest frame that may be sent.
+    pub fn frame_bytes(&self) -> usize {
+        usize::try_from(self.mtu)
+            .unwrap_or(usize::MAX)
+            .saturating_add(ETHERNET_BYTES)
+    }
+
+    /// How many entries a mask list may have in a response on this port.
+    pub(crate) fn mask_entries(&self) -> usize {
+        self.list_entries(MASK_ARGUMENT_BYTES, Directive::BYTES)
+    }
+
+    /// How many entries a reservation may have in a response on this port.
+    pub(crate) fn reserve_entries(&self) -> usize {
+        self.list_entries(RESERVE_ARGUMENT_BYTES, size_of::<MacAddr>())
+    }
+
+    /// How many entries of a list fit into a frame behind its fixed part; never more than
+    /// the count byte can tell.
+    fn list_entries(&self, argument_bytes: usize, entry_bytes: usize) -> usize {
+        let room = self
+            .frame_bytes()
+            .saturating_sub(HEADER_BYTES + argument_bytes);
+        (room / entry_bytes).min(MAX_ENTRIES)
+    }
+}

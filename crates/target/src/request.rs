@@ -1,0 +1,145 @@
+//! One admitted ATA frame, from its admission to its response.
+
+use aoede_wire::{
+    ATA_ARGUMENT_BYTES, Address, Ata, AtaFlags, Body, ErrorCode, HEADER_BYTES, Header,
+    MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES, Status, ata_error,
+};
+
+/// Where the data of an ATA frame begins.
+pub const DATA_OFFSET: usize = HEADER_BYTES + ATA_ARGUMENT_BYTES;
+
+/// What a response needs to know of its request. Made by
+/// [`handle_frame`](crate::Target::handle_frame), used up by
+/// [`handle_done`](crate::Target::handle_done): a request ends exactly once.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "an admitted request must be ended with `handle_done`"]
+pub struct Request {
+    /// The response's header.
+    header: Header,
+    flags: AtaFlags,
+    count: u8,
+    lba: [u8; 6],
+    reserved: [u8; 2],
+    /// Sectors that a successful response carries.
+    data_sectors: u8,
+    /// A SET FEATURES that waits for its flush.
+    turns_cache_off: bool,
+}
+
+/// How a request ends: one row of the table in §3.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Done; nothing remains.
+    Done,
+    /// CHECK POWER MODE: active or idle.
+    Active,
+    /// A frame that a correct initiator never sends, or one that a reservation forbids.
+    Refused(ErrorCode),
+    /// The registers say what failed: error and status.
+    Failed(u8, Status),
+}
+
+impl Ending {
+    pub(crate) const ABORTED: Self = Self::Failed(ata_error::ABRT, Status::FAILED);
+    pub(crate) const NOT_FOUND: Self = Self::Failed(ata_error::IDNF, Status::FAILED);
+    pub(crate) const UNREADABLE: Self = Self::Failed(ata_error::UNC, Status::FAILED);
+    pub(crate) const FAULT: Self = Self::Failed(ata_error::ABRT, Status::FAULT);
+}
+
+impl Request {
+    pub(crate) fn new(header: Header, ata: &Ata<'_>) -> Self {
+        Self {
+            header,
+            flags: ata.flags,
+            count: ata.count,
+            lba: ata.lba,
+            reserved: ata.reserved,
+            data_sectors: 0,
+            turns_cache_off: false,
+        }
+    }
+
+    /// The same request, to be answered with this much data.
+    pub(crate) fn with_data(mut self, sectors: u8) -> Self {
+        self.data_sectors = sectors;
+        self
+    }
+
+    /// The same request as one that turns the write cache off.
+    pub(crate) fn turning_cache_off(mut self) -> Self {
+        self.turns_cache_off = true;
+        self
+    }
+
+    pub(crate) fn turns_cache_off(&self) -> bool {
+        self.turns_cache_off
+    }
+
+    /// The export that admitted it.
+    pub fn address(&self) -> Address {
+        self.header.address
+    }
+
+    /// Who sent it, and where the response goes.
+    pub fn initiator(&self) -> MacAddr {
+        self.header.destination
+    }
+
+    /// Bytes of a successful response: what the frame given to
+    /// [`handle_done`](crate::Target::handle_done) must hold at least.
+    pub fn response_bytes(&self) -> usize {
+        match self.data_sectors {
+            0 => MIN_FRAME_BYTES,
+            sectors => DATA_OFFSET + usize::from(sectors) * SECTOR_BYTES,
+        }
+    }
+
+    /// Writes the response around data that is already in its place and returns its length, or
+    /// `None` if `frame` is too short for it.
+    pub(crate) fn end(self, ending: Ending, frame: &mut [u8]) -> Option<usize> {
+        let (header, error, count, status) = match ending {
+            Ending::Done => (self.header, 0, 0, Status::GOOD),
+            Ending::Active => (self.header, 0, 0xFF, Status::GOOD),
+            // An AoE error leaves the device registers alone but for the bit all initiators test.
+            Ending::Refused(code) => {
+                let status = Status(Status::ERR);
+                (self.header.with_error(code), 0, self.count, status)
+            }
+            Ending::Failed(error, status) => (self.header, error, self.count, status),
+        };
+        let registers = Ata {
+            flags: self.flags,
+            feature_or_error: error,
+            count,
+            command_or_status: status.0,
+            lba: self.lba,
+            reserved: self.reserved,
+            data: &[],
+        };
+        let mut head = [0; MIN_FRAME_BYTES];
+        Body::Ata(registers).encode(header, &mut head).ok()?;
+        // Data follows the registers only where the request was carried out; elsewhere zeros do,
+        // never what the buffer held before (§13, 17).
+        let (len, head) = match ending {
+            Ending::Done if self.data_sectors > 0 => {
+                (self.response_bytes(), head.get(..DATA_OFFSET)?)
+            }
+            _ => (MIN_FRAME_BYTES, head.as_slice()),
+        };
+        frame
+            .get_mut(..len)?
+            .get_mut(..head.len())?
+            .copy_from_slice(head);
+        Some(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_small() {
+        assert!(size_of::<Request>() <= 64);
+    }
+}

@@ -1,0 +1,186 @@
+//! Counters: what an export did, and why frames got no response.
+
+use core::fmt;
+
+use crate::Action;
+
+/// Why a frame is left unanswered. The order is the order of the checks (§2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IgnoreReason {
+    /// Fewer than the 24 bytes of the common header.
+    TooShort,
+    /// Another EtherType than `0x88A2`.
+    EtherType,
+    /// The frame is itself a response.
+    Response,
+    /// The source MAC is multicast, zero or our own.
+    Source,
+    /// The destination MAC is neither ours nor broadcast.
+    Destination,
+    /// No export has this shelf and slot.
+    Address,
+    /// The export's MAC mask list does not name the source.
+    Masked,
+    /// Another version than 1, sent to a wildcard address.
+    Version,
+    /// A command nobody knows, sent to a wildcard address.
+    UnknownCommand,
+    /// The frame ends before its command's fixed argument does.
+    CutShort,
+    /// The command may not be sent to a wildcard address.
+    Wildcard,
+    /// A config string over 1024 bytes, or longer than its frame.
+    ConfigString,
+    /// The config string asked for is not ours.
+    ConfigMismatch,
+    /// The caller's buffer is shorter than the response: a mistake of ours, not of the sender.
+    NoRoom,
+}
+
+impl IgnoreReason {
+    /// Every reason, in order.
+    pub const ALL: [Self; 14] = [
+        Self::TooShort,
+        Self::EtherType,
+        Self::Response,
+        Self::Source,
+        Self::Destination,
+        Self::Address,
+        Self::Masked,
+        Self::Version,
+        Self::UnknownCommand,
+        Self::CutShort,
+        Self::Wildcard,
+        Self::ConfigString,
+        Self::ConfigMismatch,
+        Self::NoRoom,
+    ];
+
+    /// The reason as a metrics label: lower case, words joined by `_`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TooShort => "too_short",
+            Self::EtherType => "ether_type",
+            Self::Response => "response",
+            Self::Source => "source",
+            Self::Destination => "destination",
+            Self::Address => "address",
+            Self::Masked => "masked",
+            Self::Version => "version",
+            Self::UnknownCommand => "unknown_command",
+            Self::CutShort => "cut_short",
+            Self::Wildcard => "wildcard",
+            Self::ConfigString => "config_string",
+            Self::ConfigMismatch => "config_mismatch",
+            Self::NoRoom => "no_room",
+        }
+    }
+}
+
+impl fmt::Display for IgnoreReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooShort => "shorter than the AoE header",
+            Self::EtherType => "not the AoE EtherType",
+            Self::Response => "a response, not a request",
+            Self::Source => "source MAC is no single other station",
+            Self::Destination => "for another station",
+            Self::Address => "no export at this shelf and slot",
+            Self::Masked => "source is not in the MAC mask list",
+            Self::Version => "unsupported version to a wildcard address",
+            Self::UnknownCommand => "unknown command to a wildcard address",
+            Self::CutShort => "argument cut short",
+            Self::Wildcard => "command not allowed to a wildcard address",
+            Self::ConfigString => "config string too long",
+            Self::ConfigMismatch => "config string does not match",
+            Self::NoRoom => "no room for the response",
+        })
+    }
+}
+
+impl core::error::Error for IgnoreReason {}
+
+/// How many frames were ignored, by reason.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Ignored([u64; IgnoreReason::ALL.len()]);
+
+impl Ignored {
+    /// Frames ignored for this reason.
+    pub fn get(&self, reason: IgnoreReason) -> u64 {
+        self.0.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    /// Every reason with its count, in the order of [`IgnoreReason::ALL`].
+    pub fn iter(&self) -> impl Iterator<Item = (IgnoreReason, u64)> + '_ {
+        IgnoreReason::ALL.into_iter().zip(self.0)
+    }
+
+    /// Frames ignored for any reason.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    pub(crate) fn count(&mut self, reason: IgnoreReason) {
+        if let Some(counter) = self.0.get_mut(reason as usize) {
+            *counter += 1;
+        }
+    }
+}
+
+/// What an export has done, for logs and metrics.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct TargetStats {
+    /// Reads given to the disk.
+    pub reads: u64,
+    /// Sectors of those.
+    pub read_sectors: u64,
+    /// Writes given to the disk.
+    pub writes: u64,
+    /// Sectors of those.
+    pub written_sectors: u64,
+    /// Flushes given to the disk, those for SET FEATURES included.
+    pub flushes: u64,
+    /// TRIMs given to the disk.
+    pub trims: u64,
+    /// Requests that the disk failed.
+    pub device_failures: u64,
+    /// Frames answered at once, refusals included.
+    pub responses: u64,
+    /// Frames left unanswered, by reason.
+    pub ignored: Ignored,
+}
+
+impl TargetStats {
+    pub(crate) fn count(&mut self, action: Action) {
+        match action {
+            Action::Read { sectors, .. } => {
+                self.reads += 1;
+                self.read_sectors += u64::from(sectors);
+            }
+            Action::Write { sectors, .. } => {
+                self.writes += 1;
+                self.written_sectors += u64::from(sectors);
+            }
+            Action::Flush => self.flushes += 1,
+            Action::Trim { .. } => self.trims += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_counter_and_name() {
+        for (i, reason) in IgnoreReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, i);
+            let mut ignored = Ignored::default();
+            ignored.count(reason);
+            assert_eq!((ignored.get(reason), ignored.total()), (1, 1));
+            let same_name = |other: &IgnoreReason| other.name() == reason.name();
+            assert_eq!(IgnoreReason::ALL.iter().filter(|r| same_name(r)).count(), 1);
+        }
+    }
+}
