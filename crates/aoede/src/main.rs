@@ -1,2 +1,7 @@
-//! To be written.
-fn main() {}
+//! `aoede`: an ATA-over-Ethernet target.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    aoede::command::run(std::env::args_os())
+}

@@ -1,0 +1,125 @@
+//! `aoede export`: one disk, in the foreground.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use aoede_disk::{IoMode, OpenOptions};
+use aoede_wire::{Address, MacAddr};
+use clap::{Args, ValueEnum};
+
+use crate::log::{self, LogArgs};
+use crate::service::{self, EngineChoice, ExportSettings, ServiceSettings};
+use crate::size::Size;
+use crate::stop::Stop;
+
+const EXAMPLES: &str = "\
+Examples:
+  aoede export e1.1 disk.img -i eth0
+  aoede export e1.1 disk.img -i eth0 --create 10GiB
+      Make disk.img, sparse, if it does not exist.
+  aoede export e1.2 /dev/sdb -i eth0,eth1 --allow 52:54:00:00:00:01,52:54:00:00:00:02
+      Two paths to one disk, for two initiators only.
+  aoede export e1.3 install.iso -i eth0 --read-only --io buffered
+
+The command runs until SIGTERM or SIGINT (Ctrl-C), then finishes what it has begun and exits.
+It needs the capability CAP_NET_RAW.";
+
+/// Serve one file or block device as an AoE disk, in the foreground.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ExportArgs {
+    /// Address of the disk: shelf (0 to 65534) and slot (0 to 254), such as e1.1.
+    address: Address,
+
+    /// File or block device to serve.
+    path: PathBuf,
+
+    /// Interfaces to serve on, separated by commas.
+    #[arg(
+        short,
+        long = "interface",
+        value_name = "INTERFACE",
+        required = true,
+        value_delimiter = ','
+    )]
+    interfaces: Vec<String>,
+
+    /// Make the file if it does not exist: a sparse file of this size, such as 10GiB.
+    #[arg(long, value_name = "SIZE", conflicts_with = "read_only")]
+    create: Option<Size>,
+
+    /// Refuse writes.
+    #[arg(short, long)]
+    read_only: bool,
+
+    /// Leave out this many 512-byte sectors at the beginning of the file.
+    #[arg(long, value_name = "SECTORS", default_value_t = 0)]
+    offset: u64,
+
+    /// Serve this many 512-byte sectors instead of all to the end.
+    #[arg(long, value_name = "SECTORS")]
+    length: Option<u64>,
+
+    /// Only these initiators may use the disk: MAC addresses, separated by commas.
+    #[arg(long, value_name = "MAC", value_delimiter = ',')]
+    allow: Vec<MacAddr>,
+
+    /// When a write is acknowledged: writethrough, once it is on stable storage.
+    #[arg(long, value_enum, default_value_t = Cache::Writethrough)]
+    cache: Cache,
+
+    /// How the file is read and written.
+    #[arg(long, value_enum, default_value_t = Io::Direct)]
+    io: Io,
+
+    /// Kernel interface for file I/O.
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
+    engine: EngineChoice,
+
+    /// Requests that the target holds at once and announces to initiators.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=1024))]
+    buffers: u16,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Cache {
+    Writethrough,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Io {
+    /// Past the host's page cache.
+    Direct,
+    /// Through the host's page cache.
+    Buffered,
+}
+
+pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
+    log::start(args.log);
+    let Cache::Writethrough = args.cache;
+    let stop = Stop::on_signals().context("cannot prepare for signals")?;
+    let settings = ServiceSettings {
+        interfaces: args.interfaces,
+        engine: args.engine,
+        export: ExportSettings {
+            address: args.address,
+            path: args.path,
+            open: OpenOptions {
+                read_only: args.read_only,
+                io: match args.io {
+                    Io::Direct => IoMode::Direct,
+                    Io::Buffered => IoMode::Buffered,
+                },
+                offset_sectors: args.offset,
+                length_sectors: args.length,
+                create_bytes: args.create.map(|size| size.0),
+            },
+            allow: args.allow,
+            buffers: args.buffers,
+        },
+    };
+    service::run(&settings, stop)
+}

@@ -1,0 +1,72 @@
+//! The command line: one file per subcommand. Here they are told apart, and turned into exit codes:
+//! 0 for success, 1 for failure, 2 for wrong usage.
+
+mod demo;
+mod export;
+mod man;
+mod vblade;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  aoede demo
+      Show all of it on this machine, without set-up and without root.
+  aoede export e1.1 disk.img -i eth0
+      Serve the file disk.img on the network of eth0 as AoE disk e1.1.
+  aoede export e7.0 /dev/sdb -i eth0,eth1 --read-only
+      Serve a block device by two paths, read-only.
+
+Called by the name vblade, the program takes vblade's arguments.";
+
+/// ATA over Ethernet: serve files and block devices as disks on an Ethernet network.
+#[derive(Debug, Parser)]
+#[command(name = "aoede", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Export(export::ExportArgs),
+    Demo(demo::DemoArgs),
+    #[command(hide = true)]
+    Man(man::ManArgs),
+}
+
+/// Runs the program with these arguments, the program's name first.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let name = args.first().map(Path::new).and_then(Path::file_name);
+    let (name, result) = if name.is_some_and(|name| name == "vblade") {
+        let parsed = vblade::VbladeArgs::try_parse_from(args);
+        ("vblade", parsed.map(vblade::run))
+    } else {
+        let parsed = Cli::try_parse_from(args);
+        ("aoede", parsed.map(|cli| cli.command.run()))
+    };
+    match result {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+        // Help and version arrive here too; clap knows where each goes and which code it takes.
+        Err(usage) => usage.exit(),
+    }
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Export(args) => export::run(args),
+            Self::Demo(args) => demo::run(&args),
+            Self::Man(args) => man::run(&args, Cli::command()),
+        }
+    }
+}

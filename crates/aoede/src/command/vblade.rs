@@ -1,0 +1,96 @@
+//! The program under the name `vblade`: its predecessor's arguments, so that scripts keep working.
+//!
+//! What differs is for the better only: writes are always on stable storage before they are
+//! acknowledged (so `-s` changes nothing), the file is locked, and SIGTERM ends it cleanly.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use aoede_disk::{IoMode, OpenOptions};
+use aoede_wire::{Address, MacAddr};
+use clap::Parser;
+
+use crate::log::{self, LogArgs};
+use crate::service::{self, EngineChoice, ExportSettings, ServiceSettings};
+use crate::stop::Stop;
+
+/// Serve a file or block device as an AoE disk (AoEde in the place of vblade).
+#[derive(Debug, Parser)]
+#[command(name = "vblade", version)]
+pub(super) struct VbladeArgs {
+    /// Requests that the target holds at once.
+    #[arg(short = 'b', value_name = "BUFCNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    buffers: u16,
+
+    /// Sectors to leave out at the beginning of the file.
+    #[arg(short = 'o', value_name = "OFFSET", default_value_t = 0)]
+    offset: u64,
+
+    /// Sectors to serve.
+    #[arg(short = 'l', value_name = "LENGTH")]
+    length: Option<u64>,
+
+    /// Read and write past the page cache.
+    #[arg(short = 'd')]
+    direct: bool,
+
+    /// Acknowledge writes when they are stored; always so here.
+    #[arg(short = 's')]
+    sync: bool,
+
+    /// Refuse writes.
+    #[arg(short = 'r')]
+    read_only: bool,
+
+    /// Only these initiators may use the disk.
+    #[arg(short = 'm', value_name = "MAC", value_delimiter = ',')]
+    allow: Vec<MacAddr>,
+
+    /// Shelf, 0 to 65534.
+    shelf: u16,
+
+    /// Slot, 0 to 254.
+    slot: u8,
+
+    /// Interface to serve on.
+    netif: String,
+
+    /// File or block device to serve.
+    filename: PathBuf,
+}
+
+/// Fewest and most buffers we can announce; vblade takes any number.
+const BUFFERS: std::ops::RangeInclusive<u16> = 2..=1024;
+
+pub(super) fn run(args: VbladeArgs) -> anyhow::Result<()> {
+    log::start(LogArgs::default());
+    let address = Address::new(args.shelf, args.slot)
+        .with_context(|| format!("shelf {} slot {}", args.shelf, args.slot))?;
+    let buffers = args.buffers.clamp(*BUFFERS.start(), *BUFFERS.end());
+    if buffers != args.buffers {
+        tracing::warn!("-b {}: using {buffers} buffers", args.buffers);
+    }
+    let stop = Stop::on_signals().context("cannot prepare for signals")?;
+    let settings = ServiceSettings {
+        interfaces: vec![args.netif],
+        engine: EngineChoice::Auto,
+        export: ExportSettings {
+            address,
+            path: args.filename,
+            open: OpenOptions {
+                read_only: args.read_only,
+                io: if args.direct {
+                    IoMode::Direct
+                } else {
+                    IoMode::Buffered
+                },
+                offset_sectors: args.offset,
+                length_sectors: args.length,
+                create_bytes: None,
+            },
+            allow: args.allow,
+            buffers,
+        },
+    };
+    service::run(&settings, stop)
+}

@@ -1,0 +1,13 @@
+//! The program: the only place where wire, target, disk and link meet.
+//!
+//! Read [`worker`] first: it is the way of a frame from the ring to the disk and back. `service`
+//! runs one worker on real ports and files; `command` has one file per subcommand.
+#![forbid(unsafe_code)]
+
+pub mod command;
+mod log;
+mod serial;
+pub mod service;
+pub mod size;
+pub mod stop;
+pub mod worker;

@@ -1,0 +1,400 @@
+//! One worker in the foreground, on real interfaces and a real file.
+//!
+//! [`run`] checks everything before it touches anything, then drives the worker and waits in one
+//! place for frames, completions, changes of the interfaces, signals and the clock. `seats.rs`
+//! follows the interfaces.
+
+mod seats;
+mod wait;
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use aoede_disk::{
+    Backing, BlockingEngine, Buffer, Engine, OpenOptions, Pool, PoolShape, UringEngine,
+};
+use aoede_link::{Monitor, PacketPort, Port as _};
+use aoede_target::{IgnoreReason, Ignored, Target, TargetSettings, Trim};
+use aoede_wire::{Address, MacAddr, SECTOR_BYTES};
+use clap::ValueEnum;
+use tracing::{debug, error, info, warn};
+
+use crate::serial;
+use crate::size::Size;
+use crate::stop::Stop;
+use crate::worker::{HEAD_BYTES, Worker};
+use seats::Seats;
+use wait::{Waiter, Woken};
+
+/// How often the size of the file is looked at, and losses are reported if there were any.
+const TICK: Duration = Duration::from_secs(1);
+/// Turns of a busy worker between two looks at signals, interfaces and the clock.
+const TURNS_BETWEEN_LOOKS: u32 = 64;
+/// Buffers are made for interfaces of at least this MTU, so that a change to jumbo frames does
+/// not find them too small.
+const MTU_TO_BE_READY_FOR: u32 = 9000;
+/// A pause at the least between two reports of losses.
+const REPORT_PAUSE: Duration = Duration::from_secs(60);
+/// How long a stop waits for a full send buffer once the disk has finished.
+const SEND_PATIENCE: Duration = Duration::from_secs(1);
+
+const ENGINE_FAILED: &str = "the kernel refuses file I/O as a whole";
+
+/// What to serve, and where.
+#[derive(Debug)]
+pub struct ServiceSettings {
+    /// Names of the interfaces.
+    pub interfaces: Vec<String>,
+    /// Kernel interface for file I/O.
+    pub engine: EngineChoice,
+    /// The disk.
+    pub export: ExportSettings,
+}
+
+/// One disk.
+#[derive(Debug)]
+pub struct ExportSettings {
+    /// Its shelf and slot.
+    pub address: Address,
+    /// The file or block device behind it.
+    pub path: PathBuf,
+    /// How to open that.
+    pub open: OpenOptions,
+    /// The initiators that may use it; empty for all.
+    pub allow: Vec<MacAddr>,
+    /// Requests held at once, 2 to 1024.
+    pub buffers: u16,
+}
+
+/// Kernel interface for file I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineChoice {
+    /// io_uring where the kernel has and allows it, else blocking calls.
+    Auto,
+    /// io_uring, or fail.
+    #[value(name = "io_uring")]
+    IoUring,
+    /// One read or write at a time; for comparison and for kernels without anything better.
+    Blocking,
+}
+
+/// Serves until asked to stop.
+///
+/// # Errors
+/// What is wrong with the settings, each with its remedy, or a failure of the whole engine.
+pub fn run(settings: &ServiceSettings, stop: Stop) -> anyhow::Result<()> {
+    let monitor = Monitor::open().context("cannot ask the kernel about interfaces")?;
+    let address = settings.export.address;
+    if address.shelf == 4095 {
+        warn!("{address}: the Linux initiator refuses shelf 4095; better choose another");
+    }
+    let seats = Seats::find(monitor, &settings.interfaces, address)?;
+
+    let export = &settings.export;
+    let backing =
+        aoede_disk::open(&export.path, &export.open).with_context(|| address.to_string())?;
+    for warning in &backing.warnings {
+        warn!("{address}: {}: {warning}", export.path.display());
+    }
+    let pool = pool(seats.largest_mtu(), usize::from(export.buffers), &backing)?;
+    let capacity = pool.shape().count;
+
+    let parts = Parts {
+        pool,
+        seats,
+        backing,
+        export,
+        stop,
+    };
+    if settings.engine != EngineChoice::Blocking {
+        match UringEngine::new(capacity, &parts.pool) {
+            Ok(engine) => {
+                let waiter = parts.waiter(Some(engine.as_fd()))?;
+                return Service::start(engine, waiter, parts)?.run();
+            }
+            Err(error) if settings.engine == EngineChoice::IoUring => {
+                return Err(error).context(
+                    "io_uring is missing or forbidden here; use --engine auto or blocking",
+                );
+            }
+            Err(error) => warn!("no io_uring ({error}): using blocking calls, which are slower"),
+        }
+    }
+    // Blocking calls complete at once: there is nothing to wait for.
+    let waiter = parts.waiter(None)?;
+    Service::start(BlockingEngine::new(capacity), waiter, parts)?.run()
+}
+
+/// What a service is made of, apart from its engine.
+struct Parts<'a> {
+    pool: Pool,
+    seats: Seats,
+    backing: Backing,
+    export: &'a ExportSettings,
+    stop: Stop,
+}
+
+impl Parts<'_> {
+    fn waiter(&self, engine: Option<BorrowedFd<'_>>) -> anyhow::Result<Waiter> {
+        Waiter::new(&self.stop, &self.seats, engine, self.seats.len())
+            .context("cannot prepare for waiting")
+    }
+}
+
+/// Buffers for requests and whole responses on an interface of this MTU.
+fn pool(mtu: u32, count: usize, backing: &Backing) -> anyhow::Result<Pool> {
+    let mtu = mtu.max(MTU_TO_BE_READY_FOR) as usize;
+    let data_bytes = mtu.next_multiple_of(SECTOR_BYTES);
+    Pool::new(PoolShape {
+        count,
+        headroom_bytes: HEAD_BYTES,
+        data_bytes,
+        alignment: (backing.alignment.memory as usize).max(SECTOR_BYTES),
+    })
+    .with_context(|| format!("cannot get memory for {count} buffers of {data_bytes} bytes"))
+}
+
+struct Service<E> {
+    worker: Worker<PacketPort, E>,
+    seats: Seats,
+    waiter: Waiter,
+    stop: Stop,
+    backing: Backing,
+    address: Address,
+    reported: Losses,
+    report_after: Instant,
+}
+
+impl<E: Engine<Buffer>> Service<E> {
+    fn start(mut engine: E, mut waiter: Waiter, parts: Parts<'_>) -> anyhow::Result<Self> {
+        let Parts {
+            pool,
+            mut seats,
+            backing,
+            export,
+            stop,
+        } = parts;
+        let address = export.address;
+        let path = export.path.display();
+        let file = engine
+            .attach(&backing)
+            .with_context(|| format!("{address}: {path}"))?;
+        let target =
+            Target::new(target_settings(export, &backing)).with_context(|| address.to_string())?;
+        let data_bytes = pool.shape().data_bytes;
+        let mut worker = Worker::new(engine, pool, seats.len());
+        worker
+            .add_export(target, file)
+            .map_err(|_| anyhow::anyhow!("{address} is taken"))?;
+        seats.open_all(&mut worker, &mut waiter, data_bytes)?;
+
+        info!(
+            path = %path,
+            sectors = backing.sectors,
+            size = %Size(backing.sectors.saturating_mul(SECTOR_BYTES as u64)),
+            interfaces = %seats.names(),
+            io = ?backing.io,
+            read_only = backing.read_only,
+            buffers = export.buffers,
+            pid = std::process::id(),
+            "serving {address}"
+        );
+        Ok(Self {
+            worker,
+            seats,
+            waiter,
+            stop,
+            backing,
+            address,
+            reported: Losses::default(),
+            report_after: Instant::now(),
+        })
+    }
+
+    /// Turns the worker until a stop is asked for, then finishes what has begun.
+    fn run(mut self) -> anyhow::Result<()> {
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            let idle = self.turn_for_a_while()?;
+            let patience = if idle {
+                next_tick.saturating_duration_since(Instant::now())
+            } else {
+                Duration::ZERO
+            };
+            let woken = self.wait(patience)?;
+            if woken.stop && self.stop.take() {
+                break;
+            }
+            if woken.interfaces {
+                self.seats.follow(&mut self.worker, &mut self.waiter);
+            }
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                self.tick();
+            }
+        }
+        info!("stopping {}", self.address);
+        self.finish()
+    }
+
+    /// Turns the worker until it has nothing to do, or until others must be looked at. Returns
+    /// whether it has nothing to do.
+    fn turn_for_a_while(&mut self) -> anyhow::Result<bool> {
+        for _ in 0..TURNS_BETWEEN_LOOKS {
+            if !self.worker.turn().context(ENGINE_FAILED)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes no new requests; finishes and answers those that were begun.
+    fn finish(mut self) -> anyhow::Result<()> {
+        while self.worker.is_disk_busy() {
+            if !self.worker.drain().context(ENGINE_FAILED)? {
+                self.wait(TICK)?;
+            }
+        }
+        let deadline = Instant::now() + SEND_PATIENCE;
+        while !self.worker.is_idle() && Instant::now() < deadline {
+            if !self.worker.drain().context(ENGINE_FAILED)? {
+                self.wait(deadline.saturating_duration_since(Instant::now()))?;
+            }
+        }
+        self.report();
+        let frames = self.worker.stats();
+        for (_, target) in self.worker.exports().iter() {
+            let stats = target.stats();
+            info!(
+                frames = frames.frames_received,
+                sent = frames.frames_sent,
+                reads = stats.reads,
+                writes = stats.writes,
+                flushes = stats.flushes,
+                trims = stats.trims,
+                disk_errors = stats.device_failures,
+                ignored = %self.ignored(&stats.ignored),
+                "stopped {}",
+                target.address(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Frames left unanswered, by reason: `source=3 version=1`, or `none`.
+    fn ignored(&self, by_target: &Ignored) -> String {
+        let screened = self.worker.exports().ignored();
+        let reasons: Vec<String> = IgnoreReason::ALL
+            .into_iter()
+            .map(|reason| (reason, screened.get(reason) + by_target.get(reason)))
+            .filter(|&(_, frames)| frames > 0)
+            .map(|(reason, frames)| format!("{}={frames}", reason.name()))
+            .collect();
+        if reasons.is_empty() {
+            "none".to_owned()
+        } else {
+            reasons.join(" ")
+        }
+    }
+
+    /// Sleeps until a frame, a completion, a signal or a change of an interface, or until
+    /// `patience` ends.
+    fn wait(&mut self, patience: Duration) -> anyhow::Result<Woken> {
+        let frames = self.worker.takes_frames();
+        for seat in 0..self.seats.len() {
+            let room = self.worker.waits_to_send(seat);
+            if let Some(port) = self.worker.port_mut(seat) {
+                port.release();
+                self.waiter
+                    .want(seat, port, frames, room)
+                    .context("waiting")?;
+            }
+        }
+        let woken = self.waiter.wait(patience).context("waiting")?;
+        if woken.port_error {
+            self.seats.take_errors(&mut self.worker);
+        }
+        Ok(woken)
+    }
+
+    /// What is done once a second: follow the size of the file, report losses.
+    fn tick(&mut self) {
+        match self.backing.current_sectors() {
+            Ok(sectors) => {
+                let changed = self
+                    .worker
+                    .target_mut(0)
+                    .is_some_and(|target| target.set_sectors(sectors));
+                if changed {
+                    info!("{}: the size is now {sectors} sectors", self.address);
+                    self.seats.announce_all(&mut self.worker);
+                }
+            }
+            Err(error) => debug!("{}: cannot read the size: {error}", self.address),
+        }
+        let string_changed = self
+            .worker
+            .target_mut(0)
+            .is_some_and(Target::take_config_changed);
+        if string_changed {
+            self.seats.announce_all(&mut self.worker);
+        }
+        if let Some(error) = self.worker.take_error() {
+            error!("{}: {error}", self.address);
+        }
+        if Instant::now() >= self.report_after {
+            self.report();
+        }
+    }
+
+    /// Warns of frames lost since the last report.
+    fn report(&mut self) {
+        let now = self.seats.losses(&mut self.worker);
+        if now != self.reported {
+            let before = std::mem::replace(&mut self.reported, now);
+            self.report_after = Instant::now() + REPORT_PAUSE;
+            warn!(
+                ring_full = now.ring_full - before.ring_full,
+                not_sent = now.not_sent - before.not_sent,
+                "{}: frames were lost; initiators will repeat their requests",
+                self.address
+            );
+        }
+    }
+}
+
+/// Frames that the kernel lost on the way in or out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Losses {
+    ring_full: u64,
+    not_sent: u64,
+}
+
+impl Losses {
+    /// These and what a port has lost.
+    fn plus(self, port: &mut PacketPort) -> Self {
+        let stats = port.stats();
+        Self {
+            ring_full: self.ring_full + stats.ring_drops,
+            not_sent: self.not_sent + stats.send_lost(),
+        }
+    }
+}
+
+fn target_settings(export: &ExportSettings, backing: &Backing) -> TargetSettings {
+    TargetSettings {
+        read_only: backing.read_only,
+        buffer_count: export.buffers,
+        serial: serial::serial(export.address),
+        non_rotating: backing.rotational == Some(false),
+        trim: if backing.discard {
+            Trim::ReadsZeros
+        } else {
+            Trim::Unsupported
+        },
+        mask: export.allow.clone(),
+        ..TargetSettings::new(export.address, backing.sectors)
+    }
+}

@@ -1,0 +1,307 @@
+//! Which interfaces an export is served on, and what becomes of them.
+//!
+//! At start an interface that cannot be used is an error. Later nothing is: a port is opened,
+//! closed and opened again as its interface comes, goes and changes.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::{Context as _, bail};
+use aoede_disk::{Buffer, Engine};
+use aoede_link::{Interface, Monitor, PacketPort, Port as _, PortOptions};
+use aoede_target::PortFacts;
+use aoede_wire::{Address, ETHERNET_BYTES, SECTOR_BYTES, sectors_per_frame};
+use tracing::{debug, error, info, warn};
+
+use super::Losses;
+use super::wait::Waiter;
+use crate::worker::Worker;
+
+/// A config string of 1024 bytes needs this (§1 of the protocol).
+const LEAST_MTU: u32 = 1042;
+
+/// The interfaces of a worker, one for each of its seats.
+#[derive(Debug)]
+pub(super) struct Seats {
+    monitor: Monitor,
+    list: Vec<Seat>,
+    /// The addresses served, for the kernel's filter.
+    addresses: Vec<Address>,
+    /// Largest payload that the worker's buffers hold, in bytes.
+    data_bytes: usize,
+    /// Losses of ports that are closed by now.
+    lost_before: Losses,
+}
+
+#[derive(Debug)]
+struct Seat {
+    name: String,
+    /// As last seen; `None` while it is away.
+    interface: Option<Interface>,
+}
+
+impl Seats {
+    /// Looks the interfaces up and checks that they can be used. Opens nothing.
+    pub(super) fn find(
+        mut monitor: Monitor,
+        names: &[String],
+        address: Address,
+    ) -> anyhow::Result<Self> {
+        let mut seats: Vec<Seat> = Vec::new();
+        for name in names {
+            if seats.iter().any(|seat| seat.name == *name) {
+                bail!("interface {name} is named twice");
+            }
+            let found = monitor
+                .interface(name)
+                .with_context(|| format!("cannot ask the kernel about interface {name}"))?;
+            let Some(interface) = found else {
+                bail!(
+                    "no interface {name}; there are: {}",
+                    known_names(&mut monitor)?
+                );
+            };
+            check(&interface)?;
+            seats.push(Seat {
+                name: name.clone(),
+                interface: Some(interface),
+            });
+        }
+        Ok(Self {
+            monitor,
+            list: seats,
+            addresses: vec![address],
+            data_bytes: 0,
+            lost_before: Losses::default(),
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(super) fn names(&self) -> String {
+        let names: Vec<_> = self.list.iter().map(|seat| seat.name.as_str()).collect();
+        names.join(",")
+    }
+
+    pub(super) fn largest_mtu(&self) -> u32 {
+        let interfaces = self.list.iter().filter_map(|seat| seat.interface.as_ref());
+        interfaces.map(|interface| interface.mtu).max().unwrap_or(0)
+    }
+
+    /// Opens a port on every interface and has the exports announced there.
+    pub(super) fn open_all<E: Engine<Buffer>>(
+        &mut self,
+        worker: &mut Worker<PacketPort, E>,
+        waiter: &mut Waiter,
+        data_bytes: usize,
+    ) -> anyhow::Result<()> {
+        self.data_bytes = data_bytes;
+        for seat in 0..self.list.len() {
+            let found = self
+                .list
+                .get_mut(seat)
+                .and_then(|seat| seat.interface.take());
+            if let Some(interface) = found {
+                if !interface.up {
+                    warn!("{} is down: serving there when it comes up", interface.name);
+                }
+                self.place(seat, &interface, worker, waiter)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what has changed about the interfaces and acts on it.
+    pub(super) fn follow<E: Engine<Buffer>>(
+        &mut self,
+        worker: &mut Worker<PacketPort, E>,
+        waiter: &mut Waiter,
+    ) {
+        // What changed does not matter: each interface is looked at as it is now, so that lost,
+        // late and repeated news do no harm.
+        loop {
+            match self.monitor.poll() {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    warn!("cannot read news about interfaces: {error}");
+                    break;
+                }
+            }
+        }
+        for index in 0..self.list.len() {
+            let Some(seat) = self.list.get(index) else {
+                continue;
+            };
+            let name = seat.name.clone();
+            match self.monitor.interface(&name) {
+                Ok(Some(interface)) => {
+                    if let Err(error) = self.place(index, &interface, worker, waiter) {
+                        error!("{error:#}");
+                    }
+                }
+                Ok(None) => self.leave(index, worker),
+                Err(error) => warn!("cannot ask the kernel about interface {name}: {error}"),
+            }
+        }
+    }
+
+    /// Makes the seat serve on `interface` as it is now.
+    fn place<E: Engine<Buffer>>(
+        &mut self,
+        index: usize,
+        interface: &Interface,
+        worker: &mut Worker<PacketPort, E>,
+        waiter: &mut Waiter,
+    ) -> anyhow::Result<()> {
+        let Some(seat) = self.list.get_mut(index) else {
+            return Ok(());
+        };
+        let before = seat.interface.replace(interface.clone());
+        if before.as_ref() == Some(interface) {
+            return Ok(());
+        }
+        if let Err(problem) = check(interface) {
+            self.close(index, worker);
+            return Err(problem);
+        }
+        let largest = interface.mtu as usize + ETHERNET_BYTES;
+        let usable = worker.port(index).is_some_and(|port| {
+            port.interface().index == interface.index && port.max_frame() >= largest
+        });
+        if usable {
+            if let Some(port) = worker.port_mut(index) {
+                port.set_interface(interface.clone());
+            }
+        } else {
+            self.close(index, worker);
+            let options = PortOptions {
+                exports: self.addresses.clone(),
+                ..PortOptions::default()
+            };
+            let port = PacketPort::open(interface, &options)?;
+            waiter.plug(index, &port).context("waiting for a port")?;
+            worker.set_port(index, Some(port));
+        }
+        worker.set_facts(index, facts(interface, self.data_bytes));
+        if interface.up {
+            worker.announce(index);
+        }
+        if let Some(before) = before {
+            log_change(&before, interface);
+        } else {
+            debug!(mtu = interface.mtu, mac = %interface.mac, "{}: open", interface.name);
+        }
+        Ok(())
+    }
+
+    /// The interface is gone.
+    fn leave<E: Engine<Buffer>>(&mut self, index: usize, worker: &mut Worker<PacketPort, E>) {
+        let Some(seat) = self.list.get_mut(index) else {
+            return;
+        };
+        if seat.interface.take().is_some() {
+            warn!(
+                "{} is gone: serving there again when it comes back",
+                seat.name
+            );
+            self.close(index, worker);
+        }
+    }
+
+    fn close<E: Engine<Buffer>>(&mut self, index: usize, worker: &mut Worker<PacketPort, E>) {
+        if let Some(port) = worker.port_mut(index) {
+            self.lost_before = self.lost_before.plus(port);
+            worker.set_port(index, None);
+        }
+    }
+
+    /// Takes the errors that keep ports from being waited for, such as "network is down".
+    pub(super) fn take_errors<E: Engine<Buffer>>(&self, worker: &mut Worker<PacketPort, E>) {
+        for (index, seat) in self.list.iter().enumerate() {
+            if let Some(error) = worker.port_mut(index).and_then(PacketPort::take_error) {
+                debug!("{}: {error}", seat.name);
+            }
+        }
+    }
+
+    /// Has every export announced on every interface.
+    pub(super) fn announce_all<E: Engine<Buffer>>(&self, worker: &mut Worker<PacketPort, E>) {
+        for seat in 0..self.list.len() {
+            worker.announce(seat);
+        }
+    }
+
+    /// Frames lost so far on all interfaces.
+    pub(super) fn losses<E: Engine<Buffer>>(&self, worker: &mut Worker<PacketPort, E>) -> Losses {
+        (0..self.list.len()).fold(self.lost_before, |losses, index| {
+            match worker.port_mut(index) {
+                Some(port) => losses.plus(port),
+                None => losses,
+            }
+        })
+    }
+}
+
+/// Readable when something may have changed about the interfaces.
+impl AsFd for Seats {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.monitor.as_fd()
+    }
+}
+
+/// Whether AoE can be served on an interface.
+fn check(interface: &Interface) -> anyhow::Result<()> {
+    let Interface { name, mtu, .. } = interface;
+    if !interface.ethernet {
+        bail!("{name} is not an Ethernet interface; AoE needs one");
+    }
+    if *mtu < LEAST_MTU {
+        bail!(
+            "{name} has an MTU of {mtu} bytes; AoE needs at least {LEAST_MTU}: ip link set {name} mtu 1500"
+        );
+    }
+    Ok(())
+}
+
+/// The Ethernet interfaces of this host, to choose from.
+fn known_names(monitor: &mut Monitor) -> anyhow::Result<String> {
+    let interfaces = monitor
+        .interfaces()
+        .context("cannot ask the kernel about interfaces")?;
+    let names: Vec<_> = interfaces
+        .into_iter()
+        .filter(|interface| interface.ethernet)
+        .map(|interface| interface.name)
+        .collect();
+    Ok(if names.is_empty() {
+        "no Ethernet interfaces at all".to_owned()
+    } else {
+        names.join(", ")
+    })
+}
+
+fn facts(interface: &Interface, data_bytes: usize) -> PortFacts {
+    let held = u8::try_from(data_bytes / SECTOR_BYTES).unwrap_or(u8::MAX);
+    PortFacts {
+        mac: interface.mac,
+        mtu: interface.mtu,
+        max_sectors: sectors_per_frame(interface.mtu, false).min(held),
+    }
+}
+
+fn log_change(before: &Interface, now: &Interface) {
+    let name = &now.name;
+    match (before.up, now.up) {
+        (true, false) => warn!("{name} is down"),
+        (false, true) => info!("{name} is up"),
+        _ => {}
+    }
+    if before.mtu != now.mtu {
+        info!("{name}: the MTU is now {}", now.mtu);
+    }
+    if before.mac != now.mac {
+        info!("{name}: the MAC address is now {}", now.mac);
+    }
+}

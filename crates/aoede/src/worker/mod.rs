@@ -1,0 +1,452 @@
+//! The loop: frames from the rings, through target, volume and engine, and back.
+//!
+//! A worker owns some exports, a port on each interface and one engine, and shares nothing.
+//! [`Worker::turn`] does everything that can be done now, without waiting; whoever drives it (the
+//! service over real ports, a test over simulated ones) waits for frames and completions when a
+//! turn found nothing to do.
+//!
+//! One admitted frame takes one buffer of the pool and keeps it until its response is sent:
+//! a write's payload is copied into the buffer, a read's is put there by the device, and the
+//! response header is written in front of it. So the pool bounds everything. With no buffer free
+//! the worker leaves frames in the ring.
+
+mod pending;
+
+use std::io;
+
+use aoede_disk::{
+    Buffer, DeviceOp, DiskError, DiskRequest, Done, Durability, Engine, FileId, Operation, Pool,
+    RequestKind, Volume, VolumeSettings,
+};
+use aoede_link::Port;
+use aoede_target::{
+    Action, AddressTaken, Admitted, DeviceFailure, Exports, Outcome, PortFacts, Target,
+};
+use aoede_wire::MacAddr;
+
+use pending::{Pending, PendingTable};
+
+/// Bytes of a response before its data: what the pool's buffers must have as headroom.
+pub const HEAD_BYTES: usize = aoede_target::DATA_OFFSET;
+
+/// Most frames taken from one port before the next port, the disks and the senders get their
+/// turn: enough to make a batch worth its system calls, short enough to keep latencies even.
+const FRAMES_PER_TURN: usize = 64;
+
+/// What an empty seat's port is like; no frame comes from it.
+const NO_PORT: PortFacts = PortFacts {
+    mac: MacAddr::ZERO,
+    mtu: 0,
+    max_sectors: 0,
+};
+
+/// A whole response in a pool buffer.
+struct Response {
+    buffer: Buffer,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Response {
+    fn as_ref(&self) -> &[u8] {
+        let whole = self.buffer.with_head(HEAD_BYTES);
+        whole.get(..self.len).unwrap_or(whole)
+    }
+}
+
+/// A port and what waits to be sent there.
+struct Seat<P> {
+    /// `None` while the interface is away.
+    port: Option<P>,
+    facts: PortFacts,
+    /// Never more than the pool has buffers.
+    outbox: Vec<Response>,
+    /// Announcements still to be sent: export and position in its mask list.
+    announce: Vec<(usize, usize)>,
+}
+
+/// What stands behind one export.
+struct Disk {
+    volume: Volume<Buffer>,
+    file: FileId,
+    /// An operation that the engine had no room for.
+    held: Option<DeviceOp<Buffer>>,
+}
+
+/// Counters of a worker beyond those of its parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct WorkerStats {
+    pub frames_received: u64,
+    pub frames_sent: u64,
+    /// Broadcast requests that found no buffer for one more export's answer.
+    pub no_buffer: u64,
+    /// Responses whose interface went away before they could be sent.
+    pub responses_lost: u64,
+}
+
+/// One thread's share of the work. See the module's text.
+pub struct Worker<P, E> {
+    seats: Vec<Seat<P>>,
+    exports: Exports,
+    disks: Vec<Disk>,
+    pending: PendingTable,
+    engine: E,
+    pool: Pool,
+    stats: WorkerStats,
+    last_error: Option<DiskError>,
+}
+
+impl<P, E> std::fmt::Debug for Worker<P, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker")
+            .field("seats", &self.seats.len())
+            .field("disks", &self.disks.len())
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
+    /// A worker without exports, with `seats` ports still to be plugged in.
+    ///
+    /// The pool's buffers must have at least [`HEAD_BYTES`] of headroom.
+    pub fn new(engine: E, pool: Pool, seats: usize) -> Self {
+        let buffers = pool.shape().count;
+        let seat = || Seat {
+            port: None,
+            facts: NO_PORT,
+            outbox: Vec::with_capacity(buffers),
+            announce: Vec::new(),
+        };
+        Self {
+            seats: std::iter::repeat_with(seat).take(seats).collect(),
+            exports: Exports::default(),
+            disks: Vec::new(),
+            pending: PendingTable::new(buffers),
+            engine,
+            pool,
+            stats: WorkerStats::default(),
+            last_error: None,
+        }
+    }
+
+    /// Adds an export whose data is `file` of this worker's engine. Returns its number.
+    ///
+    /// # Errors
+    /// The address is taken.
+    pub fn add_export(&mut self, target: Target, file: FileId) -> Result<usize, AddressTaken> {
+        // Exports are not removed yet, so that indices follow each other.
+        let index = self.exports.insert(target)?;
+        debug_assert_eq!(index, self.disks.len());
+        self.disks.push(Disk {
+            volume: Volume::new(VolumeSettings {
+                capacity: self.pool.shape().count,
+                durability: Durability::Writethrough,
+            }),
+            file,
+            held: None,
+        });
+        Ok(index)
+    }
+
+    /// Plugs a port into a seat, or with `None` takes it out; what waited there is dropped.
+    pub fn set_port(&mut self, seat: usize, port: Option<P>) {
+        if let Some(seat) = self.seats.get_mut(seat) {
+            self.stats.responses_lost += seat.outbox.len() as u64;
+            seat.outbox.clear();
+            seat.announce.clear();
+            seat.port = port;
+        }
+    }
+
+    /// What the targets are told about a seat's port.
+    pub fn set_facts(&mut self, seat: usize, facts: PortFacts) {
+        if let Some(seat) = self.seats.get_mut(seat) {
+            seat.facts = facts;
+        }
+    }
+
+    /// The port in a seat.
+    pub fn port(&self, seat: usize) -> Option<&P> {
+        self.seats.get(seat)?.port.as_ref()
+    }
+
+    /// The port in a seat.
+    pub fn port_mut(&mut self, seat: usize) -> Option<&mut P> {
+        self.seats.get_mut(seat)?.port.as_mut()
+    }
+
+    /// Whether responses wait until the port in this seat can send again.
+    pub fn waits_to_send(&self, seat: usize) -> bool {
+        self.seats
+            .get(seat)
+            .is_some_and(|seat| !seat.outbox.is_empty())
+    }
+
+    /// The exports and what they ignored.
+    pub fn exports(&self) -> &Exports {
+        &self.exports
+    }
+
+    /// The target of an export.
+    pub fn target_mut(&mut self, export: usize) -> Option<&mut Target> {
+        self.exports.get_mut(export)
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// Counters so far.
+    pub fn stats(&self) -> WorkerStats {
+        self.stats
+    }
+
+    /// The latest device error, once.
+    pub fn take_error(&mut self) -> Option<DiskError> {
+        self.last_error.take()
+    }
+
+    /// Whether no request is under way and no response waits.
+    pub fn is_idle(&self) -> bool {
+        self.pool.free() == self.pool.shape().count
+    }
+
+    /// Whether the disk still works on a request.
+    pub fn is_disk_busy(&self) -> bool {
+        self.disks.iter().any(|disk| !disk.volume.is_idle())
+    }
+
+    /// Whether there is a buffer for another frame: if not, waiting for frames makes no sense.
+    pub fn takes_frames(&self) -> bool {
+        self.pool.free() > 0
+    }
+
+    /// Announces every export on a seat's port, with the next turns (§4.4 of the protocol).
+    pub fn announce(&mut self, seat: usize) {
+        let exports = self.exports.len();
+        if let Some(seat) = self.seats.get_mut(seat) {
+            seat.announce = (0..exports).map(|export| (export, 0)).collect();
+        }
+    }
+
+    /// Does all that can be done without waiting. Returns whether anything was done: if not, the
+    /// caller may sleep until a port or the engine has something.
+    ///
+    /// # Errors
+    /// The engine failed as a whole; single operations that fail are answered, not reported here.
+    pub fn turn(&mut self) -> io::Result<bool> {
+        let mut busy = false;
+        for seat in 0..self.seats.len() {
+            busy |= self.send_announcements(seat);
+            busy |= self.receive(seat);
+        }
+        busy |= self.run_disks()?;
+        for seat in &mut self.seats {
+            busy |= self.stats.send(seat);
+        }
+        Ok(busy)
+    }
+
+    /// As [`turn`](Self::turn), but takes no new frame: for a clean stop.
+    ///
+    /// # Errors
+    /// As for [`turn`](Self::turn).
+    pub fn drain(&mut self) -> io::Result<bool> {
+        let mut busy = self.run_disks()?;
+        for seat in &mut self.seats {
+            busy |= self.stats.send(seat);
+        }
+        Ok(busy)
+    }
+
+    /// Frames of one port, as many as there are buffers for.
+    fn receive(&mut self, seat_index: usize) -> bool {
+        let Some(Seat {
+            port: Some(port),
+            facts,
+            outbox,
+            ..
+        }) = self.seats.get_mut(seat_index)
+        else {
+            return false;
+        };
+        let mut taken = 0;
+        while taken < FRAMES_PER_TURN && self.pool.free() > 0 {
+            let Some(bytes) = port.receive() else { break };
+            taken += 1;
+            // What is no request for us is counted by its reason.
+            let Ok((frame, mut selection)) = self.exports.screen(facts, bytes) else {
+                continue;
+            };
+            while let Some((export, target)) = self.exports.next(&mut selection) {
+                let Some(mut buffer) = self.pool.take() else {
+                    self.stats.no_buffer += 1;
+                    break;
+                };
+                match target.handle_frame(facts, &frame, buffer.with_head_mut(HEAD_BYTES)) {
+                    Outcome::Respond(len) => outbox.push(Response { buffer, len }),
+                    Outcome::Disk(admitted) => {
+                        let Some(disk) = self.disks.get_mut(export) else {
+                            continue;
+                        };
+                        start(admitted, buffer, seat_index, disk, &mut self.pending);
+                    }
+                    // Counted by the target; the buffer goes back to the pool.
+                    Outcome::Ignore(_) => {}
+                }
+            }
+        }
+        port.release();
+        self.stats.frames_received += taken as u64;
+        taken > 0
+    }
+
+    /// Device operations down, completions up, finished requests into the outboxes.
+    fn run_disks(&mut self) -> io::Result<bool> {
+        let mut busy = false;
+        for disk in &mut self.disks {
+            busy |= disk.submit(&mut self.engine);
+        }
+        self.engine.kick()?;
+        while let Some((file, completion)) = self.engine.poll() {
+            busy = true;
+            // One file belongs to one export.
+            if let Some(disk) = self.disks.iter_mut().find(|disk| disk.file == file) {
+                disk.volume.handle_device(completion);
+            }
+        }
+        for index in 0..self.disks.len() {
+            while let Some(done) = self.disks.get_mut(index).and_then(|d| d.volume.poll_done()) {
+                busy = true;
+                self.finish(index, done);
+            }
+        }
+        Ok(busy)
+    }
+
+    fn finish(&mut self, export: usize, done: Done<Buffer>) {
+        let Done {
+            id,
+            mut buffer,
+            result,
+        } = done;
+        let Some(Pending { request, seat }) = self.pending.take(id) else {
+            debug_assert!(false, "request {id:?} finished twice");
+            return;
+        };
+        let Some(target) = self.exports.get_mut(export) else {
+            return;
+        };
+        let result = result.map_err(|error| {
+            let failure = match error.operation {
+                Operation::Read => DeviceFailure::Unreadable,
+                _ => DeviceFailure::Fault,
+            };
+            self.last_error = Some(error);
+            failure
+        });
+        let len = target.handle_done(request, result, buffer.with_head_mut(HEAD_BYTES));
+        match self.seats.get_mut(seat) {
+            Some(seat) if seat.port.is_some() => seat.outbox.push(Response { buffer, len }),
+            _ => self.stats.responses_lost += 1,
+        }
+    }
+
+    fn send_announcements(&mut self, seat_index: usize) -> bool {
+        let Some(seat) = self.seats.get_mut(seat_index) else {
+            return false;
+        };
+        if seat.port.is_none() {
+            return false;
+        }
+        let mut busy = false;
+        while let Some((export, position)) = seat.announce.pop() {
+            let Some(mut buffer) = self.pool.take() else {
+                seat.announce.push((export, position));
+                break;
+            };
+            let Some(target) = self.exports.get(export) else {
+                continue;
+            };
+            let out = buffer.with_head_mut(HEAD_BYTES);
+            let len = target.announcement(&seat.facts, position, out);
+            seat.outbox.push(Response { buffer, len });
+            busy = true;
+            if position + 1 < target.announcement_count() {
+                seat.announce.push((export, position + 1));
+            }
+        }
+        busy
+    }
+}
+
+impl WorkerStats {
+    /// Sends what waits in a seat. Returns whether any of it left.
+    fn send<P: Port>(&mut self, seat: &mut Seat<P>) -> bool {
+        let Some(port) = &mut seat.port else {
+            return false;
+        };
+        if seat.outbox.is_empty() {
+            return false;
+        }
+        let dealt_with = port.send(&seat.outbox);
+        seat.outbox.drain(..dealt_with);
+        self.frames_sent += dealt_with as u64;
+        dealt_with > 0
+    }
+}
+
+impl Disk {
+    /// Moves device operations from the volume to the engine. Returns whether there were any.
+    fn submit<E: Engine<Buffer>>(&mut self, engine: &mut E) -> bool {
+        let mut any = false;
+        while let Some(op) = self.held.take().or_else(|| self.volume.poll_device()) {
+            if let Err(refused) = engine.submit(self.file, op) {
+                self.held = Some(refused);
+                break;
+            }
+            any = true;
+        }
+        any
+    }
+}
+
+/// Hands an admitted request to its volume.
+fn start(
+    admitted: Admitted<'_>,
+    mut buffer: Buffer,
+    seat: usize,
+    disk: &mut Disk,
+    pending: &mut PendingTable,
+) {
+    let Admitted {
+        request,
+        action,
+        data,
+    } = admitted;
+    let kind = match action {
+        Action::Read { lba, sectors } => RequestKind::Read { lba, sectors },
+        // The permission to acknowledge early is of use only to a cache.
+        Action::Write { lba, sectors, .. } => RequestKind::Write { lba, sectors },
+        Action::Flush => RequestKind::Flush,
+        Action::Trim { blocks } => RequestKind::Trim { blocks },
+    };
+    // The target admits no more than `PortFacts::max_sectors`, which the buffers hold.
+    if let Some(room) = buffer.data_mut().get_mut(..data.len()) {
+        room.copy_from_slice(data);
+    } else {
+        debug_assert!(false, "payload of {} bytes exceeds a buffer", data.len());
+        return;
+    }
+    // Table and volume have room for every buffer of the pool.
+    let Ok(id) = pending.add(Pending { request, seat }) else {
+        debug_assert!(false, "no place for a request");
+        return;
+    };
+    if let Err(refused) = disk.volume.handle_request(DiskRequest { id, kind, buffer }) {
+        debug_assert!(false, "the volume refused {:?}", refused.kind);
+        pending.take(id);
+    }
+}

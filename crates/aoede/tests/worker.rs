@@ -1,0 +1,202 @@
+//! The worker over a simulated network and a real file: stories of frames in and frames out.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    reason = "tests: a panic is how they fail, and their numbers are small"
+)]
+
+mod common;
+
+use aoede_link::Port as _;
+use aoede_link::sim::{Faults, SimNet, SimPort};
+use aoede_wire::{Ata, Body, Flags, Frame, MacAddr, Opcode, SECTOR_BYTES};
+use common::{BUFFERS, E1_1, SECTORS, TestWorker, request};
+
+/// A segment with a worker and an initiator on it.
+struct Scene {
+    net: SimNet,
+    worker: TestWorker<SimPort>,
+    initiator: SimPort,
+    target_mac: MacAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let net = SimNet::new(1);
+        let port = net.attach("target", 9000);
+        let target_mac = port.interface().mac;
+        let initiator = net.attach("initiator", 9000);
+        let (worker, folder) = common::worker(vec![port]);
+        Self {
+            net,
+            worker,
+            initiator,
+            target_mac,
+            _folder: folder,
+        }
+    }
+
+    fn send(&mut self, tag: u32, ata: Ata<'_>) {
+        let mac = self.initiator.interface().mac;
+        let frame = request(mac, self.target_mac, tag, ata);
+        assert_eq!(self.initiator.send(&[frame]), 1);
+    }
+
+    /// Lets everything happen that can, and returns the answers.
+    fn settle(&mut self) -> Vec<Vec<u8>> {
+        let mut answers = Vec::new();
+        loop {
+            self.net.step();
+            let busy = self.worker.turn().unwrap();
+            while let Some(frame) = self.initiator.receive() {
+                answers.push(frame.to_vec());
+            }
+            if !busy && self.net.under_way() == 0 {
+                return answers;
+            }
+        }
+    }
+}
+
+/// The data of the answer with this tag, which must be a success.
+fn data(answers: &[Vec<u8>], tag: u32) -> &[u8] {
+    let mut matching = answers.iter().filter_map(|bytes| {
+        let frame = Frame::decode(bytes).unwrap();
+        let Ok(Body::Ata(ata)) = frame.body() else {
+            return None;
+        };
+        (frame.header.tag.big_endian() == tag).then_some((frame.header, ata))
+    });
+    let (header, ata) = matching.next().expect("an answer");
+    assert!(matching.next().is_none(), "one answer for each request");
+    assert_eq!(header.flags, Flags::RESPONSE);
+    assert_eq!(header.address, E1_1);
+    assert!(!ata.status().is_failure(), "{:02x}", ata.command_or_status);
+    ata.data
+}
+
+#[test]
+fn what_was_written_is_read_back() {
+    let mut scene = Scene::new();
+    let payload: Vec<u8> = (0..17 * SECTOR_BYTES).map(|i| (i / 3) as u8).collect();
+    scene.send(
+        1,
+        Ata::request(Opcode::WriteExt, 100, 17).with_data(&payload),
+    );
+    let answers = scene.settle();
+    assert_eq!(answers.len(), 1);
+    data(&answers, 1);
+    scene.send(2, Ata::request(Opcode::ReadExt, 108, 9));
+    let answers = scene.settle();
+    assert_eq!(data(&answers, 2), &payload[8 * SECTOR_BYTES..]);
+    assert!(scene.worker.is_idle());
+}
+
+#[test]
+fn a_read_sent_behind_a_write_sees_it() {
+    let mut scene = Scene::new();
+    for round in 0..4_u8 {
+        let tag = u32::from(round) * 2;
+        let payload = [round + 1; 8 * SECTOR_BYTES];
+        scene.send(
+            tag,
+            Ata::request(Opcode::WriteExt, 8, 8).with_data(&payload),
+        );
+        scene.send(tag + 1, Ata::request(Opcode::ReadExt, 4, 8));
+    }
+    let answers = scene.settle();
+    assert_eq!(answers.len(), 8);
+    for round in 0..4_u8 {
+        let read = data(&answers, u32::from(round) * 2 + 1);
+        assert!(read[..4 * SECTOR_BYTES].iter().all(|&byte| byte == 0));
+        assert!(
+            read[4 * SECTOR_BYTES..]
+                .iter()
+                .all(|&byte| byte == round + 1)
+        );
+    }
+}
+
+#[test]
+fn more_requests_than_buffers_wait_in_the_ring_and_are_all_answered() {
+    let mut scene = Scene::new();
+    let requests = 5 * BUFFERS as u32;
+    for tag in 0..requests {
+        scene.send(tag, Ata::request(Opcode::ReadExt, u64::from(tag), 1));
+    }
+    let answers = scene.settle();
+    assert_eq!(answers.len(), requests as usize);
+    for tag in 0..requests {
+        assert_eq!(data(&answers, tag).len(), SECTOR_BYTES);
+    }
+}
+
+#[test]
+fn announcements_reach_everyone_on_the_segment() {
+    let mut scene = Scene::new();
+    scene.worker.announce(0);
+    let answers = scene.settle();
+    assert_eq!(answers.len(), 1);
+    let frame = Frame::decode(&answers[0]).unwrap();
+    assert_eq!(frame.header.destination, MacAddr::BROADCAST);
+    assert_eq!(frame.header.address, E1_1);
+    let Ok(Body::Config(config)) = frame.body() else {
+        panic!("{frame}");
+    };
+    assert_eq!((config.buffer_count, config.sector_count), (64, 17));
+}
+
+#[test]
+fn a_port_that_is_taken_out_keeps_no_buffer() {
+    let mut scene = Scene::new();
+    for tag in 0..BUFFERS as u32 {
+        scene.send(tag, Ata::request(Opcode::ReadExt, 0, 1));
+    }
+    // The answers are stuck: nothing leaves the port.
+    scene.net.set_faults(Faults {
+        send_limit: Some(0),
+        ..Faults::default()
+    });
+    scene.net.step();
+    while scene.worker.turn().unwrap() {}
+    assert!(scene.worker.waits_to_send(0));
+    scene.worker.set_port(0, None);
+    assert!(scene.worker.is_idle());
+    assert_eq!(scene.worker.stats().responses_lost, BUFFERS as u64);
+}
+
+/// Repeats until answered, as initiators do, on a network that loses, doubles and reorders frames.
+#[test]
+fn data_survives_a_bad_network() {
+    let mut scene = Scene::new();
+    scene.net.set_faults(Faults {
+        loss_ppm: 100_000,
+        duplicate_ppm: 100_000,
+        reorder_ppm: 200_000,
+        reorder_steps: 3,
+        ..Faults::default()
+    });
+    let sectors = 8;
+    for (tag, lba) in (0..).zip((0..SECTORS).step_by(64)) {
+        let payload = [tag as u8; 8 * SECTOR_BYTES];
+        let mut answered = false;
+        for _ in 0..100 {
+            let write = Ata::request(Opcode::WriteExt, lba, sectors).with_data(&payload);
+            scene.send(tag, write);
+            if !scene.settle().is_empty() {
+                answered = true;
+                break;
+            }
+        }
+        assert!(answered, "a hundred losses in a row");
+    }
+    scene.net.set_faults(Faults::default());
+    for (tag, lba) in (0..).zip((0..SECTORS).step_by(64)) {
+        scene.send(tag, Ata::request(Opcode::ReadExt, lba, sectors));
+        let answers = scene.settle();
+        let read = data(&answers, tag);
+        assert!(read.iter().all(|&byte| byte == tag as u8), "at {lba}");
+    }
+}
