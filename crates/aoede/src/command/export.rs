@@ -121,5 +121,5 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
             buffers: args.buffers,
         },
     };
-    service::run(&settings, stop)
+    service::run(&settings, stop, |_| ())
 }

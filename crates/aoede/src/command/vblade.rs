@@ -3,6 +3,7 @@
 //! What differs is for the better only: writes are always on stable storage before they are
 //! acknowledged (so `-s` changes nothing), the file is locked, and SIGTERM ends it cleanly.
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -47,9 +48,11 @@ pub(super) struct VbladeArgs {
     allow: Vec<MacAddr>,
 
     /// Shelf, 0 to 65534.
+    #[arg(value_parser = clap::value_parser!(u16).range(..65535))]
     shelf: u16,
 
     /// Slot, 0 to 254.
+    #[arg(value_parser = clap::value_parser!(u8).range(..255))]
     slot: u8,
 
     /// Interface to serve on.
@@ -92,5 +95,16 @@ pub(super) fn run(args: VbladeArgs) -> anyhow::Result<()> {
             buffers,
         },
     };
-    service::run(&settings, stop)
+    service::run(&settings, stop, |backing| {
+        // The line that vblade prints, for scripts that wait for it.
+        let (pid, sectors) = (std::process::id(), backing.sectors);
+        let mode = if backing.read_only {
+            "O_RDONLY"
+        } else {
+            "O_RDWR"
+        };
+        let line = format!("pid {pid}: {address}, {sectors} sectors {mode}\n");
+        // Nobody may be listening any more; the disk is served all the same.
+        drop(io::stdout().lock().write_all(line.as_bytes()));
+    })
 }

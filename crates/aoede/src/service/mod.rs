@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use aoede_disk::{
-    Backing, BlockingEngine, Buffer, Engine, OpenOptions, Pool, PoolShape, UringEngine,
+    Backing, BlockingEngine, Buffer, Engine, IoMode, OpenOptions, Pool, PoolShape, UringEngine,
 };
 use aoede_link::{Monitor, PacketPort, Port as _};
 use aoede_target::{IgnoreReason, Ignored, Target, TargetSettings, Trim};
@@ -80,11 +80,16 @@ pub enum EngineChoice {
     Blocking,
 }
 
-/// Serves until asked to stop.
+/// Serves until asked to stop. Calls `ready` once everything is checked and open, before the first
+/// frame is taken.
 ///
 /// # Errors
 /// What is wrong with the settings, each with its remedy, or a failure of the whole engine.
-pub fn run(settings: &ServiceSettings, stop: Stop) -> anyhow::Result<()> {
+pub fn run(
+    settings: &ServiceSettings,
+    stop: Stop,
+    ready: impl FnOnce(&Backing),
+) -> anyhow::Result<()> {
     let monitor = Monitor::open().context("cannot ask the kernel about interfaces")?;
     let address = settings.export.address;
     if address.shelf == 4095 {
@@ -112,7 +117,9 @@ pub fn run(settings: &ServiceSettings, stop: Stop) -> anyhow::Result<()> {
         match UringEngine::new(capacity, &parts.pool) {
             Ok(engine) => {
                 let waiter = parts.waiter(Some(engine.as_fd()))?;
-                return Service::start(engine, waiter, parts)?.run();
+                let service = Service::start(engine, waiter, parts)?;
+                ready(&service.backing);
+                return service.run();
             }
             Err(error) if settings.engine == EngineChoice::IoUring => {
                 return Err(error).context(
@@ -124,7 +131,9 @@ pub fn run(settings: &ServiceSettings, stop: Stop) -> anyhow::Result<()> {
     }
     // Blocking calls complete at once: there is nothing to wait for.
     let waiter = parts.waiter(None)?;
-    Service::start(BlockingEngine::new(capacity), waiter, parts)?.run()
+    let service = Service::start(BlockingEngine::new(capacity), waiter, parts)?;
+    ready(&service.backing);
+    service.run()
 }
 
 /// What a service is made of, apart from its engine.
@@ -195,7 +204,10 @@ impl<E: Engine<Buffer>> Service<E> {
             sectors = backing.sectors,
             size = %Size(backing.sectors.saturating_mul(SECTOR_BYTES as u64)),
             interfaces = %seats.names(),
-            io = ?backing.io,
+            io = match backing.io {
+                IoMode::Direct => "direct",
+                IoMode::Buffered => "buffered",
+            },
             read_only = backing.read_only,
             buffers = export.buffers,
             pid = std::process::id(),

@@ -255,7 +255,9 @@ impl AsFd for Seats {
 fn check(interface: &Interface) -> anyhow::Result<()> {
     let Interface { name, mtu, .. } = interface;
     if !interface.ethernet {
-        bail!("{name} is not an Ethernet interface; AoE needs one");
+        bail!(
+            "{name} is not an Ethernet interface, and AoE needs one; `ip link` shows them as link/ether"
+        );
     }
     if *mtu < LEAST_MTU {
         bail!(

@@ -287,7 +287,7 @@ impl RunningTarget {
         };
         let thread = std::thread::Builder::new()
             .name("target".to_owned())
-            .spawn(move || service::run(&settings, stop))
+            .spawn(move || service::run(&settings, stop, |_| ()))
             .context("cannot start a thread for the target")?;
         Ok(Self { handle, thread })
     }
