@@ -1,1 +1,56 @@
-//! To be written.
+//! The disk side of an AoE target: sectors in, device operations out.
+//!
+//! Two halves that meet in [`device`]: a [`Volume`] decides what has to happen to the device, in
+//! which order and what that means for the requests; an [`Engine`] makes it happen. The volume
+//! knows no file and no clock; an engine knows no request. A worker stands between them:
+//!
+//! ```
+//! use aoede_disk::*;
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("disk.img");
+//! let backing = open(&path, &OpenOptions { create_bytes: Some(1 << 20), ..OpenOptions::default() })?;
+//! let pool = Pool::new(PoolShape { count: 4, headroom_bytes: 64, data_bytes: 4096, alignment: 4096 })?;
+//! let mut engine = BlockingEngine::new(4);
+//! let file = engine.attach(&backing)?;
+//! let mut volume = Volume::new(VolumeSettings { capacity: 4, durability: Durability::Writethrough });
+//!
+//! let mut buffer = pool.take().ok_or("a buffer is free")?;
+//! buffer.data_mut().fill(7);
+//! let write = RequestKind::Write { lba: 0, sectors: 8 };
+//! volume.handle_request(DiskRequest { id: RequestId(1), kind: write, buffer }).map_err(|_| "room for one")?;
+//! while !volume.is_idle() {
+//!     while let Some(op) = volume.poll_device() {
+//!         engine.submit(file, op).map_err(|_| "the engine has room")?;
+//!     }
+//!     engine.kick()?;
+//!     while let Some((_, completion)) = engine.poll() {
+//!         volume.handle_device(completion);
+//!     }
+//!     while let Some(done) = volume.poll_done() {
+//!         assert!(done.result.is_ok());
+//!     }
+//! }
+//! assert_eq!(pool.free(), 4);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Unsafe code lives in three files of `engine/`: `pool.rs`, `uring.rs` and `sys.rs`.
+
+pub mod device;
+pub mod engine;
+pub mod volume;
+
+pub use device::{Completion, DeviceOp, Errno, OpId, OpKind};
+pub use engine::blocking::BlockingEngine;
+pub use engine::open::{Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, open};
+pub use engine::pool::{Buffer, Pool, PoolShape};
+#[cfg(uring)]
+pub use engine::uring::UringEngine;
+pub use engine::{Engine, FileId};
+pub use volume::{
+    Cause, DiskError, DiskRequest, Done, Durability, Operation, RequestId, RequestKind, Volume,
+    VolumeSettings,
+};
+
+/// Bytes in a sector, the unit of every address on the wire.
+pub const SECTOR_BYTES: u64 = 512;

@@ -1,0 +1,163 @@
+//! The reference engine: each operation is a system call that waits.
+//!
+//! For kernels without io_uring, for tests, and for files that live in memory.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+
+use rustix::fs::FallocateFlags;
+use rustix::io::{ReadWriteFlags, preadv2, pwritev2};
+
+use super::open::Backing;
+use super::{Engine, FileId, Files};
+use crate::device::{Completion, DeviceOp, Errno, OpKind};
+
+/// Carries out operations one after another, in the order of submission.
+#[derive(Debug)]
+pub struct BlockingEngine<B> {
+    files: Files<Target>,
+    queue: VecDeque<(FileId, DeviceOp<B>)>,
+    done: VecDeque<(FileId, Completion<B>)>,
+    capacity: usize,
+}
+
+impl<B> BlockingEngine<B> {
+    /// An engine that takes up to `capacity` operations at once.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            files: Files::new(),
+            queue: VecDeque::with_capacity(capacity),
+            done: VecDeque::with_capacity(capacity),
+            capacity,
+        }
+    }
+}
+
+impl<B: AsMut<[u8]>> Engine<B> for BlockingEngine<B> {
+    fn attach(&mut self, backing: &Backing) -> io::Result<FileId> {
+        Ok(self.files.add(Target::new(backing)?))
+    }
+
+    fn detach(&mut self, file: FileId) {
+        // Operations in the queue still need it.
+        let _ = Engine::<B>::kick(self);
+        self.files.remove(file);
+    }
+
+    fn submit(&mut self, file: FileId, op: DeviceOp<B>) -> Result<(), DeviceOp<B>> {
+        if self.in_flight() >= self.capacity {
+            return Err(op);
+        }
+        self.queue.push_back((file, op));
+        Ok(())
+    }
+
+    fn kick(&mut self) -> io::Result<()> {
+        while let Some((id, mut op)) = self.queue.pop_front() {
+            let result = match self.files.get_mut(id) {
+                Some(target) => target.execute(&mut op),
+                None => Err(Errno::BADF),
+            };
+            let completion = Completion {
+                id: op.id,
+                buffer: op.buffer,
+                result,
+            };
+            self.done.push_back((id, completion));
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Option<(FileId, Completion<B>)> {
+        self.done.pop_front()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.queue.len() + self.done.len()
+    }
+}
+
+/// A file to work on with plain system calls.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) file: File,
+    pub(super) base_bytes: u64,
+    /// The file takes RWF_DSYNC, or was not asked yet.
+    dsync: bool,
+}
+
+impl Target {
+    pub(super) fn new(backing: &Backing) -> io::Result<Self> {
+        Ok(Self {
+            file: backing.file.try_clone()?,
+            base_bytes: backing.base_bytes,
+            dsync: true,
+        })
+    }
+
+    pub(super) fn execute<B: AsMut<[u8]>>(&mut self, op: &mut DeviceOp<B>) -> Result<u32, Errno> {
+        let offset = position(self.base_bytes, op.offset_bytes, op.len_bytes)?;
+        let bytes = match op.kind {
+            OpKind::Read => {
+                let part = part(op.buffer.as_mut(), op.buffer_start, op.len_bytes)?;
+                let mut parts = [IoSliceMut::new(part)];
+                preadv2(&self.file, &mut parts, offset, ReadWriteFlags::empty())?
+            }
+            OpKind::Write { durable } => {
+                let part = part(op.buffer.as_mut(), op.buffer_start, op.len_bytes)?;
+                self.write(part, offset, durable)?
+            }
+            OpKind::Sync => {
+                rustix::fs::fdatasync(&self.file)?;
+                0
+            }
+            OpKind::Discard => {
+                let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(&self.file, hole, offset, op.len_bytes)?;
+                0
+            }
+        };
+        u32::try_from(bytes).map_err(|_| Errno::INVAL)
+    }
+
+    fn write(&mut self, part: &[u8], offset: u64, durable: bool) -> Result<usize, Errno> {
+        let parts = [IoSlice::new(part)];
+        if durable && self.dsync {
+            match pwritev2(&self.file, &parts, offset, ReadWriteFlags::DSYNC) {
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {}
+                result => return Ok(result?),
+            }
+        }
+        let bytes = pwritev2(&self.file, &parts, offset, ReadWriteFlags::empty())?;
+        if durable {
+            // Without the flag it works: the flag was the trouble, and will be next time.
+            self.dsync = false;
+            rustix::fs::fdatasync(&self.file)?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// The operation's place in the file, checked to end inside what the kernel can address.
+pub(super) fn position(base_bytes: u64, offset_bytes: u64, len_bytes: u64) -> Result<u64, Errno> {
+    let start = base_bytes.checked_add(offset_bytes);
+    let end = start.and_then(|start| start.checked_add(len_bytes));
+    match (start, end) {
+        (Some(start), Some(end)) if i64::try_from(end).is_ok() => Ok(start),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// The part of the buffer that a transfer is about.
+pub(super) fn part<B: AsMut<[u8]>>(
+    buffer: Option<&mut B>,
+    start: usize,
+    len_bytes: u64,
+) -> Result<&mut [u8], Errno> {
+    let len = usize::try_from(len_bytes).map_err(|_| Errno::INVAL)?;
+    let data = buffer.ok_or(Errno::INVAL)?.as_mut();
+    let rest = data.get_mut(start..).ok_or(Errno::INVAL)?;
+    rest.get_mut(..len).ok_or(Errno::INVAL)
+}

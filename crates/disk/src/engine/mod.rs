@@ -1,0 +1,100 @@
+//! Engines carry out device operations: one trait, one file per kernel interface.
+//!
+//! Read next: `blocking.rs`, the reference the others are compared with.
+#![deny(unsafe_code)]
+
+pub mod blocking;
+mod lock;
+pub mod open;
+mod open_error;
+#[expect(unsafe_code, reason = "maps memory and hands out slices of it")]
+pub mod pool;
+#[expect(unsafe_code, reason = "system calls that rustix does not have")]
+mod sys;
+#[cfg(uring)]
+#[expect(unsafe_code, reason = "the kernel works on buffers while we hold them")]
+pub mod uring;
+
+use std::io;
+
+use crate::device::{Completion, DeviceOp};
+use open::Backing;
+
+/// An open file as an engine knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId(pub u32);
+
+/// Carries out device operations on any number of files.
+///
+/// Call order, as often as you like: [`submit`](Self::submit) what there is to do,
+/// [`kick`](Self::kick) once, [`poll`](Self::poll) until it gives nothing. Only then may the
+/// caller sleep: an engine's file descriptor tells of completions that come later, not of those
+/// that already wait.
+pub trait Engine<B> {
+    /// Adds a file. The engine keeps a descriptor of its own, and so the backing's locks, until
+    /// [`Self::detach`].
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    fn attach(&mut self, backing: &Backing) -> io::Result<FileId>;
+
+    /// Lets go of a file. Operations still in flight on it finish as usual; its id may then name
+    /// another file.
+    fn detach(&mut self, file: FileId);
+
+    /// Queues an operation.
+    ///
+    /// # Errors
+    /// Gives the operation back when as many as the engine was made for are in flight.
+    fn submit(&mut self, file: FileId, op: DeviceOp<B>) -> Result<(), DeviceOp<B>>;
+
+    /// Hands everything queued to the kernel, in one call where the kernel lets us.
+    ///
+    /// # Errors
+    /// The kernel took nothing and has nothing of ours; what is queued stays queued.
+    fn kick(&mut self) -> io::Result<()>;
+
+    /// The next completion, without waiting.
+    fn poll(&mut self) -> Option<(FileId, Completion<B>)>;
+
+    /// Operations submitted whose completion was not polled yet.
+    fn in_flight(&self) -> usize;
+}
+
+/// Open files by id, with freed places used again.
+#[derive(Debug)]
+struct Files<T> {
+    entries: Vec<Option<T>>,
+}
+
+impl<T> Files<T> {
+    fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, file: T) -> FileId {
+        let index = self.entries.iter().position(Option::is_none);
+        let index = index.unwrap_or_else(|| {
+            self.entries.push(None);
+            self.entries.len() - 1
+        });
+        if let Some(entry) = self.entries.get_mut(index) {
+            *entry = Some(file);
+        }
+        FileId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    fn get(&self, file: FileId) -> Option<&T> {
+        self.entries.get(file.0 as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, file: FileId) -> Option<&mut T> {
+        self.entries.get_mut(file.0 as usize)?.as_mut()
+    }
+
+    fn remove(&mut self, file: FileId) -> Option<T> {
+        self.entries.get_mut(file.0 as usize)?.take()
+    }
+}

@@ -1,0 +1,428 @@
+//! Opening a backing file or device: every check before anything is touched, and what it can do.
+#![forbid(unsafe_code)]
+
+use std::fs::{File, Metadata};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags};
+
+use super::lock::{self, Holder, Outcome};
+pub use super::open_error::{OpenError, OpenWarning};
+use super::pool::{Pool, PoolShape};
+use super::sys::LockKind;
+use crate::SECTOR_BYTES;
+
+/// Whether the kernel's page cache stands between us and the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum IoMode {
+    /// It does not: `O_DIRECT`.
+    #[default]
+    Direct,
+    /// It does.
+    Buffered,
+}
+
+/// How to open a backing file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct OpenOptions {
+    /// Never write, and share the file with other readers.
+    pub read_only: bool,
+    /// Wanted; what is in use stands in [`Backing::io`].
+    pub io: IoMode,
+    /// Sectors of the file in front of the export's first.
+    pub offset_sectors: u64,
+    /// Sectors to export; all from the offset on when not given.
+    pub length_sectors: Option<u64>,
+    /// Make a sparse file of this size if there is none. One that exists must have this size, and
+    /// is not touched.
+    pub create_bytes: Option<u64>,
+}
+
+/// What direct I/O needs to be a multiple of, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alignment {
+    /// The buffer's address.
+    pub memory: u32,
+    /// Offset and length in the file.
+    pub offset: u32,
+}
+
+/// A backing file or device, locked and ready to be attached to an engine.
+#[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four facts that have nothing to do with each other"
+)]
+pub struct Backing {
+    /// The open file; holds the locks.
+    pub file: File,
+    /// As it was given.
+    pub path: PathBuf,
+    /// What is exported, after offset and length.
+    pub sectors: u64,
+    /// Where in the file the export starts.
+    pub base_bytes: u64,
+    /// Writes will fail.
+    pub read_only: bool,
+    /// In use, which may not be what was wanted: then a warning says why.
+    pub io: IoMode,
+    /// Needed for direct I/O; buffers aligned like this serve buffered files as well.
+    pub alignment: Alignment,
+    /// A device, not a regular file.
+    pub block_device: bool,
+    /// The file lives in memory (tmpfs, ramfs): reading never waits for a device.
+    pub in_memory: bool,
+    /// The device underneath has seek times, if the kernel knows.
+    pub rotational: Option<bool>,
+    /// Ranges can be discarded.
+    pub discard: bool,
+    /// What the operator should know.
+    pub warnings: Vec<OpenWarning>,
+    length_sectors: Option<u64>,
+}
+
+impl Backing {
+    /// Sectors that the file has for the export now: it may have grown or shrunk since it was
+    /// opened. Never more than the configured length.
+    ///
+    /// # Errors
+    /// The size cannot be read.
+    pub fn current_sectors(&self) -> io::Result<u64> {
+        let bytes = size(&self.file)?.saturating_sub(self.base_bytes);
+        let sectors = bytes / SECTOR_BYTES;
+        Ok(self
+            .length_sectors
+            .map_or(sectors, |length| length.min(sectors)))
+    }
+}
+
+/// Opens, checks and locks a backing file or device, and finds out what it can do.
+///
+/// # Errors
+/// The first thing found wrong.
+pub fn open(path: &Path, options: &OpenOptions) -> Result<Backing, OpenError> {
+    Opening { path, options }.run()
+}
+
+/// Magic numbers of file systems that live in memory (`statfs`).
+const MEMORY_MAGICS: [u32; 2] = [0x0102_1994, 0x8584_58F6];
+
+struct Opening<'a> {
+    path: &'a Path,
+    options: &'a OpenOptions,
+}
+
+impl Opening<'_> {
+    fn run(&self) -> Result<Backing, OpenError> {
+        if let Some(bytes) = self.options.create_bytes {
+            self.create(bytes)?;
+        }
+        let file = self.open_file()?;
+        let metadata = self.step("reading its attributes", file.metadata())?;
+        self.check_type(&metadata)?;
+        let block_device = metadata.file_type().is_block_device();
+        let bytes = self.step("reading its size", size(&file))?;
+        if let Some(wanted_bytes) = self.options.create_bytes.filter(|&wanted| wanted != bytes) {
+            let path = self.path.to_owned();
+            return Err(OpenError::SizeDiffers {
+                path,
+                wanted_bytes,
+                found_bytes: bytes,
+            });
+        }
+        let sectors = self.range(bytes)?;
+        let mut warnings = Vec::new();
+        if self.options.length_sectors.is_none() && bytes % SECTOR_BYTES != 0 {
+            warnings.push(OpenWarning::TailLeftOut {
+                tail_bytes: bytes % SECTOR_BYTES,
+            });
+        }
+        self.lock(&file, &mut warnings)?;
+
+        let in_memory = rustix::fs::fstatfs(&file)
+            .is_ok_and(|fs| !block_device && MEMORY_MAGICS.contains(&lock::magic(&fs)));
+        let base_bytes = self.options.offset_sectors * SECTOR_BYTES;
+        let alignment = alignment(&file, block_device);
+        let io = match self.options.io {
+            IoMode::Buffered => IoMode::Buffered,
+            IoMode::Direct => {
+                let obstacle = if in_memory {
+                    Some(OpenWarning::NoDirectIo)
+                } else {
+                    try_direct(&file, alignment, base_bytes, sectors, &mut warnings)
+                };
+                let io = obstacle
+                    .as_ref()
+                    .map_or(IoMode::Direct, |_| IoMode::Buffered);
+                warnings.extend(obstacle);
+                io
+            }
+        };
+        let device = if block_device {
+            metadata.rdev()
+        } else {
+            metadata.dev()
+        };
+        Ok(Backing {
+            path: self.path.to_owned(),
+            sectors,
+            base_bytes,
+            read_only: self.options.read_only,
+            io,
+            alignment,
+            block_device,
+            in_memory,
+            rotational: queue_attribute(device, "rotational").map(|value| value != 0),
+            discard: !self.options.read_only && can_discard(&file, block_device, device, bytes),
+            warnings,
+            length_sectors: self.options.length_sectors,
+            file,
+        })
+    }
+
+    fn step<T>(&self, doing: &'static str, result: io::Result<T>) -> Result<T, OpenError> {
+        result.map_err(|source| OpenError::Io {
+            path: self.path.to_owned(),
+            doing,
+            source,
+        })
+    }
+
+    /// Makes the file if there is none; one that exists stays as it is.
+    fn create(&self, bytes: u64) -> Result<(), OpenError> {
+        let path = || self.path.to_owned();
+        if bytes == 0 || bytes % SECTOR_BYTES != 0 {
+            return Err(OpenError::CreateSize {
+                path: path(),
+                bytes,
+            });
+        }
+        let made = File::options().write(true).create_new(true).open(self.path);
+        let file = match made {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(OpenError::PermissionDenied { path: path() });
+            }
+            made => self.step("creating it", made)?,
+        };
+        let sized = file.set_len(bytes).and_then(|()| file.sync_all());
+        if sized.is_err() {
+            // Ours, made just now, and of no use.
+            let _ = std::fs::remove_file(self.path);
+        }
+        self.step("giving it its size", sized)
+    }
+
+    fn open_file(&self) -> Result<File, OpenError> {
+        let path = || self.path.to_owned();
+        // Look before opening: to open a pipe waits, and to open some devices does things.
+        let metadata = std::fs::metadata(self.path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => OpenError::NotFound { path: path() },
+            io::ErrorKind::PermissionDenied => OpenError::PermissionDenied { path: path() },
+            _ => OpenError::Io {
+                path: path(),
+                doing: "looking at it",
+                source,
+            },
+        })?;
+        self.check_type(&metadata)?;
+        let write = !self.options.read_only;
+        let mut open = File::options();
+        open.read(true).write(write);
+        if write && metadata.file_type().is_block_device() {
+            // Without O_CREAT: refused while the kernel itself uses the device.
+            open.custom_flags(libc::O_EXCL);
+        }
+        open.open(self.path)
+            .map_err(|source| match source.raw_os_error() {
+                Some(libc::EACCES) if write && self.is_readable() => {
+                    OpenError::NotWritable { path: path() }
+                }
+                Some(libc::EACCES) => OpenError::PermissionDenied { path: path() },
+                Some(libc::EPERM) if write => OpenError::Immutable { path: path() },
+                Some(libc::EROFS) => OpenError::ReadOnlyFileSystem { path: path() },
+                Some(libc::EBUSY) => OpenError::Busy { path: path() },
+                Some(libc::ENOENT) => OpenError::NotFound { path: path() },
+                _ => OpenError::Io {
+                    path: path(),
+                    doing: "opening it",
+                    source,
+                },
+            })
+    }
+
+    fn is_readable(&self) -> bool {
+        File::open(self.path).is_ok()
+    }
+
+    fn check_type(&self, metadata: &Metadata) -> Result<(), OpenError> {
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            return Err(OpenError::Directory {
+                path: self.path.to_owned(),
+            });
+        }
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(OpenError::NotADisk {
+                path: self.path.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Applies offset and length to the size of the file.
+    fn range(&self, bytes: u64) -> Result<u64, OpenError> {
+        let path = || self.path.to_owned();
+        let all = bytes / SECTOR_BYTES;
+        if all == 0 {
+            return Err(OpenError::Empty { path: path() });
+        }
+        let offset_sectors = self.options.offset_sectors;
+        let Some(sectors) = all
+            .checked_sub(offset_sectors)
+            .filter(|&sectors| sectors > 0)
+        else {
+            return Err(OpenError::OffsetBeyondEnd {
+                path: path(),
+                offset_sectors,
+                sectors: all,
+            });
+        };
+        match self.options.length_sectors {
+            Some(length_sectors) if length_sectors == 0 || length_sectors > sectors => {
+                Err(OpenError::LengthOutside {
+                    path: path(),
+                    length_sectors,
+                    sectors,
+                })
+            }
+            length => Ok(length.unwrap_or(sectors)),
+        }
+    }
+
+    fn lock(&self, file: &File, warnings: &mut Vec<OpenWarning>) -> Result<(), OpenError> {
+        let kind = if self.options.read_only {
+            LockKind::Shared
+        } else {
+            LockKind::Exclusive
+        };
+        match self.step("locking it", lock::lock(file, kind))? {
+            Outcome::Locked => Ok(()),
+            Outcome::Unsupported => {
+                warnings.push(OpenWarning::NoLocks);
+                Ok(())
+            }
+            Outcome::HeldBy(Holder { pid, shared }) => Err(OpenError::Locked {
+                path: self.path.to_owned(),
+                pid,
+                read_only_helps: shared,
+            }),
+        }
+    }
+}
+
+/// The size of a file or device; only seeking knows both.
+fn size(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
+}
+
+/// What the kernel says direct I/O needs; where it says nothing, the device's sector size.
+fn alignment(file: &File, block_device: bool) -> Alignment {
+    let smallest = |bytes: u32| bytes.max(512);
+    let told = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
+    if let Ok(told) = told {
+        let known = told.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
+        if known && told.stx_dio_offset_align != 0 {
+            return Alignment {
+                memory: smallest(told.stx_dio_mem_align),
+                offset: smallest(told.stx_dio_offset_align),
+            };
+        }
+    }
+    let sector = if block_device {
+        rustix::fs::ioctl_blksszget(file).unwrap_or(512)
+    } else {
+        512
+    };
+    Alignment {
+        memory: smallest(sector),
+        offset: smallest(sector),
+    }
+}
+
+/// Switches to direct I/O and reads once; the obstacle if that does not work.
+fn try_direct(
+    file: &File,
+    alignment: Alignment,
+    base_bytes: u64,
+    sectors: u64,
+    warnings: &mut Vec<OpenWarning>,
+) -> Option<OpenWarning> {
+    if alignment.offset > 512 {
+        return Some(OpenWarning::CoarseDirectIo {
+            offset_bytes: alignment.offset,
+        });
+    }
+    let Ok(flags) = rustix::fs::fcntl_getfl(file) else {
+        return Some(OpenWarning::NoDirectIo);
+    };
+    if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
+        return Some(OpenWarning::NoDirectIo);
+    }
+    // The second sector tells whether a sector is enough: the first is aligned to anything.
+    let probe_bytes = base_bytes + if sectors > 1 { SECTOR_BYTES } else { 0 };
+    let obstacle = match read_sector(file, alignment, probe_bytes) {
+        Ok(_) => None,
+        Err(rustix::io::Errno::INVAL) => Some(OpenWarning::CoarseDirectIo { offset_bytes: 4096 }),
+        Err(rustix::io::Errno::OPNOTSUPP) => Some(OpenWarning::NoDirectIo),
+        Err(errno) => {
+            warnings.push(OpenWarning::FirstRead(errno.to_string()));
+            None
+        }
+    };
+    if obstacle.is_some() && rustix::fs::fcntl_setfl(file, flags).is_err() {
+        warnings.push(OpenWarning::FirstRead(
+            "direct I/O cannot be switched off".to_owned(),
+        ));
+    }
+    obstacle
+}
+
+fn read_sector(file: &File, alignment: Alignment, offset: u64) -> Result<usize, rustix::io::Errno> {
+    let shape = PoolShape {
+        count: 1,
+        headroom_bytes: 0,
+        data_bytes: 512,
+        alignment: alignment.memory as usize,
+    };
+    let pool = Pool::new(shape).map_err(|_| rustix::io::Errno::NOMEM)?;
+    let mut buffer = pool.take().ok_or(rustix::io::Errno::NOMEM)?;
+    rustix::io::pread(file, buffer.data_mut(), offset)
+}
+
+/// Asks without an effect: a hole behind the end of a file, or the device's own word.
+fn can_discard(file: &File, block_device: bool, device: u64, bytes: u64) -> bool {
+    if block_device {
+        // A hole in a device is made by writing zeros without data.
+        return queue_attribute(device, "write_zeroes_max_bytes").is_some_and(|max| max > 0);
+    }
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let behind = bytes.next_multiple_of(1 << 20);
+    rustix::fs::fallocate(file, hole, behind, 4096).is_ok()
+}
+
+/// A number that the kernel tells about a device's queue; a partition has its disk's.
+fn queue_attribute(device: u64, name: &str) -> Option<u64> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let folder = format!("/sys/dev/block/{major}:{minor}");
+    let paths = [
+        format!("{folder}/queue/{name}"),
+        format!("{folder}/../queue/{name}"),
+    ];
+    let text = paths
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok())?;
+    text.trim().parse().ok()
+}

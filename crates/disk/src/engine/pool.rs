@@ -1,0 +1,329 @@
+//! Buffers for a worker's whole life: one memory region, cut into slots at start.
+//!
+//! One region is one registered buffer for io_uring, and slots are aligned for direct I/O. Taking
+//! and returning a buffer is a push and a pop; nothing is allocated after [`Pool::new`].
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+/// How many buffers a pool has and what each looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolShape {
+    /// Number of buffers.
+    pub count: usize,
+    /// Room in front of the data, for a frame header that is sent with it as one slice.
+    pub headroom_bytes: usize,
+    /// Size of each data area.
+    pub data_bytes: usize,
+    /// Every data area starts at a multiple of this; a power of two, at most a page.
+    pub alignment: usize,
+}
+
+/// A fixed set of aligned buffers. A clone is another handle on the same set.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    /// Start of the mapping.
+    base: NonNull<u8>,
+    region_bytes: usize,
+    shape: PoolShape,
+    /// From a slot's start to its data: the headroom, rounded up.
+    data_offset: usize,
+    slot_bytes: usize,
+    free: RefCell<Vec<u32>>,
+}
+
+impl Pool {
+    /// Maps the region and touches every page of it, so that no later access waits for memory.
+    ///
+    /// # Errors
+    /// A shape that makes no sense (`InvalidInput`), or no memory.
+    pub fn new(shape: PoolShape) -> io::Result<Self> {
+        let (data_offset, slot_bytes, region_bytes) = layout(shape).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("impossible buffer pool: {shape:?}"),
+            )
+        })?;
+        let count = u32::try_from(shape.count).map_err(io::Error::other)?;
+        // SAFETY: without a wanted address the kernel picks a range that nobody uses.
+        let region = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                region_bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::POPULATE,
+            )
+        }?;
+        let base = NonNull::new(region.cast())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        Ok(Self {
+            shared: Rc::new(Shared {
+                base,
+                region_bytes,
+                shape,
+                data_offset,
+                slot_bytes,
+                free: RefCell::new((0..count).rev().collect()),
+            }),
+        })
+    }
+
+    /// A free buffer, or `None` until one comes home. Its contents are whatever was left in it.
+    pub fn take(&self) -> Option<Buffer> {
+        let slot = self.shared.free.borrow_mut().pop()?;
+        let start = slot as usize * self.shared.slot_bytes + self.shared.data_offset;
+        // SAFETY: `layout` made the region hold `count` slots and `slot` is below `count`, so the
+        // data area starts inside the mapping.
+        let data = unsafe { self.shared.base.add(start) };
+        Some(Buffer {
+            data,
+            slot,
+            shared: Rc::clone(&self.shared),
+        })
+    }
+
+    /// Buffers that [`Self::take`] would give now.
+    pub fn free(&self) -> usize {
+        self.shared.free.borrow().len()
+    }
+
+    /// What was asked for at start.
+    pub fn shape(&self) -> PoolShape {
+        self.shared.shape
+    }
+
+    /// Address and length of the whole region, for registering it with the kernel.
+    #[cfg_attr(
+        not(uring),
+        expect(dead_code, reason = "only io_uring registers memory")
+    )]
+    pub(super) fn region(&self) -> NonNull<[u8]> {
+        NonNull::slice_from_raw_parts(self.shared.base, self.shared.region_bytes)
+    }
+}
+
+/// Data offset, slot size and region size; `None` when the shape is impossible.
+fn layout(shape: PoolShape) -> Option<(usize, usize, usize)> {
+    let PoolShape {
+        count,
+        headroom_bytes,
+        data_bytes,
+        alignment,
+    } = shape;
+    // Mappings start at a page, and no kernel we run on has pages below 4096 bytes.
+    if !alignment.is_power_of_two() || alignment > 4096 || count == 0 || data_bytes == 0 {
+        return None;
+    }
+    let data_offset = headroom_bytes.checked_next_multiple_of(alignment)?;
+    let slot = data_offset
+        .checked_add(data_bytes)?
+        .checked_next_multiple_of(alignment)?;
+    let region = slot.checked_mul(count)?;
+    (isize::try_from(region).is_ok()).then_some((data_offset, slot, region))
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and every `Buffer` holds an `Rc` of this value, so none is
+        // left that points into it.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.region_bytes) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("shape", &self.shared.shape)
+            .field("free", &self.free())
+            .finish()
+    }
+}
+
+/// One buffer of a [`Pool`], back in it when dropped.
+pub struct Buffer {
+    /// Start of the data area; `headroom_bytes` in front of it belong to this buffer too.
+    data: NonNull<u8>,
+    slot: u32,
+    shared: Rc<Shared>,
+}
+
+impl Buffer {
+    /// The whole data area.
+    pub fn data(&self) -> &[u8] {
+        self.with_head(0)
+    }
+
+    /// The whole data area.
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        self.with_head_mut(0)
+    }
+
+    /// The last `head_bytes` of the headroom, directly followed by the data area: a response's
+    /// header and payload as one slice, while the payload stays aligned.
+    ///
+    /// # Panics
+    /// When the pool has less headroom than that.
+    pub fn with_head(&self, head_bytes: usize) -> &[u8] {
+        let (start, len) = self.span(head_bytes);
+        // SAFETY: `span` checked that the range lies in this buffer's slot, which is mapped and
+        // initialised; only this value gives access to the slot, and it is borrowed.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
+    }
+
+    /// As [`Self::with_head`], to write to.
+    ///
+    /// # Panics
+    /// When the pool has less headroom than that.
+    pub fn with_head_mut(&mut self, head_bytes: usize) -> &mut [u8] {
+        let (start, len) = self.span(head_bytes);
+        // SAFETY: `span` checked that the range lies in this buffer's slot, which is mapped and
+        // initialised; only this value gives access to the slot, and it is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
+    }
+
+    fn span(&self, head_bytes: usize) -> (NonNull<u8>, usize) {
+        let shape = self.shared.shape;
+        assert!(
+            head_bytes <= shape.headroom_bytes,
+            "{head_bytes} bytes of head, {} of headroom",
+            shape.headroom_bytes
+        );
+        // SAFETY: the slot begins at least `headroom_bytes` before its data area.
+        let start = unsafe { self.data.sub(head_bytes) };
+        (start, head_bytes + shape.data_bytes)
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self.data()
+    }
+}
+
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.data_mut()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // Never grows: the list was made with every slot in it.
+        self.shared.free.borrow_mut().push(self.slot);
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer")
+            .field("slot", &self.slot)
+            .field("data_bytes", &self.shared.shape.data_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(count: usize) -> Pool {
+        Pool::new(PoolShape {
+            count,
+            headroom_bytes: 40,
+            data_bytes: 8704,
+            alignment: 512,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn buffers_are_aligned_apart_and_come_home() {
+        let pool = pool(3);
+        let mut buffers: Vec<Buffer> = std::iter::from_fn(|| pool.take()).collect();
+        assert_eq!((buffers.len(), pool.free()), (3, 0));
+        for (number, buffer) in (1..).zip(&mut buffers) {
+            assert_eq!(buffer.data().as_ptr() as usize % 512, 0);
+            buffer.with_head_mut(40).fill(number);
+        }
+        for (number, buffer) in (1..).zip(&buffers) {
+            assert_eq!(buffer.with_head(40).len(), 40 + 8704);
+            assert!(buffer.with_head(40).iter().all(|&byte| byte == number));
+        }
+        drop(pool.clone());
+        buffers.pop();
+        assert_eq!(pool.free(), 1);
+        drop(pool);
+        for buffer in &mut buffers {
+            buffer.data_mut().fill(9); // the region is still there
+        }
+    }
+
+    #[test]
+    fn head_and_data_are_contiguous() {
+        let pool = pool(1);
+        let mut buffer = pool.take().unwrap();
+        buffer.data_mut().fill(2);
+        buffer.with_head_mut(36)[..36].fill(1);
+        assert_eq!(buffer.with_head(36)[35..37], [1, 2]);
+        assert!(buffer.data().iter().all(|&byte| byte == 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "41 bytes of head, 40 of headroom")]
+    fn there_is_no_more_head_than_headroom() {
+        let pool = pool(1);
+        let buffer = pool.take().unwrap();
+        let _ = buffer.with_head(41);
+    }
+
+    #[test]
+    fn impossible_shapes_are_refused() {
+        let good = PoolShape {
+            count: 1,
+            headroom_bytes: 0,
+            data_bytes: 512,
+            alignment: 512,
+        };
+        assert!(Pool::new(good).is_ok());
+        for shape in [
+            PoolShape { count: 0, ..good },
+            PoolShape {
+                data_bytes: 0,
+                ..good
+            },
+            PoolShape {
+                alignment: 0,
+                ..good
+            },
+            PoolShape {
+                alignment: 24,
+                ..good
+            },
+            PoolShape {
+                alignment: 8192,
+                ..good
+            },
+            PoolShape {
+                count: usize::MAX,
+                ..good
+            },
+            PoolShape {
+                headroom_bytes: usize::MAX,
+                ..good
+            },
+        ] {
+            let error = Pool::new(shape).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{shape:?}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What several suites need: engines by name, places for files, loop devices that go away.
+#![allow(dead_code, reason = "each suite uses a part")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use aoede_disk::{
+    Backing, BlockingEngine, Buffer, Completion, DeviceOp, Engine, FileId, IoMode, OpId, OpKind,
+    OpenOptions, Pool, PoolShape, open,
+};
+
+pub(crate) type AnyEngine = Box<dyn Engine<Buffer>>;
+
+pub(crate) fn pool(count: usize) -> Pool {
+    Pool::new(PoolShape {
+        count,
+        headroom_bytes: 64,
+        data_bytes: 16384,
+        alignment: 4096,
+    })
+    .unwrap()
+}
+
+/// Every engine that runs here, with a name for messages.
+pub(crate) fn engines(capacity: usize, pool: &Pool) -> Vec<(&'static str, AnyEngine)> {
+    let mut engines: Vec<(&str, AnyEngine)> = Vec::new();
+    engines.push(("blocking", Box::new(BlockingEngine::new(capacity))));
+    #[cfg(uring)]
+    match aoede_disk::UringEngine::new(capacity, pool) {
+        Ok(engine) => engines.push(("io_uring", Box::new(engine))),
+        Err(error) => eprintln!("io_uring is not to be had here: {error}"),
+    }
+    engines
+}
+
+/// A folder on a disk and, where there is one, a folder in memory.
+pub(crate) fn folders() -> Vec<tempfile::TempDir> {
+    let mut folders = vec![tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()];
+    folders.extend(tempfile::tempdir_in("/dev/shm"));
+    folders
+}
+
+pub(crate) fn create(path: &Path, bytes: u64, io: IoMode) -> Backing {
+    let options = OpenOptions {
+        io,
+        create_bytes: Some(bytes),
+        ..OpenOptions::default()
+    };
+    open(path, &options).unwrap()
+}
+
+pub(crate) fn op(kind: OpKind, offset_bytes: u64, buffer: Option<Buffer>) -> DeviceOp<Buffer> {
+    let len_bytes = match kind {
+        OpKind::Sync => 0,
+        _ => 4096,
+    };
+    DeviceOp {
+        id: OpId(7),
+        kind,
+        offset_bytes,
+        len_bytes,
+        buffer,
+        buffer_start: 0,
+    }
+}
+
+/// The next completion; fails the test when none comes.
+pub(crate) fn wait(engine: &mut AnyEngine) -> (FileId, Completion<Buffer>) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(done) = engine.poll() {
+            return done;
+        }
+        assert!(Instant::now() < deadline, "no completion came");
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+/// One operation from start to end.
+pub(crate) fn run(
+    engine: &mut AnyEngine,
+    file: FileId,
+    op: DeviceOp<Buffer>,
+) -> Completion<Buffer> {
+    engine.submit(file, op).unwrap();
+    engine.kick().unwrap();
+    let (from, completion) = wait(engine);
+    assert_eq!((from, engine.in_flight()), (file, 0));
+    completion
+}
+
+/// A block device made of a file; released when dropped, also by a failing test.
+pub(crate) struct LoopDevice {
+    pub(crate) path: PathBuf,
+}
+
+impl LoopDevice {
+    pub(crate) fn new(file: &Path, sector_bytes: u32) -> Self {
+        let out = Command::new("losetup")
+            .args([
+                "--find",
+                "--show",
+                "--sector-size",
+                &sector_bytes.to_string(),
+            ])
+            .arg(file)
+            .output()
+            .unwrap();
+        assert!(
+            out.status.success(),
+            "losetup: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        let path = String::from_utf8(out.stdout).unwrap().trim().into();
+        Self { path }
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.path)
+            .status();
+    }
+}

@@ -1,0 +1,398 @@
+//! What may be exported, what may not, and what the operator is told.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on panics"
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use aoede_disk::{BlockingEngine, Engine, IoMode, OpenError, OpenOptions, OpenWarning, open};
+use common::{LoopDevice, create, folders};
+
+const PLAIN: OpenOptions = OpenOptions {
+    read_only: false,
+    io: IoMode::Direct,
+    offset_sectors: 0,
+    length_sectors: None,
+    create_bytes: None,
+};
+const READ_ONLY: OpenOptions = OpenOptions {
+    read_only: true,
+    ..PLAIN
+};
+
+/// The message, with the folder taken out.
+fn refusal(path: &Path, options: &OpenOptions) -> String {
+    let error = open(path, options).expect_err("it is not to be opened");
+    let folder = format!("{}/", path.parent().unwrap().display());
+    error.to_string().replace(&folder, "")
+}
+
+fn sparse(path: &Path, bytes: u64) {
+    File::create(path).unwrap().set_len(bytes).unwrap();
+}
+
+#[test]
+fn refusals_name_the_file_the_trouble_and_the_remedy() {
+    let folder = &folders()[0];
+    let path = folder.path().join("disk.img");
+    assert_eq!(
+        refusal(&path, &PLAIN),
+        "disk.img: no such file; check the path, or make a disk with --create SIZE"
+    );
+    fs::create_dir(&path).unwrap();
+    assert_eq!(
+        refusal(&path, &PLAIN),
+        "disk.img is a directory; name a file or block device in it"
+    );
+    fs::remove_dir(&path).unwrap();
+    symlink("/dev/null", &path).unwrap();
+    assert_eq!(
+        refusal(&path, &PLAIN),
+        "disk.img is neither a regular file nor a block device"
+    );
+    fs::remove_file(&path).unwrap();
+    sparse(&path, 511);
+    assert_eq!(
+        refusal(&path, &PLAIN),
+        "disk.img is empty: a disk needs at least one sector of 512 bytes; make one with --create SIZE"
+    );
+    sparse(&path, 8192);
+    assert_eq!(
+        refusal(
+            &path,
+            &OpenOptions {
+                offset_sectors: 16,
+                ..PLAIN
+            }
+        ),
+        "disk.img: --offset 16 is beyond the end, the file has 16 sectors"
+    );
+    for length in [0, 13, u64::MAX] {
+        let options = OpenOptions {
+            offset_sectors: 4,
+            length_sectors: Some(length),
+            ..PLAIN
+        };
+        assert_eq!(
+            refusal(&path, &options),
+            format!(
+                "disk.img: --length {length} does not fit, there are 12 sectors from the offset on"
+            )
+        );
+    }
+    let offset = OpenOptions {
+        offset_sectors: u64::MAX,
+        ..PLAIN
+    };
+    assert!(matches!(
+        open(&path, &offset),
+        Err(OpenError::OffsetBeyondEnd { .. })
+    ));
+}
+
+#[test]
+fn a_tail_is_left_out_with_a_warning() {
+    let folder = &folders()[0];
+    let path = folder.path().join("disk.img");
+    sparse(&path, 8192 + 100);
+    let backing = open(&path, &PLAIN).unwrap();
+    assert_eq!(backing.sectors, 16);
+    assert_eq!(
+        backing.warnings,
+        [OpenWarning::TailLeftOut { tail_bytes: 100 }]
+    );
+    assert_eq!(
+        backing.warnings[0].to_string(),
+        "the size is not a multiple of 512: the last 100 bytes are left out"
+    );
+}
+
+#[test]
+fn sizes_follow_the_file_within_offset_and_length() {
+    let folder = &folders()[0];
+    let path = folder.path().join("disk.img");
+    sparse(&path, 100 * 512);
+    let options = OpenOptions {
+        offset_sectors: 10,
+        ..READ_ONLY
+    };
+    let all = open(&path, &options).unwrap();
+    let part = open(
+        &path,
+        &OpenOptions {
+            length_sectors: Some(50),
+            ..options
+        },
+    )
+    .unwrap();
+    assert_eq!((all.sectors, all.base_bytes, part.sectors), (90, 5120, 50));
+    let resize = |sectors: u64| {
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(sectors * 512)
+            .unwrap();
+        (
+            all.current_sectors().unwrap(),
+            part.current_sectors().unwrap(),
+        )
+    };
+    assert_eq!(resize(200), (190, 50));
+    assert_eq!(resize(40), (30, 30));
+    assert_eq!(resize(5), (0, 0));
+}
+
+#[test]
+fn create_makes_a_sparse_file_and_never_touches_another() {
+    let folder = &folders()[0];
+    let path = folder.path().join("disk.img");
+    let wanted = OpenOptions {
+        create_bytes: Some(1 << 40),
+        ..PLAIN
+    };
+    let backing = open(&path, &wanted).unwrap();
+    assert_eq!(backing.sectors, (1 << 40) / 512);
+    drop(backing);
+    assert_eq!(
+        open(&path, &wanted).unwrap().sectors,
+        (1 << 40) / 512,
+        "same size: kept"
+    );
+    let other = OpenOptions {
+        create_bytes: Some(4096),
+        ..PLAIN
+    };
+    assert_eq!(
+        refusal(&path, &other),
+        "disk.img exists and has 1099511627776 bytes, not the 4096 of --create; \
+         leave out --create or name another file"
+    );
+    assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 40);
+    for bytes in [0, 1000] {
+        let options = OpenOptions {
+            create_bytes: Some(bytes),
+            ..PLAIN
+        };
+        let path = folder.path().join("none.img");
+        assert!(matches!(
+            open(&path, &options),
+            Err(OpenError::CreateSize { .. })
+        ));
+        assert!(!path.exists());
+    }
+    let path = folder.path().join("huge.img");
+    let options = OpenOptions {
+        create_bytes: Some(1 << 62),
+        ..PLAIN
+    };
+    assert!(
+        matches!(open(&path, &options), Err(OpenError::Io { .. })),
+        "larger than any file"
+    );
+    assert!(!path.exists(), "nothing is left behind");
+}
+
+#[test]
+fn one_writer_or_many_readers() {
+    for folder in folders() {
+        let path = folder.path().join("disk.img");
+        let me = std::process::id();
+        let writer = create(&path, 8192, IoMode::Direct);
+        let stop =
+            format!("disk.img is already exported by process {me} (lock held); stop it first");
+        assert_eq!(refusal(&path, &PLAIN), stop);
+        assert_eq!(refusal(&path, &READ_ONLY), stop);
+        drop(writer);
+        let reader = open(&path, &READ_ONLY).unwrap();
+        let second = open(&path, &READ_ONLY).unwrap();
+        assert_eq!(
+            refusal(&path, &PLAIN),
+            format!(
+                "disk.img is already exported by process {me} (lock held); stop it or use --read-only"
+            )
+        );
+        drop((reader, second));
+        open(&path, &PLAIN).unwrap();
+    }
+}
+
+#[test]
+fn an_attached_file_stays_locked_until_detached() {
+    let folder = &folders()[0];
+    let path = folder.path().join("disk.img");
+    let backing = create(&path, 8192, IoMode::Direct);
+    let mut engine: BlockingEngine<Vec<u8>> = BlockingEngine::new(1);
+    let file = engine.attach(&backing).unwrap();
+    drop(backing);
+    assert!(matches!(open(&path, &PLAIN), Err(OpenError::Locked { .. })));
+    engine.detach(file);
+    open(&path, &PLAIN).unwrap();
+}
+
+#[test]
+fn qemu_keeps_out_of_our_disks_and_we_out_of_its() {
+    let Ok(version) = Command::new("qemu-io").arg("--version").output() else {
+        eprintln!("no qemu-io here");
+        return;
+    };
+    assert!(version.status.success());
+    let folder = &folders()[0];
+    let path = folder.path().join("disk.img");
+    let qemu = |options: &[&str], commands: &[&str]| {
+        let mut command = Command::new("qemu-io");
+        command.args(["-f", "raw"]).args(options);
+        for each in commands {
+            command.args(["-c", each]);
+        }
+        command.arg(&path).output().unwrap().status.success()
+    };
+    let writer = create(&path, 8192, IoMode::Direct);
+    assert!(!qemu(&[], &["write 0 512"]));
+    assert!(!qemu(&["-r"], &["read 0 512"]));
+    drop(writer);
+    let reader = open(&path, &READ_ONLY).unwrap();
+    assert!(!qemu(&[], &["write 0 512"]));
+    assert!(qemu(&["-r"], &["read 0 512"]), "two readers get along");
+    drop(reader);
+
+    let mut running = Command::new("qemu-io")
+        .args(["-f", "raw", "-c", "sleep 20000"])
+        .arg(&path)
+        .spawn()
+        .unwrap();
+    let refused = (0..500).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        open(&path, &READ_ONLY).is_err()
+    });
+    let writing = open(&path, &PLAIN);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert!(refused, "a reader notices a QEMU that writes");
+    let error = writing.unwrap_err().to_string();
+    assert!(
+        error.contains("another program (lock held); stop it first"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_in_memory_is_buffered_and_says_so() {
+    let Ok(folder) = tempfile::tempdir_in("/dev/shm") else {
+        return;
+    };
+    let path = folder.path().join("disk.img");
+    let backing = create(&path, 8192, IoMode::Direct);
+    assert!(backing.in_memory && backing.discard && !backing.block_device);
+    assert_eq!(backing.io, IoMode::Buffered);
+    assert_eq!(backing.warnings, [OpenWarning::NoDirectIo]);
+}
+
+#[test]
+fn permissions_are_told_apart() {
+    if rustix::process::geteuid().is_root() {
+        eprintln!("nothing is forbidden to root");
+        return;
+    }
+    let folder = &folders()[0];
+    let path = folder.path().join("disk.img");
+    sparse(&path, 8192);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    assert_eq!(
+        refusal(&path, &PLAIN),
+        "disk.img may only be read; use --read-only or change its permissions"
+    );
+    open(&path, &READ_ONLY).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    assert!(matches!(
+        open(&path, &READ_ONLY),
+        Err(OpenError::PermissionDenied { .. })
+    ));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_immutable_file_can_only_be_read() {
+    let folder = &folders()[0];
+    let path = folder.path().join("disk.img");
+    sparse(&path, 8192);
+    let chattr = |flag: &str| Command::new("chattr").arg(flag).arg(&path).status();
+    if !chattr("+i").is_ok_and(|status| status.success()) {
+        eprintln!("no immutable files here");
+        return;
+    }
+    let writable = open(&path, &PLAIN);
+    let readable = open(&path, &READ_ONLY);
+    assert!(chattr("-i").unwrap().success());
+    assert!(
+        matches!(writable, Err(OpenError::Immutable { .. })),
+        "{writable:?}"
+    );
+    readable.unwrap();
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_device_in_use_is_refused() {
+    let folder = &folders()[0];
+    let image = folder.path().join("image");
+    sparse(&image, 16 << 20);
+    let device = LoopDevice::new(&image, 512);
+    let made = Command::new("mkfs.ext4")
+        .arg("-q")
+        .arg(&device.path)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let mount = folder.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    assert!(
+        Command::new("mount")
+            .arg(&device.path)
+            .arg(&mount)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let busy = open(&device.path, &PLAIN);
+    let shared = open(&device.path, &READ_ONLY);
+    assert!(
+        Command::new("umount")
+            .arg(&mount)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(matches!(busy, Err(OpenError::Busy { .. })), "{busy:?}");
+    shared.unwrap();
+    let backing = open(&device.path, &PLAIN).unwrap();
+    assert_eq!((backing.sectors, backing.io), (32768, IoMode::Direct));
+    assert!(matches!(
+        open(&device.path, &PLAIN),
+        Err(OpenError::Busy { .. } | OpenError::Locked { .. })
+    ));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_device_with_large_sectors_is_buffered_and_says_so() {
+    let folder = &folders()[0];
+    let image = folder.path().join("image");
+    sparse(&image, 1 << 20);
+    let device = LoopDevice::new(&image, 4096);
+    let backing = open(&device.path, &PLAIN).unwrap();
+    assert_eq!(backing.io, IoMode::Buffered);
+    assert_eq!(
+        backing.warnings,
+        [OpenWarning::CoarseDirectIo { offset_bytes: 4096 }]
+    );
+    assert_eq!(backing.alignment.offset, 4096);
+}
