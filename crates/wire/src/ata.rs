@@ -27,6 +27,12 @@ pub const MAX_SECTORS_PER_FRAME: u8 = 255;
 ///
 /// The rule subtracts the whole 36-byte header although 14 bytes of it do not count against the
 /// MTU: every implementation does (§1).
+///
+/// ```
+/// use aoede_wire::sectors_per_frame;
+/// assert_eq!(sectors_per_frame(1500, false), 2);
+/// assert_eq!(sectors_per_frame(9000, true), 17);
+/// ```
 pub fn sectors_per_frame(mtu: u32, with_crc: bool) -> u8 {
     let overhead = if with_crc { 40 } else { 36 };
     let sectors = mtu.saturating_sub(overhead) / 512;
@@ -196,6 +202,22 @@ pub mod ata_error {
 
 /// An ATA task file with its data. Request and response have one layout; two registers change
 /// their meaning with the direction, as their names say.
+///
+/// ```
+/// use aoede_wire::{Address, Ata, Body, Frame, Header, MacAddr, Opcode};
+///
+/// let header = Header::request(MacAddr([2, 0, 0, 0, 0, 0x0B]), MacAddr::BROADCAST, Address::ALL);
+/// let write = Ata::request(Opcode::WriteExt, 2048, 1).with_data(&[0x5A; 512]);
+/// let mut bytes = [0; 1514];
+/// let len = Body::Ata(write).encode(header, &mut bytes)?;
+/// assert_eq!(len, 36 + 512);
+///
+/// let Body::Ata(ata) = Frame::decode(&bytes[..len])?.body()? else {
+///     unreachable!("it says so in its header");
+/// };
+/// assert_eq!((ata.opcode(), ata.lba48(), ata.count), (Opcode::WriteExt, 2048, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ata<'a> {
     /// Direction and width as the initiator claims them.
@@ -320,6 +342,14 @@ pub struct TrimRange {
 
 /// The used entries of TRIM data, in order: 8 bytes each, little-endian, bits 47–0 first sector,
 /// bits 63–48 number of sectors, 0 = unused. Trailing bytes that make no whole entry are ignored.
+///
+/// ```
+/// use aoede_wire::{TrimRange, trim_ranges};
+/// let mut block = [0; 512];
+/// block[..8].copy_from_slice(&[0x00, 0x08, 0, 0, 0, 0, 16, 0]);
+/// let ranges: Vec<_> = trim_ranges(&block).collect();
+/// assert_eq!(ranges, [TrimRange { lba: 2048, sectors: 16 }]);
+/// ```
 pub fn trim_ranges(blocks: &[u8]) -> TrimRanges<'_> {
     TrimRanges { rest: blocks }
 }
@@ -346,5 +376,164 @@ impl Iterator for TrimRanges<'_> {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::put::Put;
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    #[test]
+    fn sector_counts_follow_the_table_of_mtus() {
+        // §1: MTU, sectors, sectors with CRC.
+        for (mtu, plain, with_crc) in [
+            (0, 0, 0),
+            (547, 0, 0),
+            (548, 1, 0),
+            (552, 1, 1),
+            (1500, 2, 2),
+            (4200, 8, 8),
+            (8228, 16, 15),
+            (9000, 17, 17),
+            (36 + 255 * 512, 255, 254),
+            (u32::MAX, 255, 255),
+        ] {
+            assert_eq!(sectors_per_frame(mtu, false), plain, "MTU {mtu}");
+            assert_eq!(sectors_per_frame(mtu, true), with_crc, "MTU {mtu} with CRC");
+        }
+    }
+
+    #[test]
+    fn opcodes_are_those_of_the_ata_standard() {
+        for (code, opcode, name) in [
+            (0x06, Opcode::DataSetManagement, "DATA SET MANAGEMENT"),
+            (0x20, Opcode::Read, "READ"),
+            (0x24, Opcode::ReadExt, "READ EXT"),
+            (0x30, Opcode::Write, "WRITE"),
+            (0x34, Opcode::WriteExt, "WRITE EXT"),
+            (0xB0, Opcode::Smart, "SMART"),
+            (0xE5, Opcode::CheckPowerMode, "CHECK POWER MODE"),
+            (0xE7, Opcode::FlushCache, "FLUSH CACHE"),
+            (0xEA, Opcode::FlushCacheExt, "FLUSH CACHE EXT"),
+            (0xEC, Opcode::Identify, "IDENTIFY"),
+            (0xEF, Opcode::SetFeatures, "SET FEATURES"),
+            (0xA1, Opcode::Unknown(0xA1), "opcode 0xa1"),
+        ] {
+            assert_eq!(Opcode::from(code), opcode);
+            assert_eq!(u8::from(opcode), code);
+            assert_eq!(opcode.to_string(), name);
+        }
+        for code in 0..=u8::MAX {
+            assert_eq!(u8::from(Opcode::from(code)), code);
+        }
+    }
+
+    #[test]
+    fn requests_set_the_flags_that_belong_to_the_opcode() {
+        for (opcode, flags) in [
+            (Opcode::Read, 0x00),
+            (Opcode::ReadExt, 0x40),
+            (Opcode::Write, 0x01),
+            (Opcode::WriteExt, 0x41),
+            (Opcode::DataSetManagement, 0x01),
+            (Opcode::FlushCache, 0x00),
+            (Opcode::FlushCacheExt, 0x40),
+            (Opcode::Identify, 0x00),
+        ] {
+            assert_eq!(Ata::request(opcode, 0, 1).flags.0, flags, "{opcode}");
+        }
+        let write = AtaFlags(0x41);
+        assert!(write.contains(AtaFlags::WRITE) && write.contains(AtaFlags::EXTENDED));
+        assert!(!write.contains(AtaFlags::ASYNCHRONOUS | AtaFlags::WRITE));
+        assert!(!write.contains(AtaFlags::DEVICE));
+    }
+
+    #[test]
+    fn a_task_file_lies_where_the_table_says() {
+        let bytes = [
+            0x41, 0x82, 0x02, 0x34, 0x78, 0x56, 0x34, 0x12, 0xBC, 0x9A, 0xEE, 0xFF, 0xD0, 0xD1,
+        ];
+        let ata = Ata::decode(&bytes).unwrap();
+        assert_eq!(ata.flags, AtaFlags(0x41));
+        assert_eq!(ata.feature_or_error, Feature::WRITE_CACHE_OFF);
+        assert_eq!(ata.count, 2);
+        assert_eq!(ata.opcode(), Opcode::WriteExt);
+        assert_eq!(ata.status(), Status(0x34));
+        assert_eq!(ata.lba48(), 0x9ABC_1234_5678);
+        assert_eq!(ata.lba28(), 0x0234_5678);
+        assert_eq!(ata.reserved, [0xEE, 0xFF]);
+        assert_eq!(ata.data, [0xD0, 0xD1]);
+
+        let mut out = [0xA5; 16];
+        let mut put = Put::new(&mut out);
+        ata.put(&mut put).unwrap();
+        assert_eq!(put.written(), bytes.len());
+        assert_eq!(&out[..14], bytes);
+        assert_eq!(out[14..], [0xA5; 2]);
+    }
+
+    #[test]
+    fn eleven_bytes_are_no_task_file() {
+        assert_eq!(Ata::decode(&[0; 11]), Err(DecodeError::Ata));
+        assert!(Ata::decode(&[0; 12]).is_ok());
+    }
+
+    #[test]
+    fn an_address_keeps_its_lower_48_bits() {
+        let ata = Ata::request(Opcode::ReadExt, 0xFFFF_0102_0304_0506, 1);
+        assert_eq!(ata.lba, [0x06, 0x05, 0x04, 0x03, 0x02, 0x01]);
+        // The high nibble of LBA3 is not part of a 28-bit address, nor are LBA4 and LBA5.
+        let ata = Ata {
+            lba: [0xFF, 0xFF, 0xFF, 0xE0, 0x01, 0x01],
+            ..ata
+        };
+        assert_eq!(ata.lba28(), 0x00FF_FFFF);
+    }
+
+    #[test]
+    fn failures_are_what_linux_takes_for_failures() {
+        // BSY 0x80, DF 0x20, DRQ 0x08, ERR 0x01.
+        for (status, failure) in [
+            (Status::GOOD, false),
+            (Status::FAILED, true),
+            (Status::FAULT, true),
+            (Status(0x00), false),
+            (Status(0x80), true),
+            (Status(0x08), true),
+            (Status(0x56), false),
+        ] {
+            assert_eq!(status.is_failure(), failure, "{status:?}");
+        }
+        assert_eq!(
+            (Status::GOOD.0, Status::FAILED.0, Status::FAULT.0),
+            (0x40, 0x41, 0x61)
+        );
+    }
+
+    #[test]
+    fn trim_entries_are_little_endian_and_unused_ones_are_left_out() {
+        let blocks = [
+            0x06, 0x05, 0x04, 0x03, 0x02, 0x01, 0x34, 0x12, // 0x1234 sectors
+            0xFF, 0, 0, 0, 0, 0, 0, 0, // unused: no sectors, whatever the address
+            0, 0, 0, 0, 0, 0, 1, 0, // the first sector
+            9, 9, 9, 9, 9, 9, 9, // no whole entry
+        ];
+        let ranges: Vec<_> = trim_ranges(&blocks).collect();
+        assert_eq!(
+            ranges,
+            [
+                TrimRange {
+                    lba: 0x0102_0304_0506,
+                    sectors: 0x1234
+                },
+                TrimRange { lba: 0, sectors: 1 },
+            ]
+        );
+        assert_eq!(trim_ranges(&[0; 512]).count(), 0);
+        assert_eq!(trim_ranges(&[0xFF; 512]).count(), 64);
     }
 }

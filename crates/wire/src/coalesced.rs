@@ -69,6 +69,19 @@ impl CoalescedRead {
 }
 
 /// The further reads behind the first one's task file.
+///
+/// ```
+/// use aoede_wire::{Ata, CoalescedRead, CoalescedReads, Opcode, Tag};
+///
+/// let second = CoalescedRead { tag: Tag([0, 0, 0, 2]), lba: [16, 0, 0, 0, 0, 0], reserved: [0; 5], count: 1 };
+/// let mut payload = [0; 64];
+/// let len = CoalescedReads::encode(&[second], &mut payload)?;
+/// let first = Ata::request(Opcode::ReadExt, 8, 1).with_data(&payload[..len]);
+///
+/// let further = CoalescedReads::decode(first.data).expect("17 bytes hold one");
+/// assert!(further.reads().eq([second]));
+/// # Ok::<(), aoede_wire::NoRoom>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoalescedReads<'a> {
     announced: u8,
@@ -116,5 +129,79 @@ impl<'a> CoalescedReads<'a> {
             put.bytes(&read.to_bytes())?;
         }
         Ok(put.written())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    const READ: CoalescedRead = CoalescedRead {
+        tag: Tag([0, 0, 0, 0x21]),
+        lba: [0x10, 0x02, 0x03, 0x04, 0x05, 0x06],
+        reserved: [0xA, 0xB, 0xC, 0xD, 0xE],
+        count: 3,
+    };
+    const BYTES: [u8; ENTRY_BYTES] = [
+        0, 0, 0, 0x21, 0x10, 2, 3, 4, 5, 6, 0xA, 0xB, 0xC, 0xD, 0xE, 3,
+    ];
+
+    #[test]
+    fn an_entry_lies_where_the_table_says() {
+        assert_eq!(READ.to_bytes(), BYTES);
+        assert_eq!(CoalescedRead::from_bytes(BYTES), READ);
+    }
+
+    #[test]
+    fn frames_under_53_bytes_have_no_entries() {
+        // 36 bytes of header and task file, the number of entries, one entry.
+        assert_eq!(CoalescedReads::decode(&[1; 52 - 36]), None);
+        assert!(CoalescedReads::decode(&[1; 53 - 36]).is_some());
+    }
+
+    #[test]
+    fn only_entries_announced_and_there_in_full_are_read() {
+        let mut data = Vec::from([0]);
+        for _ in 0..3 {
+            data.extend(BYTES);
+        }
+        // Announced, bytes cut off, entries expected.
+        for (announced, cut, expected) in [
+            (0, 0, 0),
+            (1, 0, 1),
+            (3, 0, 3),
+            (3, 1, 2),
+            (3, 16, 2),
+            (3, 31, 1),
+            (4, 0, 3),
+            (255, 0, 3),
+        ] {
+            data[0] = announced;
+            let reads = CoalescedReads::decode(&data[..data.len() - cut]).unwrap();
+            assert_eq!(reads.announced(), announced);
+            assert_eq!(
+                reads.reads().len(),
+                expected,
+                "{announced} less {cut} bytes"
+            );
+            assert!(reads.reads().all(|read| read == READ));
+        }
+    }
+
+    #[test]
+    fn the_count_byte_bounds_what_is_written() {
+        let reads = std::vec![READ; 300];
+        let mut out = [0xA5; 1 + 255 * ENTRY_BYTES + 1];
+        let len = CoalescedReads::encode(&reads, &mut out).unwrap();
+        assert_eq!(len, 1 + 255 * ENTRY_BYTES);
+        assert_eq!((out[0], out[len]), (255, 0xA5));
+        assert_eq!(
+            CoalescedReads::encode(&reads[..1], &mut [0; 16]),
+            Err(NoRoom)
+        );
+        assert_eq!(CoalescedReads::encode(&[], &mut out), Ok(1));
+        assert_eq!(out[0], 0);
     }
 }

@@ -78,6 +78,17 @@ impl fmt::Display for ConfigCommand {
 }
 
 /// A Query/Config argument. Its default is the plain query: "who are you?".
+///
+/// ```
+/// use aoede_wire::{Config, ConfigCommand};
+/// let set = Config {
+///     command: ConfigCommand::Set,
+///     ..Config::default()
+/// };
+/// let set = set.with_string(b"backup of host 7")?;
+/// assert_eq!(set.string(), Ok(&b"backup of host 7"[..]));
+/// # Ok::<(), aoede_wire::DecodeError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Config<'a> {
     /// Most requests the target can hold; 0 in requests.
@@ -152,5 +163,101 @@ impl<'a> Config<'a> {
         ])?;
         put.bytes(&self.string_len.to_be_bytes())?;
         put.bytes(self.rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn the_argument_lies_where_the_table_says() {
+        let bytes = [0x01, 0x02, 0x50, 0x01, 17, 0x14, 0, 2, b'a', b'b', 0];
+        let config = Config::decode(&bytes).unwrap();
+        assert_eq!(
+            config,
+            Config {
+                buffer_count: 0x0102,
+                firmware: 0x5001,
+                sector_count: 17,
+                version: 1,
+                command: ConfigCommand::ForceSet,
+                string_len: 2,
+                rest: b"ab\0",
+            }
+        );
+        assert_eq!(config.string(), Ok(&b"ab"[..]));
+
+        let mut out = [0xA5; 12];
+        let mut put = Put::new(&mut out);
+        config.put(&mut put).unwrap();
+        assert_eq!(put.written(), bytes.len());
+        assert_eq!(&out[..11], bytes);
+    }
+
+    #[test]
+    fn seven_bytes_are_no_argument() {
+        assert_eq!(Config::decode(&[0; 7]), Err(DecodeError::Config));
+        assert_eq!(Config::decode(&[0; 8]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn strings_end_at_1024_bytes_and_at_the_frame() {
+        let bytes = [0xED; MAX_CONFIG_BYTES + 1];
+        assert_eq!(MAX_CONFIG_BYTES, 1024);
+        for (len, in_frame, good) in [
+            (0, 0, true),
+            (1, 1, true),
+            (1, 0, false),
+            (1024, 1024, true),
+            (1024, 1023, false),
+            (1025, 1025, false),
+            (u16::MAX, 1025, false),
+        ] {
+            let config = Config {
+                string_len: len,
+                rest: &bytes[..in_frame],
+                ..Config::default()
+            };
+            let expected = if good {
+                Ok(usize::from(len))
+            } else {
+                Err(DecodeError::ConfigString)
+            };
+            assert_eq!(config.string().map(<[u8]>::len), expected, "{len}");
+        }
+        assert!(Config::default().with_string(&bytes[..1024]).is_ok());
+        assert_eq!(
+            Config::default().with_string(&bytes),
+            Err(DecodeError::ConfigString)
+        );
+        assert_eq!(
+            Config::default().with_string(&std::vec![0; 65536]),
+            Err(DecodeError::ConfigString)
+        );
+    }
+
+    #[test]
+    fn sub_commands_are_the_low_four_bits() {
+        for (code, command, name) in [
+            (0, ConfigCommand::Read, "read"),
+            (1, ConfigCommand::Test, "test"),
+            (2, ConfigCommand::Prefix, "prefix"),
+            (3, ConfigCommand::Set, "set"),
+            (4, ConfigCommand::ForceSet, "force-set"),
+            (9, ConfigCommand::Unknown(9), "sub-command 9"),
+        ] {
+            assert_eq!(ConfigCommand::from(code), command);
+            assert_eq!(ConfigCommand::from(0x10 | code), command);
+            assert_eq!(u8::from(command), code);
+            assert_eq!(command.to_string(), name);
+        }
+        for code in 0..16 {
+            assert_eq!(u8::from(ConfigCommand::from(code)), code);
+        }
+        // A value that does not fit must not spill into the version.
+        assert_eq!(u8::from(ConfigCommand::Unknown(0xF9)), 9);
     }
 }

@@ -137,3 +137,75 @@ impl Crc8x4 {
         crc.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// §11 in the terms of the catalogue of CRC parameters; nobody named this one.
+    const LANE: crc::Algorithm<u8> = crc::Algorithm {
+        width: 8,
+        poly: 0x4D,
+        init: 0xFF,
+        refin: true,
+        refout: true,
+        xorout: 0x00,
+        check: 0x27,
+        residue: 0x00,
+    };
+
+    fn oracle(bytes: &[u8]) -> [u8; 4] {
+        let lane = crc::Crc::<u8>::new(&LANE);
+        [0, 1, 2, 3].map(|first| {
+            let mut digest = lane.digest();
+            for &byte in bytes.iter().skip(first).step_by(4) {
+                digest.update(&[byte]);
+            }
+            digest.finalize()
+        })
+    }
+
+    #[test]
+    fn table_entries_named_by_the_specification() {
+        assert_eq!((TABLES[0][1], TABLES[0][128]), (0x3E, 0xB2));
+    }
+
+    #[test]
+    fn the_check_value_in_every_lane() {
+        assert_eq!(crc::Crc::<u8>::new(&LANE).checksum(b"123456789"), 0x27);
+        let four_times: Vec<u8> = b"123456789".iter().flat_map(|&c| [c; 4]).collect();
+        assert_eq!(Crc8x4::of(&four_times), [0x27; 4]);
+    }
+
+    #[test]
+    fn nothing_leaves_the_initial_value() {
+        assert_eq!(Crc8x4::default().finish(), [0xFF; 4]);
+        assert_eq!(Crc8x4::of(&[]), [0xFF; 4]);
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_an_independent_implementation(
+            bytes in proptest::collection::vec(any::<u8>(), 0..2048),
+        ) {
+            prop_assert_eq!(Crc8x4::of(&bytes), oracle(&bytes));
+        }
+
+        #[test]
+        fn pieces_make_no_difference(
+            pieces in proptest::collection::vec(
+                proptest::collection::vec(any::<u8>(), 0..70),
+                0..20,
+            ),
+        ) {
+            let mut crc = Crc8x4::new();
+            for piece in &pieces {
+                crc.update(piece);
+            }
+            prop_assert_eq!(crc.finish(), oracle(&pieces.concat()));
+        }
+    }
+}

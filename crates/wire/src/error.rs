@@ -122,3 +122,28 @@ impl fmt::Display for ErrorCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn codes_are_those_of_the_table() {
+        for (code, error, text) in [
+            (0, ErrorCode::Unknown(0), "error 0"),
+            (1, ErrorCode::UnrecognizedCommand, "unrecognized command"),
+            (2, ErrorCode::BadArgument, "bad argument"),
+            (3, ErrorCode::DeviceUnavailable, "device unavailable"),
+            (4, ErrorCode::ConfigPresent, "config string present"),
+            (5, ErrorCode::UnsupportedVersion, "unsupported version"),
+            (6, ErrorCode::Reserved, "reserved by another initiator"),
+            (7, ErrorCode::Unknown(7), "error 7"),
+        ] {
+            assert_eq!(ErrorCode::from(code), error);
+            assert_eq!(u8::from(error), code);
+            assert_eq!(error.to_string(), text);
+        }
+    }
+}

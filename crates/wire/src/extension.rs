@@ -75,11 +75,14 @@ impl fmt::Display for Extension {
 
 /// Reads the id behind `congestion`: a decimal integer with optional sign, ended by the first
 /// non-digit, 0 without digits; beyond 64 bits it saturates.
+///
+/// ```
+/// assert_eq!(aoede_wire::congestion_id(b"-12 probes"), -12);
+/// ```
 pub fn congestion_id(argument: &[u8]) -> i64 {
     let (negative, digits) = match argument {
         [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        rest => (false, rest),
+        [b'+', rest @ ..] | rest => (false, rest),
     };
     digits
         .iter()
@@ -96,6 +99,14 @@ pub fn congestion_id(argument: &[u8]) -> i64 {
 }
 
 /// An Extensions argument.
+///
+/// ```
+/// use aoede_wire::{Extension, ExtensionTable};
+/// let table = ExtensionTable::new(b"reset\0coalesced_read\0\0")?;
+/// let wanted = table.entries()?.map(|entry| Extension::from_name(entry.bytes));
+/// assert!(wanted.eq([Some(Extension::Reset), Some(Extension::CoalescedRead)]));
+/// # Ok::<(), aoede_wire::DecodeError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtensionTable<'a> {
     /// The two length bytes, to be echoed unchanged.
@@ -119,7 +130,11 @@ impl<'a> ExtensionTable<'a> {
                 .to_le_bytes(),
             rest: entries,
         };
-        table.entries().map(|_| table)
+        if entries.ends_with(&[0, 0]) {
+            Ok(table)
+        } else {
+            Err(DecodeError::ExtensionTable)
+        }
     }
 
     /// The entries up to the first empty one.
@@ -193,5 +208,170 @@ impl<'a> Iterator for Entries<'a> {
             .filter(|&len| len > 0)?;
         self.start = start + len + 1;
         rest.get(..len).map(|bytes| Entry { start, bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    fn names<'a>(table: &ExtensionTable<'a>) -> Result<Vec<&'a [u8]>, DecodeError> {
+        Ok(table.entries()?.map(|entry| entry.bytes).collect())
+    }
+
+    fn table(length: [u8; 2], rest: &[u8]) -> ExtensionTable<'_> {
+        ExtensionTable { length, rest }
+    }
+
+    #[test]
+    fn names_are_exact_and_lower_case() {
+        for (name, extension) in [
+            ("reset", Extension::Reset),
+            ("coalesced_read", Extension::CoalescedRead),
+            ("tag_inc_le", Extension::TagIncLe),
+            ("tag_inc_be", Extension::TagIncBe),
+            ("tag_random", Extension::TagRandom),
+            ("congestion", Extension::Congestion),
+            ("crc8x4", Extension::Crc8x4),
+        ] {
+            assert_eq!(Extension::from_name(name.as_bytes()), Some(extension));
+            assert_eq!(extension.name(), name);
+        }
+        for name in ["RESET", "Reset", "rese", "resets", "", "reset\0"] {
+            assert_eq!(Extension::from_name(name.as_bytes()), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn both_byte_orders_of_the_length_are_read() {
+        let bytes = b"reset\0crc8x4\0\0";
+        for length in [[14, 0], [0, 14]] {
+            assert_eq!(
+                names(&table(length, bytes)),
+                Ok(Vec::from([&b"reset"[..], b"crc8x4"])),
+                "{length:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn tables_are_refused_unless_closed_where_their_length_says() {
+        for (length, bytes, good) in [
+            ([0, 0], &b"\0\0"[..], false),
+            ([1, 0], b"\0\0", false),
+            ([2, 0], b"\0\0", true),
+            ([2, 0], b"\0", false),
+            ([2, 0], b"", false),
+            ([3, 0], b"\0\0", false),
+            ([3, 0], b"\0\0\0", true),
+            ([3, 0], b"a\0\0", true),
+            ([3, 0], b"a\0b\0\0", false),
+            ([2, 0], b"a\0\0", false),
+            ([4, 0], b"a\0\0b", false),
+            ([4, 0], b"a\0b\0", false),
+            // Padding behind the table belongs to the frame, not to the table.
+            ([3, 0], b"a\0\0zzzz", true),
+            ([0, 3], b"a\0\0zzzz", true),
+            ([0xFF, 0xFF], b"a\0\0", false),
+        ] {
+            assert_eq!(
+                table(length, bytes).entries().is_ok(),
+                good,
+                "{length:?} {bytes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn entries_know_their_place_and_end_at_the_first_empty_one() {
+        let bytes = b"reset\0congestion\0-7\0\0ignored\0\0";
+        let length = [u8::try_from(bytes.len()).unwrap(), 0];
+        let entries: Vec<_> = table(length, bytes).entries().unwrap().collect();
+        let expected = [(0, &b"reset"[..]), (6, b"congestion"), (17, b"-7")]
+            .map(|(start, bytes)| Entry { start, bytes });
+        assert_eq!(entries, expected);
+        assert_eq!(names(&table([2, 0], b"\0\0reset\0\0")), Ok(Vec::new()));
+    }
+
+    /// Both readings are valid only in large frames; they must then agree.
+    #[test]
+    fn both_readings_at_once_have_the_same_entries() {
+        // 0x0100 = 256 and 0x0001: no; 0x0102 read either way: 258 and 513.
+        let mut bytes = [0; 600];
+        bytes[..6].copy_from_slice(b"reset\0");
+        assert_eq!(
+            names(&table([2, 1], &bytes)),
+            Ok(Vec::from([&b"reset"[..]]))
+        );
+        assert_eq!(
+            names(&table([1, 2], &bytes)),
+            Ok(Vec::from([&b"reset"[..]]))
+        );
+        // With room for the smaller one only.
+        assert_eq!(
+            names(&table([1, 2], &bytes[..258])),
+            Ok(Vec::from([&b"reset"[..]]))
+        );
+    }
+
+    #[test]
+    fn a_new_table_sends_its_length_little_endian() {
+        let made = ExtensionTable::new(b"reset\0\0").unwrap();
+        assert_eq!(made.length, [7, 0]);
+        assert_eq!(ExtensionTable::new(b"\0\0").unwrap().length, [2, 0]);
+        for bytes in [&b""[..], b"\0", b"reset", b"reset\0"] {
+            assert_eq!(
+                ExtensionTable::new(bytes),
+                Err(DecodeError::ExtensionTable),
+                "{bytes:?}"
+            );
+        }
+        assert!(ExtensionTable::new(&std::vec![0; 65535]).is_ok());
+        assert_eq!(
+            ExtensionTable::new(&std::vec![0; 65536]),
+            Err(DecodeError::ExtensionTable)
+        );
+    }
+
+    /// 512 bytes that begin with two NULs but do not end with them: the big-endian reading of
+    /// their length, 2, is a closed table, and `new` once took it for the whole.
+    #[test]
+    fn a_new_table_must_be_closed_at_its_own_end() {
+        let mut bytes = [b'x'; 512];
+        bytes[..2].fill(0);
+        assert_eq!(
+            ExtensionTable::new(&bytes),
+            Err(DecodeError::ExtensionTable)
+        );
+    }
+
+    #[test]
+    fn one_byte_is_no_argument() {
+        assert_eq!(ExtensionTable::decode(&[2]), Err(DecodeError::Extension));
+        assert_eq!(ExtensionTable::decode(&[2, 0]), Ok(table([2, 0], &[])));
+        assert_eq!(ExtensionTable::OFFSET, 26);
+    }
+
+    #[test]
+    fn ids_read_like_decimal_integers() {
+        for (argument, id) in [
+            ("0", 0),
+            ("1234", 1234),
+            ("+12", 12),
+            ("-1", -1),
+            ("12ab", 12),
+            ("", 0),
+            ("abc", 0),
+            ("-", 0),
+            ("--1", 0),
+            ("9223372036854775807", i64::MAX),
+            ("-9223372036854775808", i64::MIN),
+            ("99999999999999999999", i64::MAX),
+            ("-99999999999999999999", i64::MIN),
+        ] {
+            assert_eq!(congestion_id(argument.as_bytes()), id, "{argument}");
+        }
     }
 }

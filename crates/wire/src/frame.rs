@@ -7,8 +7,8 @@ use core::fmt;
 
 use crate::put::Put;
 use crate::{
-    Ata, Command, Config, DecodeError, ErrorCode, ExtensionTable, Flags, HEADER_BYTES, Header,
-    MIN_FRAME_BYTES, Mask, NoRoom, Reserve,
+    Ata, Command, Config, DecodeError, DirectiveCode, ErrorCode, ExtensionTable, Flags,
+    HEADER_BYTES, Header, MIN_FRAME_BYTES, Mask, MaskError, NoRoom, Opcode, Reserve,
 };
 
 /// A frame whose header has been read.
@@ -135,7 +135,7 @@ impl fmt::Display for Frame<'_> {
         match self.body() {
             Ok(Body::Ata(ata)) => fmt_ata(f, &ata, response),
             Ok(Body::Config(config)) => fmt_config(f, &config, response),
-            Ok(Body::Mask(mask)) => fmt_mask(f, &mask),
+            Ok(Body::Mask(mask)) => fmt_mask(f, &mask, response),
             Ok(Body::Reserve(reserve)) => fmt_reserve(f, &reserve),
             Ok(Body::Extension(table)) => fmt_extension(f, &table),
             Ok(Body::Unknown(code, bytes)) => {
@@ -161,7 +161,10 @@ fn fmt_ata(f: &mut fmt::Formatter<'_>, ata: &Ata<'_>, response: bool) -> fmt::Re
             f,
             ", {} lba {} count {}",
             ata.opcode(),
-            ata.lba48(),
+            match ata.opcode() {
+                Opcode::Read | Opcode::Write => ata.lba28(),
+                _ => ata.lba48(),
+            },
             ata.count
         )?;
         if ata.feature_or_error != 0 {
@@ -186,17 +189,25 @@ fn fmt_config(f: &mut fmt::Formatter<'_>, config: &Config<'_>, response: bool) -
     }
 }
 
-fn fmt_mask(f: &mut fmt::Formatter<'_>, mask: &Mask<'_>) -> fmt::Result {
-    write!(f, ", mask {:?} {:?}", mask.command, mask.error)?;
+fn fmt_mask(f: &mut fmt::Formatter<'_>, mask: &Mask<'_>, response: bool) -> fmt::Result {
+    write!(f, ", mask {}", mask.command)?;
+    if response && mask.error != MaskError::None {
+        // The count is then the place of the failing directive, and no list follows.
+        return write!(f, ": {} at {}", mask.error, mask.count);
+    }
     match mask.directives() {
-        Ok(mut directives) => directives.try_for_each(|d| write!(f, " {:?} {}", d.code, d.mac)),
-        // A failing edit carries an index in the place of the count, and no list.
-        Err(_) => write!(f, " at {}", mask.count),
+        Ok(mut directives) => directives.try_for_each(|directive| {
+            if !response || directive.code != DirectiveCode::None {
+                write!(f, " {}", directive.code)?;
+            }
+            write!(f, " {}", directive.mac)
+        }),
+        Err(error) => write!(f, ": {error}"),
     }
 }
 
 fn fmt_reserve(f: &mut fmt::Formatter<'_>, reserve: &Reserve<'_>) -> fmt::Result {
-    write!(f, ", reserve {:?}", reserve.command)?;
+    write!(f, ", reserve {}", reserve.command)?;
     match reserve.macs() {
         Ok(mut macs) => macs.try_for_each(|mac| write!(f, " {mac}")),
         Err(error) => write!(f, ": {error}"),
@@ -208,5 +219,135 @@ fn fmt_extension(f: &mut fmt::Formatter<'_>, table: &ExtensionTable<'_>) -> fmt:
     match table.entries() {
         Ok(mut entries) => entries.try_for_each(|e| write!(f, " {}", e.bytes.escape_ascii())),
         Err(error) => write!(f, ": {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::{Address, MacAddr, Tag};
+    use std::string::ToString;
+
+    fn header() -> Header {
+        Header {
+            tag: Tag([0, 0, 0, 9]),
+            ..Header::request(
+                MacAddr([2, 0, 0, 0, 0, 0x0B]),
+                MacAddr([2, 0, 0, 0, 0, 0x0A]),
+                Address { shelf: 1, slot: 1 },
+            )
+        }
+    }
+
+    /// The line of a frame with this command and argument, without the addresses before the tag.
+    fn line(header: Header, command: u8, argument: &[u8]) -> std::string::String {
+        let frame = Frame {
+            header: Header {
+                command: command.into(),
+                ..header
+            },
+            argument,
+        };
+        let line = frame.to_string();
+        line.split_once("tag ").unwrap().1.to_string()
+    }
+
+    #[test]
+    fn the_body_decides_the_command() {
+        let mut out = [0xA5; 61];
+        assert_eq!(
+            Body::Unknown(0x7F, &[1, 2]).encode(header(), &mut out),
+            Ok(60)
+        );
+        assert_eq!((out[19], out[24], out[25], out[26]), (0x7F, 1, 2, 0));
+        assert_eq!((out[59], out[60]), (0, 0xA5));
+        let frame = Frame::decode(&out[..60]).unwrap();
+        assert_eq!(frame.len(), 60);
+        assert!(!frame.is_empty());
+        assert_eq!(frame.body().unwrap().command(), Command::Unknown(0x7F));
+    }
+
+    #[test]
+    fn arguments_shorter_than_their_fixed_part_name_their_command() {
+        // §2: ATA 36, Config 32, Mask 28, Reserve 26, Extensions 26 bytes.
+        for (command, len, error) in [
+            (0, 36, DecodeError::Ata),
+            (1, 32, DecodeError::Config),
+            (2, 28, DecodeError::Mask),
+            (3, 26, DecodeError::Reserve),
+            (0x23, 26, DecodeError::Extension),
+        ] {
+            let mut bytes = [0; 60];
+            header().encode(&mut bytes).unwrap();
+            bytes[19] = command;
+            let short = Frame::decode(&bytes[..len - 1]).unwrap();
+            assert_eq!(short.body(), Err(error));
+            assert!(short.to_string().ends_with(&error.to_string()));
+            assert!(Frame::decode(&bytes[..len]).unwrap().body().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_line_names_what_is_unusual() {
+        let old = Header {
+            version: 2,
+            ..header()
+        };
+        assert_eq!(
+            line(old, 0x7F, &[]),
+            "00000009 version 2, command 0x7f, 0 bytes"
+        );
+        let reserved = header()
+            .response(MacAddr::ZERO, Address::ALL)
+            .with_error(ErrorCode::Reserved);
+        assert_eq!(
+            line(reserved, 3, &[1, 1, 2, 0, 0, 0, 0, 0x0C]),
+            "00000009 error: reserved by another initiator, reserve set 02:00:00:00:00:0c"
+        );
+        assert_eq!(
+            line(header(), 3, &[7, 1, 2]),
+            "00000009, reserve sub-command 7: reservation list beyond the frame"
+        );
+    }
+
+    /// Device bits in LBA3 are no part of a 28-bit address; the line once showed them.
+    #[test]
+    fn a_line_shows_the_address_that_the_opcode_means() {
+        for (opcode, text) in [(0x20, "READ lba 5"), (0x24, "READ EXT lba 3758096389")] {
+            assert_eq!(
+                line(header(), 0, &[0, 0, 2, opcode, 5, 0, 0, 0xE0, 0, 0, 0, 0]),
+                std::format!("00000009, {text} count 2 flags 00, 0 bytes")
+            );
+        }
+        assert_eq!(
+            line(header(), 0, &[0, 0x82, 0, 0xEF, 0, 0, 0, 0, 0, 0, 0, 0]),
+            "00000009, SET FEATURES lba 0 count 0 feature 82 flags 00, 0 bytes"
+        );
+    }
+
+    /// A failing edit carries a place instead of a count; the line once listed padding as entries.
+    #[test]
+    fn a_line_shows_a_failing_edit_without_a_list() {
+        let mut argument = [0; 36];
+        argument[1..4].copy_from_slice(&[1, 2, 1]);
+        let response = header().response(MacAddr::ZERO, Address::ALL);
+        assert_eq!(
+            line(response, 2, &argument),
+            "00000009, mask edit: bad directive at 1"
+        );
+        argument[2] = 0;
+        assert_eq!(
+            line(header(), 2, &argument),
+            "00000009, mask edit none 00:00:00:00:00:00"
+        );
+        assert_eq!(
+            line(response, 2, &argument),
+            "00000009, mask edit 00:00:00:00:00:00"
+        );
+        assert_eq!(
+            line(header(), 2, &argument[..11]),
+            "00000009, mask edit: mask directives beyond the frame"
+        );
     }
 }

@@ -174,6 +174,17 @@ impl Header {
     /// Header of the response to this request: from `source`, by the device at `address`.
     ///
     /// Tag and command are the request's; flags and error start fresh, nothing else is echoed.
+    ///
+    /// ```
+    /// use aoede_wire::{Address, ErrorCode, Flags, Header, MacAddr};
+    /// let initiator = MacAddr([2, 0, 0, 0, 0, 0x0B]);
+    /// let request = Header::request(initiator, MacAddr::BROADCAST, Address::ALL);
+    /// let response = request.response(MacAddr([2, 0, 0, 0, 0, 0x0A]), "e7.1".parse()?);
+    /// assert_eq!((response.destination, response.flags), (initiator, Flags::RESPONSE));
+    /// let error = response.with_error(ErrorCode::BadArgument);
+    /// assert!(error.flags.contains(Flags::ERROR));
+    /// # Ok::<(), aoede_wire::AddressError>(())
+    /// ```
     #[must_use]
     pub fn response(&self, source: MacAddr, address: Address) -> Self {
         Self {
@@ -254,5 +265,132 @@ impl Header {
             self.command.into(),
         ])?;
         put.bytes(&self.tag.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::ErrorCode;
+    use std::string::ToString;
+
+    #[rustfmt::skip]
+    const BYTES: [u8; HEADER_BYTES] = [
+        2, 0, 0, 0, 0, 0x0A, 2, 0, 0, 0, 0, 0x0B, 0x88, 0xA2,
+        0x1C, 0x06, 0x12, 0x34, 0x56, 0x23, 0x80, 0, 0, 1,
+    ];
+
+    #[test]
+    fn every_field_lies_where_the_table_says() {
+        let mut frame = [0xEE; HEADER_BYTES + 3];
+        frame[..HEADER_BYTES].copy_from_slice(&BYTES);
+        let (header, argument) = Header::decode(&frame).unwrap();
+        assert_eq!(argument, [0xEE; 3]);
+        assert_eq!(
+            header,
+            Header {
+                destination: MacAddr([2, 0, 0, 0, 0, 0x0A]),
+                source: MacAddr([2, 0, 0, 0, 0, 0x0B]),
+                version: 1,
+                flags: Flags::RESPONSE | Flags::ERROR,
+                error: 6,
+                address: Address {
+                    shelf: 0x1234,
+                    slot: 0x56
+                },
+                command: Command::Extension,
+                tag: Tag([0x80, 0, 0, 1]),
+            }
+        );
+        let mut out = [0xA5; HEADER_BYTES + 1];
+        assert_eq!(header.encode(&mut out), Ok(HEADER_BYTES));
+        assert_eq!(out[..HEADER_BYTES], BYTES);
+        assert_eq!(out[HEADER_BYTES], 0xA5);
+        assert_eq!(header.encode(&mut out[..HEADER_BYTES - 1]), Err(NoRoom));
+    }
+
+    #[test]
+    fn short_and_foreign_frames_are_no_headers() {
+        assert_eq!(Header::decode(&[]), Err(DecodeError::Header));
+        assert_eq!(Header::decode(&BYTES[..23]), Err(DecodeError::Header));
+        for (offset, value) in [(12, 0x08), (13, 0xA3)] {
+            let mut bytes = BYTES;
+            bytes[offset] = value;
+            assert_eq!(Header::decode(&bytes), Err(DecodeError::EtherType));
+        }
+    }
+
+    #[test]
+    fn byte_14_keeps_all_its_bits() {
+        for byte in 0..=u8::MAX {
+            let mut bytes = BYTES;
+            bytes[14] = byte;
+            let (header, _) = Header::decode(&bytes).unwrap();
+            assert_eq!(header.version, byte >> 4);
+            assert_eq!(header.flags.contains(Flags::RESPONSE), byte & 0x08 != 0);
+            assert_eq!(header.flags.contains(Flags::ERROR), byte & 0x04 != 0);
+            let mut out = [0; HEADER_BYTES];
+            header.encode(&mut out).unwrap();
+            assert_eq!(out, bytes);
+        }
+    }
+
+    #[test]
+    fn commands_are_those_of_the_table() {
+        for (code, command, name) in [
+            (0, Command::Ata, "ata"),
+            (1, Command::Config, "config"),
+            (2, Command::Mask, "mask"),
+            (3, Command::Reserve, "reserve"),
+            (0x23, Command::Extension, "extension"),
+            (4, Command::Unknown(4), "command 0x04"),
+            (0xF0, Command::Unknown(0xF0), "command 0xf0"),
+        ] {
+            assert_eq!(Command::from(code), command);
+            assert_eq!(u8::from(command), code);
+            assert_eq!(command.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn a_tag_is_read_in_either_byte_order_and_printed_as_sent() {
+        let tag = Tag([0x18, 0xAE, 0, 1]);
+        assert_eq!(tag.big_endian(), 0x18AE_0001);
+        assert_eq!(tag.little_endian(), 0x0100_AE18);
+        assert_eq!(tag.to_string(), "18ae0001");
+    }
+
+    /// §2: flags, version and error byte of the request must not come back.
+    #[test]
+    fn a_response_echoes_tag_and_command_only() {
+        let (request, _) = Header::decode(&BYTES).unwrap();
+        let own = MacAddr([2, 0, 0, 0, 0, 0xCC]);
+        let address = Address { shelf: 7, slot: 1 };
+        let request = Header {
+            version: 2,
+            address: Address::ALL,
+            ..request
+        };
+        let mut out = [0; HEADER_BYTES];
+        request.response(own, address).encode(&mut out).unwrap();
+        #[rustfmt::skip]
+        assert_eq!(out, [
+            2, 0, 0, 0, 0, 0x0B, 2, 0, 0, 0, 0, 0xCC, 0x88, 0xA2,
+            0x18, 0, 0, 7, 1, 0x23, 0x80, 0, 0, 1,
+        ]);
+        let error = request
+            .response(own, address)
+            .with_error(ErrorCode::BadArgument);
+        error.encode(&mut out).unwrap();
+        assert_eq!(out[14..16], [0x1C, 0x02]);
+    }
+
+    #[test]
+    fn a_request_starts_with_version_1_and_nothing_set() {
+        let header = Header::request(MacAddr::ZERO, MacAddr::BROADCAST, Address::ALL);
+        let mut out = [0xA5; HEADER_BYTES];
+        header.encode(&mut out).unwrap();
+        assert_eq!(out[14..], [0x10, 0, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 0]);
     }
 }

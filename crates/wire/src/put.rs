@@ -43,3 +43,30 @@ impl<'a> Put<'a> {
         self.written
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_padding_stay_within_the_buffer() {
+        let mut out = [0xA5; 8];
+        let mut put = Put::new(&mut out);
+        assert_eq!(put.bytes(&[1, 2]), Ok(()));
+        assert_eq!(put.zeros_up_to(1), Ok(()));
+        assert_eq!(put.written(), 2);
+        assert_eq!(put.zeros_up_to(5), Ok(()));
+        assert_eq!(put.bytes(&[3]), Ok(()));
+        assert_eq!(put.written(), 6);
+        assert_eq!(out, [1, 2, 0, 0, 0, 3, 0xA5, 0xA5]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let mut out = [0xA5; 2];
+        assert_eq!(Put::new(&mut out).bytes(&[0; 3]), Err(NoRoom));
+        assert_eq!(Put::new(&mut out).zeros_up_to(3), Err(NoRoom));
+        assert_eq!(out, [0xA5; 2]);
+        assert_eq!(Put::new(&mut []).bytes(&[]), Ok(()));
+    }
+}
