@@ -1,0 +1,210 @@
+//! One host sends rubbish while another one works.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "the frames are made here, long enough"
+)]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use aoede_e2e::{
+    Export, Guest, GuestOptions, Maker, Namespace, Nic, Scratch,
+    aoe::{Addressing, BROADCAST, EVERY_TARGET},
+};
+
+const FRAMES: u32 = 100_000;
+const SEED: u64 = 0x5eed_a0ed;
+const SOON: Duration = Duration::from_secs(120);
+const LONGEST: usize = 9014;
+
+/// A small generator of our own: the same seed gives the same frames for ever (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() >> 33).unwrap_or(0) % limit
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_be_bytes()[0]
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.byte()).collect()
+    }
+}
+
+/// A frame that no target may act on. Each kind breaks one rule and is random otherwise.
+fn rubbish(random: &mut Random, mac: [u8; 6], target: [u8; 6]) -> Vec<u8> {
+    let tag = u32::try_from(random.next() >> 32).unwrap_or(0);
+    let e1_1 = Addressing {
+        to: target,
+        from: mac,
+        address: (1, 1),
+    };
+    let length = random.below(1400);
+    let kind = random.below(12);
+    let mut frame = match kind {
+        // Cut off anywhere: before the end of the header or before the command's own minimum.
+        0 => {
+            let mut frame = e1_1.ata(tag, 0x24, 0, 1, b"");
+            frame.truncate(14 + random.below(22));
+            frame
+        }
+        // A version that does not exist, with anything behind it.
+        1 => {
+            let mut frame = e1_1.header(random.byte(), tag);
+            frame[14] = 0x20 | random.byte() & 0xc7;
+            frame.extend(random.bytes(length));
+            frame
+        }
+        // A response nobody asked for.
+        2 => {
+            let mut frame = e1_1.header(random.byte() & 1, tag);
+            frame[14] = 0x18 | random.byte() & 0x04;
+            frame.extend(random.bytes(length));
+            frame
+        }
+        // A command that does not exist.
+        3 => {
+            let mut frame = e1_1.header(0x40 | random.byte() & 0x3f, tag);
+            frame.extend(random.bytes(length));
+            frame
+        }
+        // Somebody else's address.
+        4 => Addressing {
+            to: BROADCAST,
+            address: (
+                random.below(0xfff0).max(2).try_into().unwrap_or(2),
+                random.byte() & 0x7f,
+            ),
+            ..e1_1
+        }
+        .ata(tag, 0x34, random.next() >> 40, 1, &random.bytes(512)),
+        // A write with less data than it says.
+        5 => e1_1.ata(
+            tag,
+            0x34,
+            random.next() >> 50,
+            2,
+            &random.bytes(1 + length.min(1000)),
+        ),
+        // A write or read far beyond the end.
+        6 => e1_1.ata(
+            tag,
+            if random.byte() & 1 == 0 { 0x24 } else { 0x34 },
+            1 << 40 | random.next() >> 30,
+            1,
+            &random.bytes(512),
+        ),
+        // An ATA command that does not exist.
+        7 => e1_1.ata(
+            tag,
+            0x80 | random.byte() & 0x0f,
+            random.next() >> 16,
+            random.byte(),
+            b"",
+        ),
+        // More sectors than a frame holds.
+        8 => e1_1.ata(
+            tag,
+            0x24,
+            random.next() >> 50,
+            18 + random.byte() % 200,
+            b"",
+        ),
+        // A write to every disk of the segment.
+        9 => Addressing {
+            to: BROADCAST,
+            address: EVERY_TARGET,
+            ..e1_1
+        }
+        .ata(tag, 0x34, random.next() >> 50, 1, &random.bytes(512)),
+        // A config string longer than the frame.
+        10 => {
+            let mut frame = e1_1.config(tag, 4, &random.bytes(20));
+            frame[30] = 0x04 | random.byte() & 0x03;
+            frame[31] |= 1;
+            frame
+        }
+        // An extension table without an end.
+        _ => {
+            let mut frame = e1_1.header(0x23, tag);
+            frame.extend([0xff, random.byte()]);
+            frame.extend(random.bytes(length).iter().map(|byte| byte | 0x80));
+            frame
+        }
+    };
+    // A sender that cannot be answered.
+    if random.below(50) == 0 {
+        frame[6..12].copy_from_slice(if random.byte() & 1 == 0 {
+            &[0; 6]
+        } else {
+            &BROADCAST
+        });
+    }
+    frame.truncate(LONGEST);
+    frame
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_flood_of_rubbish_disturbs_nobody() -> Result<()> {
+    // Three hosts at a switch: the target, the guest, and the one that floods.
+    let (switch, host, stranger) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
+    switch.veth("port0", &host, "tgt0", 9000)?;
+    switch.veth("port1", &stranger, "bad0", 9000)?;
+    switch.tap("tap0", 9000)?;
+    switch.bridge("br0", &["port0", "port1", "tap0"], 9000)?;
+    let folder = Scratch::new()?;
+    let image = folder.image("disk.img", 64 << 20)?;
+    let mut target = Export::new(&image, "tgt0").start(&host, Maker::under_test())?;
+    let mut guest = Guest::boot(&switch, GuestOptions::default())?;
+    guest.wait_for_disk("e1.1", SOON)?;
+    let fio = "fio --name=verify --filename=/dev/etherd/e1.1 --ioengine=io_uring --direct=1 --iodepth=16 --verify=crc32c \
+               --verify_fatal=1 --verify_state_save=0 --rw=randwrite --bs=16k";
+    // Once without the flood, so that the target has what memory it needs.
+    guest.run(&format!("{fio} --size=4M"), SOON)?;
+    let memory_kib = target.resident_kib()?;
+
+    let load = guest.start(&format!(
+        "{fio} --size=48M --rate_iops=400 --verify_backlog=256"
+    ))?;
+    let nic = Nic::open(&stranger, "bad0")?;
+    let target_mac = host.mac("tgt0")?;
+    let mut random = Random(SEED);
+    let start = Instant::now();
+    let mut during_load = 0;
+    for _ in 0..FRAMES {
+        nic.send(&rubbish(&mut random, nic.mac(), target_mac))?;
+        during_load += u32::from(!guest.has_ended(&load));
+    }
+    println!(
+        "{FRAMES} frames in {:.1?}, {during_load} while the guest was working",
+        start.elapsed()
+    );
+    ensure!(
+        during_load > FRAMES / 2,
+        "the load ended too early for this to say anything"
+    );
+    guest.succeed(load, SOON)?;
+    ensure!(target.is_running(), "the target has died; seed {SEED:#x}");
+    let now_kib = target.resident_kib()?;
+    ensure!(
+        now_kib.abs_diff(memory_kib) <= 1024,
+        "resident memory went from {memory_kib} to {now_kib} KiB"
+    );
+    guest.run(
+        &format!("{fio} --size=48M --verify_only && dmesg | tail -20"),
+        SOON,
+    )?;
+    target.stop().map(drop)
+}

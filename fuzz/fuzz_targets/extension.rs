@@ -1,0 +1,112 @@
+//! Any bytes as an extension table, as coalesced reads, as TRIM data and under the checksum; each
+//! compared with a slow and simple reading of the specification.
+#![no_main]
+
+use aoede_wire::{CoalescedReads, Crc8x4, Extension, ExtensionTable, congestion_id, trim_ranges};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    table(bytes);
+    coalesced(bytes);
+    trim(bytes);
+    checksum(bytes);
+});
+
+fn table(bytes: &[u8]) {
+    let Ok(table) = ExtensionTable::decode(bytes) else {
+        assert!(bytes.len() < 2);
+        return;
+    };
+    let found: Option<Vec<_>> = table
+        .entries()
+        .ok()
+        .map(|entries| entries.map(|entry| entry.bytes).collect());
+    let [low, high] = table.length.map(usize::from);
+    for len in [low + 256 * high, high + 256 * low] {
+        let closed = table.rest.get(..len).filter(|t| t.ends_with(&[0, 0]));
+        if let Some(closed) = closed {
+            let simple: Vec<_> = closed
+                .split(|&byte| byte == 0)
+                .take_while(|entry| !entry.is_empty())
+                .collect();
+            assert_eq!(found.as_ref(), Some(&simple));
+        } else if high == low {
+            assert_eq!(found, None);
+        }
+    }
+    for name in found.into_iter().flatten() {
+        if let Some(extension) = Extension::from_name(name) {
+            assert_eq!(extension.name().as_bytes(), name);
+        }
+        id(name);
+    }
+    assert_eq!(
+        ExtensionTable::new(table.rest).is_ok(),
+        table.rest.ends_with(&[0, 0]) && table.rest.len() <= 65535
+    );
+}
+
+fn id(argument: &[u8]) {
+    let (sign, digits) = match argument.split_first() {
+        Some((b'-', digits)) => (-1, digits),
+        Some((b'+', digits)) => (1, digits),
+        _ => (1, argument),
+    };
+    let len = digits.iter().take_while(|d| d.is_ascii_digit()).count();
+    if (1..=18).contains(&len) {
+        let text = std::str::from_utf8(&digits[..len]).expect("digits are text");
+        let number: i64 = text.parse().expect("18 digits fit");
+        assert_eq!(congestion_id(argument), sign * number);
+    } else if len == 0 {
+        assert_eq!(congestion_id(argument), 0);
+    } else {
+        assert!(congestion_id(argument).signum() * sign >= 0);
+    }
+}
+
+fn coalesced(bytes: &[u8]) {
+    let Some(reads) = CoalescedReads::decode(bytes) else {
+        assert!(bytes.len() < 17);
+        return;
+    };
+    let reads: Vec<_> = reads.reads().collect();
+    assert!(reads.len() <= usize::from(bytes[0]) && 16 * reads.len() < bytes.len());
+    let mut out = vec![0xA5; bytes.len()];
+    let len = CoalescedReads::encode(&reads, &mut out).expect("it came from as many bytes");
+    assert_eq!(out[1..len], bytes[1..len]);
+    assert!(out[len..].iter().all(|&byte| byte == 0xA5));
+}
+
+fn trim(bytes: &[u8]) {
+    let used: Vec<_> = bytes
+        .chunks_exact(8)
+        .map(|entry| u64::from_le_bytes(entry.try_into().expect("8 bytes")))
+        .map(|entry| (entry & 0xFFFF_FFFF_FFFF, entry >> 48))
+        .filter(|&(_, sectors)| sectors > 0)
+        .collect();
+    let found: Vec<_> = trim_ranges(bytes)
+        .map(|range| (range.lba, u64::from(range.sectors)))
+        .collect();
+    assert_eq!(found, used);
+}
+
+fn checksum(bytes: &[u8]) {
+    let mut lanes = [0xFF_u8; 4];
+    for (at, &byte) in bytes.iter().enumerate() {
+        let lane = &mut lanes[at % 4];
+        *lane ^= byte;
+        for _ in 0..8 {
+            *lane = (*lane >> 1) ^ if *lane & 1 == 1 { 0xB2 } else { 0 };
+        }
+    }
+    assert_eq!(Crc8x4::of(bytes), lanes);
+    // In pieces of lengths that the bytes themselves choose.
+    let mut pieces = Crc8x4::new();
+    let mut rest = bytes;
+    while let Some(&first) = rest.first() {
+        let (piece, later) = rest.split_at(rest.len().min(1 + usize::from(first) % 40));
+        pieces.update(piece);
+        rest = later;
+    }
+    assert_eq!(pieces.finish(), lanes);
+}
