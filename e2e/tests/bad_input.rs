@@ -105,7 +105,7 @@ const CASES: &[Case] = &[
             "100",
         ],
         code: FAILED,
-        says: &[&["--offset", "offset"], &["2048"]],
+        says: &[&["--length 100"], &["48 sectors"]],
     },
     Case {
         name: "shelf 65535",
@@ -297,10 +297,24 @@ fn a_file_is_not_exported_twice() -> Result<()> {
             &["{}/good.img"],
             &["already", "in use"],
             &[&number],
-            &["--read-only"],
+            &["stop it"],
         ],
     )?;
     first.stop()?;
+    // Readers share, so that there is another way out.
+    let reader = Export::new(&image, "tgt0")
+        .with(&["--read-only"])
+        .start(&scene.host, Maker::Aoede)?;
+    let writer = scene.export(&["e1.2", "{}/good.img", "-i", "tgt0"])?;
+    let number = reader.id()?.to_string();
+    let words: &[&[&str]] = &[&["{}/good.img"], &[&number], &["stop it"], &["--read-only"]];
+    scene.judge(&writer, FAILED, words)?;
+    Export::new(&image, "tgt0")
+        .at(1, 2)
+        .with(&["--read-only"])
+        .start(&scene.host, Maker::Aoede)?
+        .stop()?;
+    reader.stop()?;
     // The lock ends with its holder, also when that was killed.
     Export::new(&image, "tgt0")
         .start(&scene.host, Maker::Aoede)?
