@@ -197,7 +197,7 @@ impl<E: Engine<Buffer>> Service<E> {
         worker
             .add_export(target, file)
             .map_err(|_| anyhow::anyhow!("{address} is taken"))?;
-        seats.open_all(&mut worker, &mut waiter, data_bytes)?;
+        seats.plug_all(&mut worker, &mut waiter, data_bytes)?;
 
         info!(
             path = %path,
@@ -281,7 +281,7 @@ impl<E: Engine<Buffer>> Service<E> {
             let stats = target.stats();
             info!(
                 frames = frames.frames_received,
-                sent = frames.frames_sent,
+                responses = frames.responses,
                 reads = stats.reads,
                 writes = stats.writes,
                 flushes = stats.flushes,
@@ -363,13 +363,18 @@ impl<E: Engine<Buffer>> Service<E> {
 
     /// Warns of frames lost since the last report.
     fn report(&mut self) {
-        let now = self.seats.losses(&mut self.worker);
+        let stats = self.worker.stats();
+        let now = Losses {
+            unanswered: stats.no_buffer + stats.responses_lost,
+            ..self.seats.losses(&mut self.worker)
+        };
         if now != self.reported {
             let before = std::mem::replace(&mut self.reported, now);
             self.report_after = Instant::now() + REPORT_PAUSE;
             warn!(
                 ring_full = now.ring_full - before.ring_full,
                 not_sent = now.not_sent - before.not_sent,
+                unanswered = now.unanswered - before.unanswered,
                 "{}: frames were lost; initiators will repeat their requests",
                 self.address
             );
@@ -377,11 +382,15 @@ impl<E: Engine<Buffer>> Service<E> {
     }
 }
 
-/// Frames that the kernel lost on the way in or out.
+/// Frames lost on the way in or out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Losses {
+    /// By the kernel, because the ring was full.
     ring_full: u64,
+    /// By the kernel, when they were to be sent.
     not_sent: u64,
+    /// By the worker, for want of a buffer or because the interface went away.
+    unanswered: u64,
 }
 
 impl Losses {
@@ -391,6 +400,7 @@ impl Losses {
         Self {
             ring_full: self.ring_full + stats.ring_drops,
             not_sent: self.not_sent + stats.send_lost(),
+            ..self
         }
     }
 }

@@ -37,15 +37,19 @@ struct Seat {
     name: String,
     /// As last seen; `None` while it is away.
     interface: Option<Interface>,
+    /// Opened at the start, and not yet plugged in.
+    opened: Option<PacketPort>,
 }
 
 impl Seats {
-    /// Looks the interfaces up and checks that they can be used. Opens nothing.
+    /// Looks the interfaces up, checks that they can be used, and opens a port on each: so that
+    /// whatever is wrong with them shows before a file is touched.
     pub(super) fn find(
         mut monitor: Monitor,
         names: &[String],
         address: Address,
     ) -> anyhow::Result<Self> {
+        let addresses = vec![address];
         let mut seats: Vec<Seat> = Vec::new();
         for name in names {
             if seats.iter().any(|seat| seat.name == *name) {
@@ -61,15 +65,19 @@ impl Seats {
                 );
             };
             check(&interface)?;
+            if !interface.up {
+                warn!("{name} is down: serving there when it comes up");
+            }
             seats.push(Seat {
                 name: name.clone(),
+                opened: Some(open(&interface, &addresses)?),
                 interface: Some(interface),
             });
         }
         Ok(Self {
             monitor,
             list: seats,
-            addresses: vec![address],
+            addresses,
             data_bytes: 0,
             lost_before: Losses::default(),
         })
@@ -89,8 +97,8 @@ impl Seats {
         interfaces.map(|interface| interface.mtu).max().unwrap_or(0)
     }
 
-    /// Opens a port on every interface and has the exports announced there.
-    pub(super) fn open_all<E: Engine<Buffer>>(
+    /// Plugs the ports into the worker and has the exports announced there.
+    pub(super) fn plug_all<E: Engine<Buffer>>(
         &mut self,
         worker: &mut Worker<PacketPort, E>,
         waiter: &mut Waiter,
@@ -103,9 +111,6 @@ impl Seats {
                 .get_mut(seat)
                 .and_then(|seat| seat.interface.take());
             if let Some(interface) = found {
-                if !interface.up {
-                    warn!("{} is down: serving there when it comes up", interface.name);
-                }
                 self.place(seat, &interface, worker, waiter)?;
             }
         }
@@ -176,11 +181,11 @@ impl Seats {
             }
         } else {
             self.close(index, worker);
-            let options = PortOptions {
-                exports: self.addresses.clone(),
-                ..PortOptions::default()
+            let opened = self.list.get_mut(index).and_then(|seat| seat.opened.take());
+            let port = match opened {
+                Some(port) => port,
+                None => open(interface, &self.addresses)?,
             };
-            let port = PacketPort::open(interface, &options)?;
             waiter.plug(index, &port).context("waiting for a port")?;
             worker.set_port(index, Some(port));
         }
@@ -249,6 +254,15 @@ impl AsFd for Seats {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.monitor.as_fd()
     }
+}
+
+/// A port that receives what is meant for `addresses`.
+fn open(interface: &Interface, addresses: &[Address]) -> anyhow::Result<PacketPort> {
+    let options = PortOptions {
+        exports: addresses.to_vec(),
+        ..PortOptions::default()
+    };
+    Ok(PacketPort::open(interface, &options)?)
 }
 
 /// Whether AoE can be served on an interface.

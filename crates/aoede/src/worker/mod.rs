@@ -77,7 +77,8 @@ struct Disk {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct WorkerStats {
     pub frames_received: u64,
-    pub frames_sent: u64,
+    /// Handed to the ports, which count those they lose.
+    pub responses: u64,
     /// Broadcast requests that found no buffer for one more export's answer.
     pub no_buffer: u64,
     /// Responses whose interface went away before they could be sent.
@@ -393,7 +394,7 @@ impl WorkerStats {
         }
         let dealt_with = port.send(&seat.outbox);
         seat.outbox.drain(..dealt_with);
-        self.frames_sent += dealt_with as u64;
+        self.responses += dealt_with as u64;
         dealt_with > 0
     }
 }

@@ -5,7 +5,7 @@
 
 use aoede_wire::SECTOR_BYTES;
 
-use crate::{TargetSettings, Trim, WriteCache};
+use crate::{TargetSettings, Trim};
 
 /// Sectors in a cylinder of the geometry that old readers want: 16 heads of 63 sectors.
 const SECTORS_PER_CYLINDER: u64 = 16 * 63;
@@ -45,9 +45,7 @@ impl Identify {
             base.set(69, 1 << 14 | 1 << 5);
         }
         base.set(80, 0x01F0); // ATA-4 to ATA8
-        if settings.write_cache == WriteCache::Back {
-            base.set(82, 1 << 5); // there is a volatile write cache
-        }
+        base.set(82, 1 << 5); // there is a volatile write cache; word 85 says whether it is on
         base.set(83, 0x7400); // FLUSH EXT, FLUSH, LBA48
         base.set(84, 0x4000); // words 82–84 are valid
         base.set(86, 0x3400); // FLUSH EXT, FLUSH, LBA48 are on
@@ -131,6 +129,7 @@ impl Words {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::WriteCache;
     use alloc::string::String;
     use aoede_wire::Address;
     use std::collections::BTreeMap;
@@ -188,6 +187,7 @@ mod tests {
             (57, 16128),
             (60, 16384),
             (80, 0x01F0),
+            (82, 0x0020),
             (83, 0x7400),
             (84, 0x4000),
             (86, 0x3400),
@@ -218,7 +218,6 @@ mod tests {
         full.retain(|word, value| plain.get(word) != Some(value));
         let expected = [
             (69, 0x4020),
-            (82, 0x0020),
             (85, 0x0020),
             (106, 0x6003),
             (169, 0x0001),
