@@ -25,6 +25,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("iproute2", "ip"),
     ("ipxe", "ipxe.lkrn"),
     ("qemu-system-x86", "qemu-system-x86_64"),
+    ("strace", "strace"),
     ("util-linux", "setpriv"),
     ("vblade", "vblade"),
 ];

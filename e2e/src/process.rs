@@ -185,6 +185,12 @@ impl Process {
         })
     }
 
+    /// Keeps its output for [`Process::stdout`] and [`Process::stderr`]: it is not printed when
+    /// the guard is dropped.
+    pub fn keep_quiet(&mut self) {
+        self.quiet = true;
+    }
+
     /// The process number.
     pub fn id(&self) -> u32 {
         self.child.id()

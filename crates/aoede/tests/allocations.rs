@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io;
 
-use aoede_link::{Interface, Port, PortStats};
+use aoede_link::{Interface, Outgoing, Port, PortStats};
 use aoede_wire::{Address, Ata, Body, Config, Frame, Header, MacAddr, Opcode};
 use common::request;
 
@@ -66,11 +66,11 @@ impl Port for Treadmill {
         self.frames.get(self.next).map(Vec::as_slice)
     }
     fn release(&mut self) {}
-    fn send<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> usize {
+    fn send<F: Outgoing>(&mut self, frames: &[F]) -> usize {
         self.sent += frames.len();
         self.sent_bytes += frames
             .iter()
-            .map(|frame| frame.as_ref().len())
+            .map(|frame| frame.head().len() + frame.shared().len())
             .sum::<usize>();
         frames.len()
     }

@@ -8,10 +8,13 @@
 
 mod common;
 
+use aoede::worker::{HEAD_BYTES, Worker};
+use aoede_disk::{Engine as _, IoMode, OpenOptions, Pool, PoolShape, UringEngine, open};
 use aoede_link::Port as _;
 use aoede_link::sim::{Faults, SimNet, SimPort};
+use aoede_target::{Target, TargetSettings};
 use aoede_wire::{Ata, Body, Flags, Frame, MacAddr, Opcode, SECTOR_BYTES};
-use common::{BUFFERS, E1_1, SECTORS, TestWorker, request};
+use common::{BUFFERS, E1_1, SECTORS, TestWorker, facts, request};
 
 /// A segment with a worker and an initiator on it.
 struct Scene {
@@ -199,4 +202,80 @@ fn data_survives_a_bad_network() {
         let read = data(&answers, tag);
         assert!(read.iter().all(|&byte| byte == tag as u8), "at {lba}");
     }
+}
+
+/// Such reads are answered from the file itself, and yet see it as it was when they arrived.
+#[test]
+fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
+    // Every Linux has it; without it there is no file in memory to test with.
+    let memory = std::path::Path::new("/dev/shm");
+    let folder = tempfile::tempdir_in(memory).unwrap();
+    let path = folder.path().join("disk.img");
+    let old = vec![1; usize::try_from(SECTORS).unwrap() * SECTOR_BYTES];
+    std::fs::write(&path, &old).unwrap();
+    let options = OpenOptions {
+        io: IoMode::Buffered,
+        ..OpenOptions::default()
+    };
+    let backing = open(&path, &options).unwrap();
+    assert!(backing.lends);
+
+    let pool = Pool::new(PoolShape {
+        count: BUFFERS,
+        headroom_bytes: HEAD_BYTES,
+        data_bytes: 9216,
+        alignment: 512,
+    })
+    .unwrap();
+    let mut engine = UringEngine::new(BUFFERS, &pool).unwrap();
+    let file = engine.attach(&backing).unwrap();
+    let net = SimNet::new(1);
+    let port = net.attach("target", 9000);
+    let mut initiator = net.attach("initiator", 9000);
+    let (to, from) = (port.interface().mac, initiator.interface().mac);
+    let mut worker = Worker::new(engine, pool, 1);
+    let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
+    worker.add_export(target, file, backing.lends).unwrap();
+    worker.set_facts(0, facts(port.interface()));
+    worker.set_port(0, Some(port));
+
+    let new = [2; 8 * SECTOR_BYTES];
+    let frames = [
+        request(from, to, 1, Ata::request(Opcode::ReadExt, 8, 8)),
+        request(
+            from,
+            to,
+            2,
+            Ata::request(Opcode::WriteExt, 8, 8).with_data(&new),
+        ),
+        request(from, to, 3, Ata::request(Opcode::ReadExt, 8, 8)),
+    ];
+    assert_eq!(initiator.send(&frames), 3);
+    // The send buffer is full, so that the first answer waits where it is.
+    let full = Faults {
+        send_limit: Some(0),
+        ..Faults::default()
+    };
+    net.set_faults(full);
+    net.step();
+    while worker.turn().unwrap() {}
+    assert!(worker.waits_to_send(0));
+    net.set_faults(Faults::default());
+    net.step();
+    while worker.turn().unwrap() {}
+    net.step();
+    let mut answers = Vec::new();
+    while let Some(bytes) = initiator.receive() {
+        let frame = Frame::decode(bytes).unwrap();
+        let Ok(Body::Ata(ata)) = frame.body() else {
+            continue;
+        };
+        assert!(!ata.status().is_failure());
+        answers.push((frame.header.tag.big_endian(), ata.data.to_vec()));
+    }
+    answers.sort();
+    assert_eq!(answers.len(), 3);
+    assert_eq!(answers.first().unwrap().1, vec![1; 8 * SECTOR_BYTES]);
+    assert_eq!(answers.last().unwrap().1, new);
+    assert!(worker.is_idle());
 }

@@ -1,17 +1,17 @@
 //! Measures a volume on an engine, without a network: operations per second and CPU time each.
 //!
-//! `iops FILE [direct|buffered] [uring|blocking] [randread|seqread|randwrite] [BYTES] [DEPTH] [SECONDS]`
+//! `iops FILE [direct|buffered] [uring|aio|blocking] [randread|seqread|randwrite] [BYTES] [DEPTH] [SECONDS]`
 //!
 //! Writes are durable ones and destroy the file's contents.
 
 use std::error::Error;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aoede_disk::{
-    BlockingEngine, Buffer, DiskRequest, Durability, Engine, IoMode, OpenOptions, Pool, PoolShape,
-    RequestId, RequestKind, SECTOR_BYTES, Volume, VolumeSettings, open,
+    AioEngine, BlockingEngine, Buffer, DiskRequest, Durability, Engine, IoMode, OpenOptions, Pool,
+    PoolShape, RequestId, RequestKind, SECTOR_BYTES, Volume, VolumeSettings, open,
 };
 use rustix::event::epoll;
 
@@ -55,34 +55,48 @@ fn main() -> Result<(), Box<dyn Error>> {
         data_bytes: work.bytes,
         alignment: 512,
     })?;
-    if argument(2, "uring") == "blocking" {
-        let mut engine = BlockingEngine::new(work.depth);
-        let file = engine.attach(&backing)?;
-        return measure(&mut engine, file, &pool, backing.sectors, &work, |_| Ok(()));
+    let (depth, sectors) = (work.depth, backing.sectors);
+    match argument(2, "uring").as_str() {
+        "blocking" => {
+            let mut engine = BlockingEngine::new(depth);
+            let file = engine.attach(&backing)?;
+            measure(&mut engine, file, &pool, sectors, &work, || Ok(()))
+        }
+        "aio" => {
+            let mut engine = AioEngine::new(depth)?;
+            let file = engine.attach(&backing)?;
+            let waiter = Waiter::new(&engine)?;
+            measure(&mut engine, file, &pool, sectors, &work, || waiter.wait())
+        }
+        #[cfg(uring)]
+        "uring" => {
+            let mut engine = aoede_disk::UringEngine::new(depth, &pool)?;
+            let file = engine.attach(&backing)?;
+            let waiter = Waiter::new(&engine)?;
+            measure(&mut engine, file, &pool, sectors, &work, || waiter.wait())
+        }
+        other => Err(format!("no engine {other} here").into()),
     }
-    #[cfg(uring)]
-    {
-        let mut engine = aoede_disk::UringEngine::new(work.depth, &pool)?;
-        let file = engine.attach(&backing)?;
+}
+
+/// Waits for an engine's descriptor.
+struct Waiter(OwnedFd);
+
+impl Waiter {
+    fn new(engine: &impl AsFd) -> rustix::io::Result<Self> {
         let waiter = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let interest = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(
-            &waiter,
-            engine.as_fd(),
-            epoll::EventData::new_u64(0),
-            interest,
-        )?;
-        let wait = |_: &_| {
-            let mut events = Vec::with_capacity(1);
-            match epoll::wait(&waiter, rustix::buffer::spare_capacity(&mut events), None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-                Err(errno) => Err(errno.into()),
-            }
-        };
-        measure(&mut engine, file, &pool, backing.sectors, &work, wait)
+        epoll::add(&waiter, engine, epoll::EventData::new_u64(0), interest)?;
+        Ok(Self(waiter))
     }
-    #[cfg(not(uring))]
-    Err("no io_uring on this architecture".into())
+
+    fn wait(&self) -> Result<(), Box<dyn Error>> {
+        let mut events = Vec::with_capacity(1);
+        match epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events), None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
 }
 
 fn measure<E: Engine<Buffer>>(
@@ -91,7 +105,7 @@ fn measure<E: Engine<Buffer>>(
     pool: &Pool,
     sectors: u64,
     work: &Work,
-    wait: impl Fn(&E) -> Result<(), Box<dyn Error>>,
+    wait: impl Fn() -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
     let mut volume = Volume::new(VolumeSettings {
         capacity: work.depth,
@@ -130,17 +144,18 @@ fn measure<E: Engine<Buffer>>(
                 engine.submit(file, op).map_err(|_| "engine is full")?;
             }
             engine.kick()?;
-            let before = done;
+            let mut completed = false;
             while let Some((_, completion)) = engine.poll() {
                 volume.handle_device(completion);
+                completed = true;
             }
             while let Some(answer) = volume.poll_done() {
                 answer.result?;
                 done += 1;
             }
-            if done == before {
+            if !completed {
                 sleeps += 1;
-                wait(engine)?;
+                wait()?;
             }
         }
     }
@@ -158,6 +173,11 @@ fn measure<E: Engine<Buffer>>(
         sleeps / count,
     ));
     while !volume.is_idle() {
+        // Requests held back by others become operations now.
+        while let Some(op) = volume.poll_device() {
+            engine.submit(file, op).map_err(|_| "engine is full")?;
+        }
+        engine.kick()?;
         while let Some((_, completion)) = engine.poll() {
             volume.handle_device(completion);
         }

@@ -91,3 +91,9 @@ impl From<rustix::io::Errno> for Errno {
         Self(errno.raw_os_error())
     }
 }
+
+impl From<Errno> for std::io::Error {
+    fn from(errno: Errno) -> Self {
+        Self::from_raw_os_error(errno.0)
+    }
+}

@@ -34,13 +34,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Unsafe code lives in three files of `engine/`: `pool.rs`, `uring.rs` and `sys.rs`.
+//! Unsafe code lives in five files of `engine/`: `pool.rs`, `uring.rs`, `aio.rs`, `aio_context.rs`
+//! and `sys.rs`.
 
 pub mod device;
 pub mod engine;
 pub mod volume;
 
 pub use device::{Completion, DeviceOp, Errno, OpId, OpKind};
+pub use engine::aio::AioEngine;
 pub use engine::blocking::BlockingEngine;
 pub use engine::open::{Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, open};
 pub use engine::pool::{Buffer, Pool, PoolShape};

@@ -8,10 +8,15 @@
 
 mod common;
 
+use std::os::fd::AsFd;
+use std::path::Path;
+
 use aoede_disk::{
-    Backing, Buffer, Completion, DeviceOp, Errno, FileId, IoMode, OpId, OpKind, OpenOptions, Pool,
-    open,
+    Backing, Buffer, Completion, DeviceOp, Engine, Errno, FileId, IoMode, OpId, OpKind,
+    OpenOptions, Pool, open,
 };
+use rustix::event::epoll;
+
 use common::{AnyEngine, LoopDevice, create, engines, folders, op, pool, run, wait};
 
 const WRITE: OpKind = OpKind::Write { durable: false };
@@ -227,10 +232,10 @@ fn the_export_starts_at_its_offset() {
         length_sectors: Some(16),
         ..OpenOptions::default()
     };
-    for index in 0..2 {
+    for index in 0.. {
         let backing = open(&path, &options).unwrap();
         let Some((name, mut engine)) = engines(2, &pool).into_iter().nth(index) else {
-            continue;
+            break;
         };
         let file = engine.attach(&backing).unwrap();
         let done = run(&mut engine, file, op(OpKind::Read, 512, pool.take()));
@@ -401,19 +406,22 @@ fn many_at_once_do_what_an_array_does() {
 
 /// The descriptor once was the ring's own, which says nothing of completions that the kernel holds
 /// back until we ask: a worker without other work slept for ever.
-#[cfg(uring)]
 #[test]
 fn the_descriptor_wakes_a_sleeper() {
-    use aoede_disk::Engine;
-    use rustix::event::epoll;
-    use std::os::fd::AsFd;
-
     let pool = pool(4);
-    let folder = &folders()[0];
-    let backing = create(&folder.path().join("disk"), 1 << 20, IoMode::Direct);
-    let Ok(mut engine) = aoede_disk::UringEngine::new(4, &pool) else {
-        return;
-    };
+    for folder in folders() {
+        #[cfg(uring)]
+        if let Ok(engine) = aoede_disk::UringEngine::new(4, &pool) {
+            sleep_and_wake(engine, &pool, &folder.path().join("io_uring"));
+        }
+        if let Ok(engine) = aoede_disk::AioEngine::new(4) {
+            sleep_and_wake(engine, &pool, &folder.path().join("aio"));
+        }
+    }
+}
+
+fn sleep_and_wake<E: Engine<Buffer> + AsFd>(mut engine: E, pool: &Pool, path: &Path) {
+    let backing = create(path, 1 << 20, IoMode::Direct);
     let waiter = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     let interest = epoll::EventFlags::IN | epoll::EventFlags::ET;
     epoll::add(

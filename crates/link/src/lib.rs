@@ -36,6 +36,27 @@ pub use stats::PortStats;
 
 use aoede_wire::Address;
 use std::io;
+use std::sync::atomic::AtomicU8;
+
+/// A frame to be sent. Whatever is bytes is one, and has no shared part.
+pub trait Outgoing {
+    /// The frame from the destination MAC on, as far as it lies in memory of our own.
+    fn head(&self) -> &[u8];
+
+    /// The rest of it, in memory that others may change at any time, such as a mapped file. Only
+    /// the kernel reads it, once, when the frame is sent; if it cannot, the frame is lost.
+    fn shared(&self) -> &[AtomicU8];
+}
+
+impl<T: AsRef<[u8]>> Outgoing for T {
+    fn head(&self) -> &[u8] {
+        self.as_ref()
+    }
+
+    fn shared(&self) -> &[AtomicU8] {
+        &[]
+    }
+}
 
 /// One Ethernet interface, opened for AoE frames. The worker is generic over it.
 ///
@@ -68,7 +89,7 @@ pub trait Port {
     ///
     /// Less than `frames.len()` only when the send buffer is full: keep the rest and call again
     /// when the port is writable.
-    fn send<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> usize;
+    fn send<F: Outgoing>(&mut self, frames: &[F]) -> usize;
 
     /// Receives only what is meant for these addresses; requests to wildcards always pass. An
     /// empty list lets every AoE frame pass.

@@ -10,7 +10,7 @@
 
 use crate::ring::{Geometry, Ring};
 use crate::send::{BATCH, Sender};
-use crate::{Interface, Port, PortStats, filter, socket};
+use crate::{Interface, Outgoing, Port, PortStats, filter, socket};
 use aoede_wire::{Address, ETHERTYPE};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -172,7 +172,7 @@ impl Port for PacketPort {
         self.ring.release();
     }
 
-    fn send<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> usize {
+    fn send<F: Outgoing>(&mut self, frames: &[F]) -> usize {
         self.sender
             .send(self.socket.as_fd(), frames, &mut self.stats)
     }

@@ -3,7 +3,7 @@
 //! A frame is handed to the kernel or counted as lost, in order; nothing waits here. What cannot
 //! be taken now (the send buffer is full) stays with the caller.
 
-use crate::PortStats;
+use crate::{Outgoing, PortStats};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 use std::{fmt, ptr};
@@ -16,7 +16,7 @@ pub const BATCH: usize = 64;
 pub(crate) struct Sender {
     // Point to frames and to `pieces` only during a call; dangling between calls and never read
     // then.
-    pieces: Box<[libc::iovec]>,
+    pieces: Box<[[libc::iovec; 2]]>,
     messages: Box<[libc::mmsghdr]>,
 }
 
@@ -40,13 +40,13 @@ impl Sender {
         // which zero is a value: no address, no data, no flags.
         let message: libc::mmsghdr = unsafe { std::mem::zeroed() };
         Self {
-            pieces: vec![piece; BATCH].into_boxed_slice(),
+            pieces: vec![[piece; 2]; BATCH].into_boxed_slice(),
             messages: vec![message; BATCH].into_boxed_slice(),
         }
     }
 
     /// See [`Port::send`](crate::Port::send).
-    pub(crate) fn send<F: AsRef<[u8]>>(
+    pub(crate) fn send<F: Outgoing>(
         &mut self,
         socket: BorrowedFd<'_>,
         frames: &[F],
@@ -56,22 +56,24 @@ impl Sender {
     }
 
     /// One system call for the first [`BATCH`] of `frames`; how many the kernel took.
-    fn call<F: AsRef<[u8]>>(
-        &mut self,
-        socket: BorrowedFd<'_>,
-        frames: &[F],
-    ) -> Result<usize, Errno> {
+    fn call<F: Outgoing>(&mut self, socket: BorrowedFd<'_>, frames: &[F]) -> Result<usize, Errno> {
         let mut count = 0;
         let slots = self.pieces.iter_mut().zip(self.messages.iter_mut());
-        for (frame, (piece, message)) in frames.iter().zip(slots) {
-            let bytes = frame.as_ref();
-            *piece = libc::iovec {
-                // The kernel only reads; the structure serves both directions.
-                iov_base: bytes.as_ptr().cast_mut().cast(),
-                iov_len: bytes.len(),
-            };
-            message.msg_hdr.msg_iov = piece;
-            message.msg_hdr.msg_iovlen = 1;
+        for (frame, (pieces, message)) in frames.iter().zip(slots) {
+            let (head, shared) = (frame.head(), frame.shared());
+            // The kernel only reads; the structure serves both directions.
+            *pieces = [
+                libc::iovec {
+                    iov_base: head.as_ptr().cast_mut().cast(),
+                    iov_len: head.len(),
+                },
+                libc::iovec {
+                    iov_base: shared.as_ptr().cast_mut().cast(),
+                    iov_len: shared.len(),
+                },
+            ];
+            message.msg_hdr.msg_iov = pieces.as_mut_ptr();
+            message.msg_hdr.msg_iovlen = if shared.is_empty() { 1 } else { 2 };
             count += 1;
         }
         #[allow(
@@ -81,7 +83,8 @@ impl Sender {
         )]
         let flags = libc::MSG_DONTWAIT as _;
         // SAFETY: the first `count` messages, at most all, were filled above; each has no address,
-        // no control data and one piece, which lies in `frames`, borrowed until this returns.
+        // no control data and one or two pieces, which lie in what `frames` lends until this
+        // returns. The second may change meanwhile; the kernel takes it as it finds it.
         let sent =
             unsafe { libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), count, flags) };
         usize::try_from(sent).map_err(|_| last_errno())

@@ -24,12 +24,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
-use crate::{Interface, Port, PortStats};
+use crate::{Interface, Outgoing, Port, PortStats};
 use aoede_wire::{Address, MacAddr};
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 
 const ETHERNET_HEADER: usize = 14;
 /// As many frames as the default ring of a real port.
@@ -217,11 +218,13 @@ impl Port for SimPort {
         });
     }
 
-    fn send<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> usize {
+    fn send<F: Outgoing>(&mut self, frames: &[F]) -> usize {
         self.with(|segment, station| {
             let mut done = 0;
             for frame in frames {
-                if !segment.send(station, frame.as_ref()) {
+                let shared = frame.shared().iter().map(|byte| byte.load(Relaxed));
+                let bytes: Vec<u8> = frame.head().iter().copied().chain(shared).collect();
+                if !segment.send(station, &bytes) {
                     break;
                 }
                 done += 1;

@@ -195,7 +195,7 @@ impl<E: Engine<Buffer>> Service<E> {
         let data_bytes = pool.shape().data_bytes;
         let mut worker = Worker::new(engine, pool, seats.len());
         worker
-            .add_export(target, file)
+            .add_export(target, file, backing.lends)
             .map_err(|_| anyhow::anyhow!("{address} is taken"))?;
         seats.plug_all(&mut worker, &mut waiter, data_bytes)?;
 

@@ -13,12 +13,13 @@
 mod pending;
 
 use std::io;
+use std::sync::atomic::AtomicU8;
 
 use aoede_disk::{
-    Buffer, DeviceOp, DiskError, DiskRequest, Done, Durability, Engine, FileId, Operation, Pool,
-    RequestKind, Volume, VolumeSettings,
+    Buffer, DeviceOp, DiskError, DiskRequest, Done, Durability, Engine, FileId, OpKind, Operation,
+    Pool, RequestKind, Volume, VolumeSettings,
 };
-use aoede_link::Port;
+use aoede_link::{Outgoing, Port};
 use aoede_target::{
     Action, AddressTaken, Admitted, DeviceFailure, Exports, Outcome, PortFacts, Target,
 };
@@ -46,10 +47,15 @@ struct Response {
     len: usize,
 }
 
-impl AsRef<[u8]> for Response {
-    fn as_ref(&self) -> &[u8] {
+impl Outgoing for Response {
+    fn head(&self) -> &[u8] {
         let whole = self.buffer.with_head(HEAD_BYTES);
-        whole.get(..self.len).unwrap_or(whole)
+        let len = self.len - self.shared().len().min(self.len);
+        whole.get(..len).unwrap_or(whole)
+    }
+
+    fn shared(&self) -> &[AtomicU8] {
+        self.buffer.lent().unwrap_or_default()
     }
 }
 
@@ -68,7 +74,10 @@ struct Seat<P> {
 struct Disk {
     volume: Volume<Buffer>,
     file: FileId,
-    /// An operation that the engine had no room for.
+    /// Reads may be answered with parts of the file itself, which must be sent before anything
+    /// changes them.
+    lends: bool,
+    /// An operation whose time has not come.
     held: Option<DeviceOp<Buffer>>,
 }
 
@@ -131,11 +140,17 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         }
     }
 
-    /// Adds an export whose data is `file` of this worker's engine. Returns its number.
+    /// Adds an export whose data is `file` of this worker's engine; `lends` is what the file's
+    /// backing says. Returns its number.
     ///
     /// # Errors
     /// The address is taken.
-    pub fn add_export(&mut self, target: Target, file: FileId) -> Result<usize, AddressTaken> {
+    pub fn add_export(
+        &mut self,
+        target: Target,
+        file: FileId,
+        lends: bool,
+    ) -> Result<usize, AddressTaken> {
         // Exports are not removed yet, so that indices follow each other.
         let index = self.exports.insert(target)?;
         debug_assert_eq!(index, self.disks.len());
@@ -145,6 +160,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                 durability: Durability::Writethrough,
             }),
             file,
+            lends,
             held: None,
         });
         Ok(index)
@@ -308,7 +324,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     fn run_disks(&mut self) -> io::Result<bool> {
         let mut busy = false;
         for disk in &mut self.disks {
-            busy |= disk.submit(&mut self.engine);
+            let unsent = disk.lends && self.seats.iter().any(Seat::has_lent);
+            busy |= disk.submit(&mut self.engine, unsent);
         }
         self.engine.kick()?;
         while let Some((file, completion)) = self.engine.poll() {
@@ -401,16 +418,33 @@ impl WorkerStats {
 
 impl Disk {
     /// Moves device operations from the volume to the engine. Returns whether there were any.
-    fn submit<E: Engine<Buffer>>(&mut self, engine: &mut E) -> bool {
+    ///
+    /// With `unsent`, responses wait to be sent that are parts of the file: until they have left,
+    /// nothing may change it. In one turn that cannot happen, as the volume lets no write overtake
+    /// a read of the same sectors; it does when the send buffer is full.
+    fn submit<E: Engine<Buffer>>(&mut self, engine: &mut E, unsent: bool) -> bool {
         let mut any = false;
         while let Some(op) = self.held.take().or_else(|| self.volume.poll_device()) {
-            if let Err(refused) = engine.submit(self.file, op) {
-                self.held = Some(refused);
+            let op = match op.kind {
+                OpKind::Write { .. } | OpKind::Discard if unsent => Err(op),
+                _ => engine.submit(self.file, op),
+            };
+            if let Err(op) = op {
+                self.held = Some(op);
                 break;
             }
             any = true;
         }
         any
+    }
+}
+
+impl<P> Seat<P> {
+    /// Whether a response waits here that is a part of a file.
+    fn has_lent(&self) -> bool {
+        self.outbox
+            .iter()
+            .any(|response| response.buffer.lent().is_some())
     }
 }
 

@@ -85,7 +85,7 @@ pub(super) struct Target {
     pub(super) file: File,
     pub(super) base_bytes: u64,
     /// The file takes RWF_DSYNC, or was not asked yet.
-    dsync: bool,
+    pub(super) dsync: bool,
 }
 
 impl Target {
@@ -110,7 +110,7 @@ impl Target {
                 self.write(part, offset, durable)?
             }
             OpKind::Sync => {
-                rustix::fs::fdatasync(&self.file)?;
+                self.sync()?;
                 0
             }
             OpKind::Discard => {
@@ -120,6 +120,10 @@ impl Target {
             }
         };
         u32::try_from(bytes).map_err(|_| Errno::INVAL)
+    }
+
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        Ok(rustix::fs::fdatasync(&self.file)?)
     }
 
     fn write(&mut self, part: &[u8], offset: u64, durable: bool) -> Result<usize, Errno> {
@@ -134,7 +138,7 @@ impl Target {
         if durable {
             // Without the flag it works: the flag was the trouble, and will be next time.
             self.dsync = false;
-            rustix::fs::fdatasync(&self.file)?;
+            self.sync()?;
         }
         Ok(bytes)
     }

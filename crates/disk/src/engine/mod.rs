@@ -3,8 +3,18 @@
 //! Read next: `blocking.rs`, the reference the others are compared with.
 #![deny(unsafe_code)]
 
+#[expect(unsafe_code, reason = "the kernel works on buffers while we hold them")]
+pub mod aio;
+#[expect(
+    unsafe_code,
+    reason = "system calls, and memory shared with the kernel"
+)]
+mod aio_context;
 pub mod blocking;
+mod flight;
 mod lock;
+#[expect(unsafe_code, reason = "maps files and hands out parts of them")]
+mod mapping;
 pub mod open;
 mod open_error;
 #[expect(unsafe_code, reason = "maps memory and hands out slices of it")]

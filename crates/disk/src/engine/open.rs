@@ -74,6 +74,11 @@ pub struct Backing {
     pub block_device: bool,
     /// The file lives in memory (tmpfs, ramfs): reading never waits for a device.
     pub in_memory: bool,
+    /// Reads may be answered with parts of the mapped file ([`Buffer::lent`]): it lives in memory
+    /// and has no holes, which being read through a mapping would fill.
+    ///
+    /// [`Buffer::lent`]: super::pool::Buffer::lent
+    pub lends: bool,
     /// The device underneath has seek times, if the kernel knows.
     pub rotational: Option<bool>,
     /// Ranges can be discarded.
@@ -84,6 +89,11 @@ pub struct Backing {
 }
 
 impl Backing {
+    /// Where in the file the export ended when it was opened.
+    pub(super) fn end_bytes(&self) -> u64 {
+        self.base_bytes + self.sectors * SECTOR_BYTES
+    }
+
     /// Sectors that the file has for the export now: it may have grown or shrunk since it was
     /// opened. Never more than the configured length.
     ///
@@ -174,6 +184,9 @@ impl Opening<'_> {
             alignment,
             block_device,
             in_memory,
+            lends: self.options.io == IoMode::Buffered
+                && in_memory
+                && metadata.blocks() >= bytes / 512,
             rotational: queue_attribute(device, "rotational").map(|value| value != 0),
             discard: !self.options.read_only && can_discard(&file, block_device, device, bytes),
             warnings,

@@ -8,8 +8,11 @@ use std::fmt;
 use std::io;
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::atomic::AtomicU8;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use super::mapping::Lent;
 
 /// How many buffers a pool has and what each looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,7 @@ impl Pool {
         Some(Buffer {
             data,
             slot,
+            lent: None,
             shared: Rc::clone(&self.shared),
         })
     }
@@ -154,6 +158,8 @@ pub struct Buffer {
     /// Start of the data area; `headroom_bytes` in front of it belong to this buffer too.
     data: NonNull<u8>,
     slot: u32,
+    /// What a read was answered with in the place of data.
+    lent: Option<Lent>,
     shared: Rc<Shared>,
 }
 
@@ -189,6 +195,17 @@ impl Buffer {
         // SAFETY: `span` checked that the range lies in this buffer's slot, which is mapped and
         // initialised; only this value gives access to the slot, and it is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
+    }
+
+    /// The data of a read that the engine has left where it is, in a mapped file: then the data
+    /// area holds nothing. It may change at any time and is for the kernel's eyes only.
+    pub fn lent(&self) -> Option<&[AtomicU8]> {
+        self.lent.as_ref().map(Lent::bytes)
+    }
+
+    /// Answers a read with a part of a mapped file.
+    pub(super) fn lend(&mut self, lent: Lent) {
+        self.lent = Some(lent);
     }
 
     fn span(&self, head_bytes: usize) -> (NonNull<u8>, usize) {

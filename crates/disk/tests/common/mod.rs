@@ -26,6 +26,10 @@ pub(crate) fn pool(count: usize) -> Pool {
 pub(crate) fn engines(capacity: usize, pool: &Pool) -> Vec<(&'static str, AnyEngine)> {
     let mut engines: Vec<(&str, AnyEngine)> = Vec::new();
     engines.push(("blocking", Box::new(BlockingEngine::new(capacity))));
+    match aoede_disk::AioEngine::new(capacity) {
+        Ok(engine) => engines.push(("aio", Box::new(engine))),
+        Err(error) => eprintln!("Linux AIO is not to be had here: {error}"),
+    }
     #[cfg(uring)]
     match aoede_disk::UringEngine::new(capacity, pool) {
         Ok(engine) => engines.push(("io_uring", Box::new(engine))),

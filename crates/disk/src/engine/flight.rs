@@ -1,0 +1,459 @@
+//! Operations in the kernel's hands: what `uring.rs` and `aio.rs` have in common.
+//!
+//! Who is in flight, on which file, with which buffer, and in how many steps: a durable write on a
+//! file that refuses RWF_DSYNC takes two. It hands nothing to the kernel; the engines turn each
+//! [`Step`] into an entry of their own kind.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+
+use super::blocking::{Target, part, position};
+use super::mapping::Mapping;
+use super::open::{Backing, IoMode};
+use super::pool::Buffer;
+use super::{FileId, Files};
+use crate::device::{Completion, DeviceOp, Errno, OpKind};
+
+/// The most operations that an engine takes at once: io_uring's own limit.
+const MAX_CAPACITY: usize = 32768;
+
+/// A completed operation and the file it worked on.
+pub(super) type Landed = (FileId, Completion<Buffer>);
+
+/// An engine's files and the operations on them, by the number that the kernel returns.
+#[derive(Debug)]
+pub(super) struct Flights {
+    files: Files<Rc<Attached>>,
+    places: Vec<Option<Flight>>,
+    free: Vec<u32>,
+    /// Completions that the kernel will not tell of.
+    ready: VecDeque<Landed>,
+}
+
+#[derive(Debug)]
+struct Attached {
+    target: RefCell<Target>,
+    route: Route,
+    /// Reads are answered with parts of it.
+    mapping: Option<Rc<Mapping>>,
+}
+
+/// What a file's operations have to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// The device, which transfers to and from our memory.
+    Direct,
+    /// The page cache, and behind it the device.
+    Buffered,
+    /// Nothing: the file is memory.
+    Immediate,
+}
+
+impl Flights {
+    /// Room for `capacity` operations, for good: nothing here grows later.
+    pub(super) fn new(capacity: usize) -> io::Result<Self> {
+        let count = u32::try_from(capacity).unwrap_or(u32::MAX);
+        if !(1..=MAX_CAPACITY).contains(&capacity) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(Self {
+            files: Files::new(),
+            places: (0..count).map(|_| None).collect(),
+            free: (0..count).rev().collect(),
+            ready: VecDeque::with_capacity(capacity),
+        })
+    }
+
+    pub(super) fn attach(&mut self, backing: &Backing) -> io::Result<FileId> {
+        let route = match (backing.in_memory, backing.io) {
+            (true, _) => Route::Immediate,
+            (false, IoMode::Direct) => Route::Direct,
+            (false, IoMode::Buffered) => Route::Buffered,
+        };
+        Ok(self.files.add(Rc::new(Attached {
+            target: Target::new(backing)?.into(),
+            route,
+            // Without it, reads are copied.
+            mapping: backing
+                .lends
+                .then(|| Mapping::new(&backing.file, backing.end_bytes()).ok())
+                .flatten(),
+        })))
+    }
+
+    /// What is in flight on the file keeps it open.
+    pub(super) fn detach(&mut self, file: FileId) {
+        self.files.remove(file);
+    }
+
+    /// Takes an operation in and names its place; `None` when it is nonsense and has its completion
+    /// already.
+    pub(super) fn admit(
+        &mut self,
+        file_id: FileId,
+        mut op: DeviceOp<Buffer>,
+    ) -> Result<Option<u32>, DeviceOp<Buffer>> {
+        if self.in_flight() >= self.places.len() {
+            return Err(op);
+        }
+        let Some(file) = self.files.get(file_id) else {
+            self.ready.push_back((file_id, failed(op, Errno::BADF)));
+            return Ok(None);
+        };
+        let (base_bytes, dsync) = {
+            let target = file.target.borrow();
+            (target.base_bytes, target.dsync)
+        };
+        let offset = match position(base_bytes, op.offset_bytes, op.len_bytes) {
+            Ok(offset) => offset,
+            Err(errno) => {
+                self.ready.push_back((file_id, failed(op, errno)));
+                return Ok(None);
+            }
+        };
+        if let (OpKind::Read, Some(mapping), Some(buffer)) =
+            (op.kind, &file.mapping, &mut op.buffer)
+        {
+            let lent = mapping.lend(offset, op.len_bytes);
+            if let (Some(lent), Ok(len)) = (lent, u32::try_from(op.len_bytes)) {
+                buffer.lend(lent);
+                let completion = Completion {
+                    id: op.id,
+                    buffer: op.buffer,
+                    result: Ok(len),
+                };
+                self.ready.push_back((file_id, completion));
+                return Ok(None);
+            }
+        }
+        let file = Rc::clone(file);
+        let Some(index) = self.free.pop() else {
+            return Err(op);
+        };
+        let Some(place) = self.places.get_mut(index as usize) else {
+            return Err(op);
+        };
+        let split = op.kind == OpKind::Write { durable: true } && !dsync;
+        *place = Some(Flight {
+            file_id,
+            file,
+            op,
+            offset,
+            phase: if split { Phase::Data } else { Phase::Whole },
+        });
+        Ok(Some(index))
+    }
+
+    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Flight> {
+        self.places.get_mut(index as usize)?.as_mut()
+    }
+
+    /// Whether the operation's step at hand is a sync.
+    pub(super) fn is_sync(&self, index: u32) -> bool {
+        let flight = self.places.get(index as usize).and_then(Option::as_ref);
+        flight.is_some_and(|flight| {
+            flight.op.kind == OpKind::Sync || matches!(flight.phase, Phase::SyncAfter { .. })
+        })
+    }
+
+    /// The operation's end: its buffer comes home.
+    pub(super) fn land(&mut self, index: u32, result: Result<u32, Errno>) -> Option<Landed> {
+        let flight = self.places.get_mut(index as usize)?.take()?;
+        self.free.push(index);
+        let completion = Completion {
+            id: flight.op.id,
+            buffer: flight.op.buffer,
+            result,
+        };
+        Some((flight.file_id, completion))
+    }
+
+    /// As [`Self::land`], for [`Self::next_ready`] to give later.
+    pub(super) fn finish(&mut self, index: u32, result: Result<u32, Errno>) {
+        let landed = self.land(index, result);
+        self.push_ready(landed);
+    }
+
+    pub(super) fn push_ready(&mut self, landed: Option<Landed>) {
+        self.ready.extend(landed);
+    }
+
+    /// Carries out the rest of an operation here and now, by system calls that wait.
+    pub(super) fn carry_out(&mut self, index: u32) {
+        if let Some(flight) = self.get_mut(index) {
+            let result = flight.carry_out();
+            self.finish(index, result);
+        }
+    }
+
+    /// A completion that needs nothing more from the kernel.
+    pub(super) fn next_ready(&mut self) -> Option<Landed> {
+        self.ready.pop_front()
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Operations that were admitted and have not landed.
+    pub(super) fn flying(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.flying() + self.ready.len()
+    }
+
+    /// Keeps the buffers and files of what is in flight from everyone, for ever.
+    pub(super) fn leak(&mut self) {
+        #[expect(clippy::mem_forget, reason = "the kernel may still write to them")]
+        std::mem::forget(std::mem::take(&mut self.places));
+    }
+}
+
+/// An operation in the kernel's hands.
+#[derive(Debug)]
+pub(super) struct Flight {
+    file_id: FileId,
+    file: Rc<Attached>,
+    op: DeviceOp<Buffer>,
+    /// In the file.
+    offset: u64,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// As asked for.
+    Whole,
+    /// A durable write without RWF_DSYNC: first the data,
+    Data,
+    /// then a sync.
+    SyncAfter { written: u32 },
+}
+
+/// What the kernel is to do next for an operation. Memory and descriptor stay valid while the
+/// flight is in its place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    pub(super) fd: RawFd,
+    pub(super) route: Route,
+    /// In the file; for a sync it means nothing.
+    pub(super) offset: u64,
+    pub(super) action: Action,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Action {
+    Read(Memory),
+    Write {
+        memory: Memory,
+        /// With RWF_DSYNC.
+        durable: bool,
+    },
+    Sync,
+    #[cfg_attr(not(uring), expect(dead_code, reason = "done by a call without it"))]
+    Discard {
+        len_bytes: u64,
+    },
+}
+
+/// The part of a buffer that a transfer is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub(super) start: *mut u8,
+    pub(super) len_bytes: u32,
+}
+
+impl Flight {
+    pub(super) fn route(&self) -> Route {
+        self.file.route
+    }
+
+    pub(super) fn step(&mut self) -> Result<Step, Errno> {
+        let action = match (self.op.kind, self.phase) {
+            (_, Phase::SyncAfter { .. }) | (OpKind::Sync, _) => Action::Sync,
+            (OpKind::Discard, _) => Action::Discard {
+                len_bytes: self.op.len_bytes,
+            },
+            (OpKind::Read, _) => Action::Read(self.memory()?),
+            (OpKind::Write { durable }, phase) => Action::Write {
+                memory: self.memory()?,
+                durable: durable && phase == Phase::Whole,
+            },
+        };
+        Ok(Step {
+            fd: self.file.target.borrow().file.as_raw_fd(),
+            route: self.file.route,
+            offset: self.offset,
+            action,
+        })
+    }
+
+    /// What a step's end means: the operation's result, or that the next step is to be submitted.
+    pub(super) fn advance(&mut self, result: Result<u32, Errno>) -> Option<Result<u32, Errno>> {
+        let durable = self.op.kind == OpKind::Write { durable: true };
+        match (self.phase, result) {
+            (Phase::Whole, Err(Errno::OPNOTSUPP | Errno::INVAL)) if durable => {
+                self.phase = Phase::Data;
+                None
+            }
+            (Phase::Data, Ok(written)) => {
+                // Without the flag it works: the flag was the trouble, and will be next time.
+                self.file.target.borrow_mut().dsync = false;
+                self.phase = Phase::SyncAfter { written };
+                None
+            }
+            (Phase::SyncAfter { written }, Ok(_)) => Some(Ok(written)),
+            (_, result) => Some(result),
+        }
+    }
+
+    /// Does what is left of the operation, and waits for it.
+    pub(super) fn carry_out(&mut self) -> Result<u32, Errno> {
+        let mut target = self.file.target.borrow_mut();
+        match self.phase {
+            Phase::SyncAfter { written } => target.sync().map(|()| written),
+            Phase::Whole | Phase::Data => target.execute(&mut self.op),
+        }
+    }
+
+    fn memory(&mut self) -> Result<Memory, Errno> {
+        let op = &mut self.op;
+        let part = part(op.buffer.as_mut(), op.buffer_start, op.len_bytes)?;
+        Ok(Memory {
+            len_bytes: u32::try_from(part.len()).map_err(|_| Errno::INVAL)?,
+            start: part.as_mut_ptr(),
+        })
+    }
+}
+
+fn failed(op: DeviceOp<Buffer>, errno: Errno) -> Completion<Buffer> {
+    Completion {
+        id: op.id,
+        buffer: op.buffer,
+        result: Err(errno),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::device::OpId;
+    use crate::engine::Engine;
+    use crate::engine::open::{OpenOptions, open};
+    use crate::engine::pool::{Pool, PoolShape};
+
+    /// A pool, and a file of two blocks in a folder that goes away.
+    pub(in crate::engine) struct Bench {
+        pub(in crate::engine) pool: Pool,
+        pub(in crate::engine) backing: Backing,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Bench {
+        pub(in crate::engine) fn new(buffers: usize) -> Self {
+            let shape = PoolShape {
+                count: buffers,
+                headroom_bytes: 0,
+                data_bytes: 4096,
+                alignment: 4096,
+            };
+            let folder = tempfile::tempdir().unwrap();
+            let options = OpenOptions {
+                create_bytes: Some(8192),
+                ..OpenOptions::default()
+            };
+            Self {
+                pool: Pool::new(shape).unwrap(),
+                backing: open(&folder.path().join("disk"), &options).unwrap(),
+                _folder: folder,
+            }
+        }
+
+        pub(in crate::engine) fn op(&self, id: u32, kind: OpKind) -> DeviceOp<Buffer> {
+            let transfer = matches!(kind, OpKind::Read | OpKind::Write { .. });
+            DeviceOp {
+                id: OpId(id),
+                kind,
+                offset_bytes: 0,
+                len_bytes: if kind == OpKind::Sync { 0 } else { 4096 },
+                buffer: transfer.then(|| self.pool.take().unwrap()),
+                buffer_start: 0,
+            }
+        }
+    }
+
+    pub(in crate::engine) fn wait<E: Engine<Buffer>>(engine: &mut E) -> Completion<Buffer> {
+        loop {
+            if let Some((_, completion)) = engine.poll() {
+                return completion;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// No file here refuses RWF_DSYNC, so the refusal is made up: one bit remembers it.
+    pub(in crate::engine) fn durable_writes_without_the_flag<E: Engine<Buffer>>(
+        bench: &Bench,
+        engine: &mut E,
+        flights: impl Fn(&E) -> &Flights,
+    ) {
+        let file = engine.attach(&bench.backing).unwrap();
+        let attached = Rc::clone(flights(engine).files.get(file).unwrap());
+        attached.target.borrow_mut().dsync = false;
+        for (offset_bytes, expected) in [(0, Ok(4096)), (u64::MAX, Err(Errno::INVAL))] {
+            let op = DeviceOp {
+                offset_bytes,
+                ..bench.op(3, OpKind::Write { durable: true })
+            };
+            engine.submit(file, op).unwrap();
+            engine.kick().unwrap();
+            let completion = wait(engine);
+            assert_eq!((completion.id, completion.result), (OpId(3), expected));
+            assert_eq!(engine.in_flight(), 0);
+        }
+        assert_eq!(bench.pool.free(), bench.pool.shape().count);
+    }
+
+    #[test]
+    fn a_refused_flag_is_told_from_a_refused_write() {
+        let bench = Bench::new(1);
+        let durable = || {
+            let mut flights = Flights::new(1).unwrap();
+            let file = flights.attach(&bench.backing).unwrap();
+            let op = bench.op(0, OpKind::Write { durable: true });
+            let index = flights.admit(file, op).unwrap().unwrap();
+            flights.places[index as usize].take().unwrap()
+        };
+        let takes_flag = |flight: &Flight| flight.file.target.borrow().dsync;
+
+        let mut flight = durable();
+        // The write itself makes no sense either: the file is not to blame.
+        assert_eq!(flight.advance(Err(Errno::INVAL)), None);
+        assert_eq!(flight.advance(Err(Errno::INVAL)), Some(Err(Errno::INVAL)));
+        assert!(takes_flag(&flight));
+        drop(flight);
+
+        let mut flight = durable();
+        assert_eq!(flight.advance(Err(Errno::OPNOTSUPP)), None);
+        assert_eq!(flight.advance(Ok(4096)), None);
+        assert_eq!(flight.advance(Ok(0)), Some(Ok(4096)));
+        assert!(!takes_flag(&flight));
+        drop(flight);
+
+        assert_eq!(durable().advance(Ok(512)), Some(Ok(512)));
+    }
+
+    #[test]
+    fn impossible_capacities_are_refused() {
+        for capacity in [0, MAX_CAPACITY + 1, usize::MAX] {
+            let error = Flights::new(capacity).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{capacity}");
+        }
+    }
+}
