@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use aoede_disk::{
-    Backing, BlockingEngine, Buffer, Engine, IoMode, OpenOptions, Pool, PoolShape, UringEngine,
+    AioEngine, Backing, BlockingEngine, Buffer, Engine, IoMode, OpenOptions, Pool, PoolShape,
+    UringEngine,
 };
 use aoede_link::{Monitor, PacketPort, Port as _};
 use aoede_target::{IgnoreReason, Ignored, Target, TargetSettings, Trim};
@@ -71,11 +72,13 @@ pub struct ExportSettings {
 /// Kernel interface for file I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EngineChoice {
-    /// io_uring where the kernel has and allows it, else blocking calls.
+    /// The best that the kernel has and allows, in the order of this list.
     Auto,
     /// io_uring, or fail.
     #[value(name = "io_uring")]
     IoUring,
+    /// Linux AIO, or fail.
+    Aio,
     /// One read or write at a time; for comparison and for kernels without anything better.
     Blocking,
 }
@@ -113,27 +116,37 @@ pub fn run(
         export,
         stop,
     };
-    if settings.engine != EngineChoice::Blocking {
+    let choice = settings.engine;
+    if matches!(choice, EngineChoice::Auto | EngineChoice::IoUring) {
         match UringEngine::new(capacity, &parts.pool) {
             Ok(engine) => {
                 let waiter = parts.waiter(Some(engine.as_fd()))?;
-                let service = Service::start(engine, waiter, parts)?;
-                ready(&service.backing);
-                return service.run();
+                return Service::start(engine, waiter, parts)?.run(ready);
             }
-            Err(error) if settings.engine == EngineChoice::IoUring => {
-                return Err(error).context(
-                    "io_uring is missing or forbidden here; use --engine auto or blocking",
-                );
+            Err(error) if choice == EngineChoice::IoUring => {
+                let remedy = "io_uring is missing or forbidden here; use --engine auto or aio";
+                return Err(error).context(remedy);
             }
-            Err(error) => warn!("no io_uring ({error}): using blocking calls, which are slower"),
+            Err(error) => warn!("no io_uring ({error}): using Linux AIO"),
+        }
+    }
+    if matches!(choice, EngineChoice::Auto | EngineChoice::Aio) {
+        match AioEngine::new(capacity) {
+            Ok(engine) => {
+                let waiter = parts.waiter(Some(engine.as_fd()))?;
+                return Service::start(engine, waiter, parts)?.run(ready);
+            }
+            Err(error) if choice == EngineChoice::Aio => {
+                let remedy = "Linux AIO is missing or used up here (sysctl fs.aio-max-nr); \
+                              use --engine auto or blocking";
+                return Err(error).context(remedy);
+            }
+            Err(error) => warn!("no Linux AIO ({error}): using blocking calls, which are slower"),
         }
     }
     // Blocking calls complete at once: there is nothing to wait for.
     let waiter = parts.waiter(None)?;
-    let service = Service::start(BlockingEngine::new(capacity), waiter, parts)?;
-    ready(&service.backing);
-    service.run()
+    Service::start(BlockingEngine::new(capacity), waiter, parts)?.run(ready)
 }
 
 /// What a service is made of, apart from its engine.
@@ -226,7 +239,8 @@ impl<E: Engine<Buffer>> Service<E> {
     }
 
     /// Turns the worker until a stop is asked for, then finishes what has begun.
-    fn run(mut self) -> anyhow::Result<()> {
+    fn run(mut self, ready: impl FnOnce(&Backing)) -> anyhow::Result<()> {
+        ready(&self.backing);
         let mut next_tick = Instant::now() + TICK;
         loop {
             let idle = self.turn_for_a_while()?;
