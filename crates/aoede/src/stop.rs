@@ -4,7 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Tells when to stop.
 #[derive(Debug)]
@@ -26,8 +26,20 @@ impl Stop {
     /// # Errors
     /// What the kernel said.
     pub fn on_signals() -> io::Result<Self> {
+        Self::on(&[SIGTERM, SIGINT])
+    }
+
+    /// The same, and SIGHUP: for a command that belongs to a terminal and has to clean up.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn on_signals_and_hangup() -> io::Result<Self> {
+        Self::on(&[SIGTERM, SIGINT, SIGHUP])
+    }
+
+    fn on(signals: &[i32]) -> io::Result<Self> {
         let (stop, handle) = Self::by_hand()?;
-        for signal in [SIGTERM, SIGINT] {
+        for &signal in signals {
             signal_hook::low_level::pipe::register(signal, handle.sender.try_clone()?)?;
         }
         Ok(stop)

@@ -204,6 +204,45 @@ fn data_survives_a_bad_network() {
     }
 }
 
+/// Two busy hosts on one interface must not keep a third on another from its disk.
+#[test]
+fn a_port_that_cannot_send_does_not_keep_all_buffers() {
+    let nets = [SimNet::new(1), SimNet::new(2)];
+    let ports: Vec<SimPort> = nets.iter().map(|net| net.attach("target", 9000)).collect();
+    let to: Vec<MacAddr> = ports.iter().map(|port| port.interface().mac).collect();
+    let mut initiators: Vec<SimPort> = nets.iter().map(|net| net.attach("i", 9000)).collect();
+    let (mut worker, _folder) = common::worker(ports);
+    nets[0].set_faults(Faults {
+        send_limit: Some(0),
+        ..Faults::default()
+    });
+    for (initiator, &to) in initiators.iter_mut().zip(&to) {
+        let from = initiator.interface().mac;
+        for tag in 0..4 * BUFFERS as u32 {
+            let frame = request(from, to, tag, Ata::request(Opcode::ReadExt, 0, 1));
+            // The stuck end is the target's, and the faults are those of the whole segment.
+            while initiator.send(&[&frame]) == 0 {
+                nets[0].set_faults(Faults::default());
+            }
+        }
+    }
+    nets[0].set_faults(Faults {
+        send_limit: Some(0),
+        ..Faults::default()
+    });
+    nets.iter().for_each(SimNet::step);
+    while worker.turn().unwrap() {
+        nets.iter().for_each(SimNet::step);
+    }
+    assert!(worker.waits_to_send(0) && !worker.takes_frames(0));
+    assert!(worker.takes_frames(1));
+    let mut answers = 0;
+    while initiators[1].receive().is_some() {
+        answers += 1;
+    }
+    assert_eq!(answers, 4 * BUFFERS, "all of the other port's requests");
+}
+
 /// Such reads are answered from the file itself, and yet see it as it was when they arrived.
 #[test]
 fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
@@ -235,7 +274,7 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     let (to, from) = (port.interface().mac, initiator.interface().mac);
     let mut worker = Worker::new(engine, pool, 1);
     let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
-    worker.add_export(target, file, backing.lends).unwrap();
+    worker.add_export(target, file, backing.changes()).unwrap();
     worker.set_facts(0, facts(port.interface()));
     worker.set_port(0, Some(port));
 
@@ -251,7 +290,7 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
         request(from, to, 3, Ata::request(Opcode::ReadExt, 8, 8)),
     ];
     assert_eq!(initiator.send(&frames), 3);
-    // The send buffer is full, so that the first answer waits where it is.
+    // The send buffer is full, so that the first answer waits where it is: as a copy.
     let full = Faults {
         send_limit: Some(0),
         ..Faults::default()

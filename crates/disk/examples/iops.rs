@@ -110,6 +110,7 @@ fn measure<E: Engine<Buffer>>(
     let mut volume = Volume::new(VolumeSettings {
         capacity: work.depth,
         durability: Durability::Writethrough,
+        changes: aoede_disk::Changes::Concurrent,
     });
     let each = u32::try_from(work.bytes as u64 / SECTOR_BYTES)?;
     let places = sectors / u64::from(each);

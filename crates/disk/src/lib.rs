@@ -12,7 +12,7 @@
 //! let pool = Pool::new(PoolShape { count: 4, headroom_bytes: 64, data_bytes: 4096, alignment: 4096 })?;
 //! let mut engine = BlockingEngine::new(4);
 //! let file = engine.attach(&backing)?;
-//! let mut volume = Volume::new(VolumeSettings { capacity: 4, durability: Durability::Writethrough });
+//! let mut volume = Volume::new(VolumeSettings { capacity: 4, durability: Durability::Writethrough, changes: backing.changes() });
 //!
 //! let mut buffer = pool.take().ok_or("a buffer is free")?;
 //! buffer.data_mut().fill(7);
@@ -34,8 +34,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Unsafe code lives in five files of `engine/`: `pool.rs`, `uring.rs`, `aio.rs`, `aio_context.rs`
-//! and `sys.rs`.
+//! Unsafe code lives in six files of `engine/`: `pool.rs`, `mapping.rs`, `uring.rs`, `aio.rs`,
+//! `aio_context.rs` and `sys.rs`.
 
 pub mod device;
 pub mod engine;
@@ -44,14 +44,16 @@ pub mod volume;
 pub use device::{Completion, DeviceOp, Errno, OpId, OpKind};
 pub use engine::aio::AioEngine;
 pub use engine::blocking::BlockingEngine;
+#[cfg(not(uring))]
+pub use engine::no_uring::UringEngine;
 pub use engine::open::{Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, open};
 pub use engine::pool::{Buffer, Pool, PoolShape};
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
 pub use engine::{Engine, FileId};
 pub use volume::{
-    Cause, DiskError, DiskRequest, Done, Durability, Operation, RequestId, RequestKind, Volume,
-    VolumeSettings,
+    Cause, Changes, DiskError, DiskRequest, Done, Durability, Operation, RequestId, RequestKind,
+    Volume, VolumeSettings,
 };
 
 /// Bytes in a sector, the unit of every address on the wire.

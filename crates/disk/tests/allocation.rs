@@ -11,7 +11,9 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use aoede_disk::{DiskRequest, Durability, IoMode, RequestId, RequestKind, Volume, VolumeSettings};
+use aoede_disk::{
+    Changes, DiskRequest, Durability, IoMode, RequestId, RequestKind, Volume, VolumeSettings,
+};
 use common::{create, engines, folders, pool};
 
 thread_local! {
@@ -49,6 +51,7 @@ fn the_data_path_allocates_nothing() {
                 let mut volume = Volume::new(VolumeSettings {
                     capacity: 32,
                     durability: Durability::Writethrough,
+                    changes: Changes::default(),
                 });
                 let before = ALLOCATIONS.with(Cell::get);
                 let mut answered = 0_u32;

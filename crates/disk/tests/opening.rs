@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 
 use aoede_disk::{BlockingEngine, Engine, IoMode, OpenError, OpenOptions, OpenWarning, open};
 use common::{LoopDevice, create, folders};
@@ -62,7 +63,7 @@ fn refusals_name_the_file_the_trouble_and_the_remedy() {
     sparse(&path, 511);
     assert_eq!(
         refusal(&path, &PLAIN),
-        "disk.img is empty: a disk needs at least one sector of 512 bytes; make one with --create SIZE"
+        "disk.img is empty: a disk needs at least one sector of 512 bytes; remove the file and make a disk with --create SIZE"
     );
     sparse(&path, 8192);
     assert_eq!(
@@ -201,8 +202,13 @@ fn create_makes_a_sparse_file_and_never_touches_another() {
     assert!(!path.exists(), "nothing is left behind");
 }
 
+/// Taken by tests that let a lock go and look whether it is free, and by those that start other
+/// programs: between fork and exec a child holds the locks of its parent.
+static FORK: Mutex<()> = Mutex::new(());
+
 #[test]
 fn one_writer_or_many_readers() {
+    let _no_fork = FORK.lock();
     for folder in folders() {
         let path = folder.path().join("disk.img");
         let me = std::process::id();
@@ -227,6 +233,7 @@ fn one_writer_or_many_readers() {
 
 #[test]
 fn an_attached_file_stays_locked_until_detached() {
+    let _no_fork = FORK.lock();
     let folder = &folders()[0];
     let path = folder.path().join("disk.img");
     let backing = create(&path, 8192, IoMode::Direct);
@@ -240,6 +247,7 @@ fn an_attached_file_stays_locked_until_detached() {
 
 #[test]
 fn qemu_keeps_out_of_our_disks_and_we_out_of_its() {
+    let _no_fork = FORK.lock();
     let Ok(version) = Command::new("qemu-io").arg("--version").output() else {
         eprintln!("no qemu-io here");
         return;

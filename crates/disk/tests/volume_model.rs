@@ -14,8 +14,8 @@
 use std::collections::BTreeMap;
 
 use aoede_disk::{
-    Completion, DeviceOp, DiskRequest, Done, Durability, Errno, OpKind, RequestId, RequestKind,
-    Volume, VolumeSettings,
+    Changes, Completion, DeviceOp, DiskRequest, Done, Durability, Errno, OpKind, RequestId,
+    RequestKind, Volume, VolumeSettings,
 };
 use proptest::prelude::*;
 
@@ -116,11 +116,12 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(durability: Durability) -> Self {
+    fn new(durability: Durability, volume_changes: Changes) -> Self {
         Self {
             volume: Volume::new(VolumeSettings {
                 capacity: CAPACITY,
                 durability,
+                changes: volume_changes,
             }),
             durability,
             now: Disk::default(),
@@ -409,12 +410,14 @@ impl Simulation {
     }
 }
 
-fn play(durability: Durability, steps: Vec<Step>) {
-    let mut simulation = Simulation::new(durability);
-    for step in steps {
-        simulation.step(step);
+fn play(durability: Durability, steps: &[Step]) {
+    for changes in [Changes::Concurrent, Changes::OneByOne] {
+        let mut simulation = Simulation::new(durability, changes);
+        for step in steps {
+            simulation.step(step.clone());
+        }
+        simulation.finish();
     }
-    simulation.finish();
 }
 
 proptest! {
@@ -422,20 +425,20 @@ proptest! {
 
     #[test]
     fn writethrough_is_an_array(steps in prop::collection::vec(step(false), 0..200)) {
-        play(Durability::Writethrough, steps);
+        play(Durability::Writethrough, &steps);
     }
 
     #[test]
     fn writethrough_with_errors_is_an_array_where_it_succeeds(
         steps in prop::collection::vec(step(true), 0..200),
     ) {
-        play(Durability::Writethrough, steps);
+        play(Durability::Writethrough, &steps);
     }
 
     #[test]
     fn writeback_is_an_array_and_flushes_keep_their_word(
         steps in prop::collection::vec(step(true), 0..200),
     ) {
-        play(Durability::Writeback, steps);
+        play(Durability::Writeback, &steps);
     }
 }

@@ -44,7 +44,7 @@ pub trait Outgoing {
     fn head(&self) -> &[u8];
 
     /// The rest of it, in memory that others may change at any time, such as a mapped file. Only
-    /// the kernel reads it, once, when the frame is sent; if it cannot, the frame is lost.
+    /// the kernel reads it, once, when the frame is sent.
     fn shared(&self) -> &[AtomicU8];
 }
 
@@ -87,8 +87,9 @@ pub trait Port {
     /// Sends whole frames in order, with as few system calls as possible, and returns how many are
     /// dealt with: sent, or counted as lost.
     ///
-    /// Less than `frames.len()` only when the send buffer is full: keep the rest and call again
-    /// when the port is writable.
+    /// Less than `frames.len()` only when the send buffer is full, or when the shared part of the
+    /// next frame cannot be read. Keep the rest, without shared parts, and call again when the port
+    /// is writable.
     fn send<F: Outgoing>(&mut self, frames: &[F]) -> usize;
 
     /// Receives only what is meant for these addresses; requests to wildcards always pass. An

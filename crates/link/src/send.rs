@@ -106,7 +106,8 @@ fn deal_with<F>(
     let mut again_after_down = true;
     while let Some(left @ [_, ..]) = frames.get(done..) {
         match call(left) {
-            Ok(0) => break,
+            // The shared part of a frame that cannot be read may be had elsewhere by the caller.
+            Ok(0) | Err(Errno::FAULT) => break,
             Ok(count) => {
                 done += count.min(left.len());
                 stats.sent += count as u64;

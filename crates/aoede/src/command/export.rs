@@ -40,7 +40,8 @@ pub(super) struct ExportArgs {
         long = "interface",
         value_name = "INTERFACE",
         required = true,
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
     )]
     interfaces: Vec<String>,
 

@@ -20,7 +20,7 @@ use crate::stop::Stop;
 #[command(name = "vblade", version)]
 pub(super) struct VbladeArgs {
     /// Requests that the target holds at once.
-    #[arg(short = 'b', value_name = "BUFCNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short = 'b', value_name = "BUFCNT", default_value_t = 64)]
     buffers: u16,
 
     /// Sectors to leave out at the beginning of the file.
@@ -55,8 +55,9 @@ pub(super) struct VbladeArgs {
     #[arg(value_parser = clap::value_parser!(u8).range(..255))]
     slot: u8,
 
-    /// Interface to serve on.
-    netif: String,
+    /// Interface to serve on; several, separated by commas, are as many paths to the disk.
+    #[arg(value_delimiter = ',')]
+    netif: Vec<String>,
 
     /// File or block device to serve.
     filename: PathBuf,
@@ -75,7 +76,7 @@ pub(super) fn run(args: VbladeArgs) -> anyhow::Result<()> {
     }
     let stop = Stop::on_signals().context("cannot prepare for signals")?;
     let settings = ServiceSettings {
-        interfaces: vec![args.netif],
+        interfaces: args.netif,
         engine: EngineChoice::Auto,
         export: ExportSettings {
             address,

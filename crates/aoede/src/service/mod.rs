@@ -101,6 +101,8 @@ pub fn run(
     let seats = Seats::find(monitor, &settings.interfaces, address)?;
 
     let export = &settings.export;
+    // What is wrong with the settings themselves must show before a file is made.
+    Target::new(target_settings(export, None)).with_context(|| address.to_string())?;
     let backing =
         aoede_disk::open(&export.path, &export.open).with_context(|| address.to_string())?;
     for warning in &backing.warnings {
@@ -187,6 +189,8 @@ struct Service<E> {
     address: Address,
     reported: Losses,
     report_after: Instant,
+    /// No new requests are taken.
+    stopping: bool,
 }
 
 impl<E: Engine<Buffer>> Service<E> {
@@ -203,12 +207,12 @@ impl<E: Engine<Buffer>> Service<E> {
         let file = engine
             .attach(&backing)
             .with_context(|| format!("{address}: {path}"))?;
-        let target =
-            Target::new(target_settings(export, &backing)).with_context(|| address.to_string())?;
+        let target = Target::new(target_settings(export, Some(&backing)))
+            .with_context(|| address.to_string())?;
         let data_bytes = pool.shape().data_bytes;
         let mut worker = Worker::new(engine, pool, seats.len());
         worker
-            .add_export(target, file, backing.lends)
+            .add_export(target, file, backing.changes())
             .map_err(|_| anyhow::anyhow!("{address} is taken"))?;
         seats.plug_all(&mut worker, &mut waiter, data_bytes)?;
 
@@ -235,6 +239,7 @@ impl<E: Engine<Buffer>> Service<E> {
             address,
             reported: Losses::default(),
             report_after: Instant::now(),
+            stopping: false,
         })
     }
 
@@ -280,15 +285,16 @@ impl<E: Engine<Buffer>> Service<E> {
     fn finish(mut self) -> anyhow::Result<()> {
         while self.worker.is_disk_busy() {
             if !self.worker.drain().context(ENGINE_FAILED)? {
-                self.wait(TICK)?;
+                self.wait_to_finish(TICK)?;
             }
         }
         let deadline = Instant::now() + SEND_PATIENCE;
         while !self.worker.is_idle() && Instant::now() < deadline {
             if !self.worker.drain().context(ENGINE_FAILED)? {
-                self.wait(deadline.saturating_duration_since(Instant::now()))?;
+                self.wait_to_finish(deadline.saturating_duration_since(Instant::now()))?;
             }
         }
+        self.log_disk_error();
         self.report();
         let frames = self.worker.stats();
         for (_, target) in self.worker.exports().iter() {
@@ -305,6 +311,19 @@ impl<E: Engine<Buffer>> Service<E> {
                 "stopped {}",
                 target.address(),
             );
+        }
+        Ok(())
+    }
+
+    /// Sleeps while stopping. A second signal has nothing to add, but must not wake us for ever.
+    fn wait_to_finish(&mut self, patience: Duration) -> anyhow::Result<()> {
+        self.stopping = true;
+        let woken = self.wait(patience)?;
+        if woken.stop && self.stop.take() {
+            info!("already stopping: finishing what has begun");
+        }
+        if woken.interfaces {
+            self.seats.follow(&mut self.worker, &mut self.waiter);
         }
         Ok(())
     }
@@ -328,8 +347,8 @@ impl<E: Engine<Buffer>> Service<E> {
     /// Sleeps until a frame, a completion, a signal or a change of an interface, or until
     /// `patience` ends.
     fn wait(&mut self, patience: Duration) -> anyhow::Result<Woken> {
-        let frames = self.worker.takes_frames();
         for seat in 0..self.seats.len() {
+            let frames = !self.stopping && self.worker.takes_frames(seat);
             let room = self.worker.waits_to_send(seat);
             if let Some(port) = self.worker.port_mut(seat) {
                 port.release();
@@ -367,11 +386,19 @@ impl<E: Engine<Buffer>> Service<E> {
         if string_changed {
             self.seats.announce_all(&mut self.worker);
         }
-        if let Some(error) = self.worker.take_error() {
-            error!("{}: {error}", self.address);
+        self.log_disk_error();
+        if self.seats.is_incomplete() {
+            self.seats.follow(&mut self.worker, &mut self.waiter);
         }
         if Instant::now() >= self.report_after {
             self.report();
+        }
+    }
+
+    /// Tells of the latest request that the disk failed, if there was one since the last call.
+    fn log_disk_error(&mut self) {
+        if let Some(error) = self.worker.take_error() {
+            error!("{}: {error}", self.address);
         }
     }
 
@@ -419,18 +446,26 @@ impl Losses {
     }
 }
 
-fn target_settings(export: &ExportSettings, backing: &Backing) -> TargetSettings {
-    TargetSettings {
-        read_only: backing.read_only,
+/// What the export shows on the wire; without a backing, the part of it that is configured.
+fn target_settings(export: &ExportSettings, backing: Option<&Backing>) -> TargetSettings {
+    let plain = TargetSettings {
+        read_only: export.open.read_only,
         buffer_count: export.buffers,
         serial: serial::serial(export.address),
+        mask: export.allow.clone(),
+        ..TargetSettings::new(export.address, 0)
+    };
+    let Some(backing) = backing else {
+        return plain;
+    };
+    TargetSettings {
+        sectors: backing.sectors,
         non_rotating: backing.rotational == Some(false),
         trim: if backing.discard {
             Trim::ReadsZeros
         } else {
             Trim::Unsupported
         },
-        mask: export.allow.clone(),
-        ..TargetSettings::new(export.address, backing.sectors)
+        ..plain
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context as _, bail};
 use aoede_disk::{Buffer, Engine};
-use aoede_link::{Interface, Monitor, PacketPort, Port as _, PortOptions};
+use aoede_link::{Change, Interface, Monitor, PacketPort, Port as _, PortOptions};
 use aoede_target::PortFacts;
 use aoede_wire::{Address, ETHERNET_BYTES, SECTOR_BYTES, sectors_per_frame};
 use tracing::{debug, error, info, warn};
@@ -37,6 +37,8 @@ struct Seat {
     name: String,
     /// As last seen; `None` while it is away.
     interface: Option<Interface>,
+    /// The port is not as the interface would have it: to be tried again.
+    incomplete: bool,
     /// Opened at the start, and not yet plugged in.
     opened: Option<PacketPort>,
 }
@@ -65,11 +67,22 @@ impl Seats {
                 );
             };
             check(&interface)?;
+            let same = |seat: &&Seat| {
+                let known = seat.interface.as_ref();
+                known.is_some_and(|known| known.index == interface.index)
+            };
+            if let Some(seat) = seats.iter().find(same) {
+                bail!(
+                    "{name} and {} are the same interface; name it once",
+                    seat.name
+                );
+            }
             if !interface.up {
                 warn!("{name} is down: serving there when it comes up");
             }
             seats.push(Seat {
                 name: name.clone(),
+                incomplete: false,
                 opened: Some(open(&interface, &addresses)?),
                 interface: Some(interface),
             });
@@ -127,6 +140,8 @@ impl Seats {
         // late and repeated news do no harm.
         loop {
             match self.monitor.poll() {
+                // One that comes back, even with the same index, is another interface.
+                Ok(Some(Change::Removed { index, .. })) => self.remove(index, worker),
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(error) => {
@@ -163,14 +178,16 @@ impl Seats {
         let Some(seat) = self.list.get_mut(index) else {
             return Ok(());
         };
-        let before = seat.interface.replace(interface.clone());
-        if before.as_ref() == Some(interface) {
+        if seat.interface.as_ref() == Some(interface) && !seat.incomplete {
             return Ok(());
         }
         if let Err(problem) = check(interface) {
+            seat.interface = Some(interface.clone());
             self.close(index, worker);
-            return Err(problem);
+            return Err(problem.context("not served there until that has changed"));
         }
+        // Until all of the below has been done, it is tried again.
+        let tried_before = std::mem::replace(&mut seat.incomplete, true);
         let largest = interface.mtu as usize + ETHERNET_BYTES;
         let usable = worker.port(index).is_some_and(|port| {
             port.interface().index == interface.index && port.max_frame() >= largest
@@ -180,12 +197,19 @@ impl Seats {
                 port.set_interface(interface.clone());
             }
         } else {
-            self.close(index, worker);
             let opened = self.list.get_mut(index).and_then(|seat| seat.opened.take());
             let port = match opened {
                 Some(port) => port,
-                None => open(interface, &self.addresses)?,
+                // The old port, if there is one, goes on meanwhile.
+                None => match open(interface, &self.addresses) {
+                    Err(error) if tried_before => {
+                        debug!("{error:#}");
+                        return Ok(());
+                    }
+                    port => port?,
+                },
             };
+            self.close(index, worker);
             waiter.plug(index, &port).context("waiting for a port")?;
             worker.set_port(index, Some(port));
         }
@@ -193,6 +217,10 @@ impl Seats {
         if interface.up {
             worker.announce(index);
         }
+        let before = self.list.get_mut(index).and_then(|seat| {
+            seat.incomplete = false;
+            seat.interface.replace(interface.clone())
+        });
         if let Some(before) = before {
             log_change(&before, interface);
         } else {
@@ -201,11 +229,30 @@ impl Seats {
         Ok(())
     }
 
-    /// The interface is gone.
+    /// Whether some interface could not be followed yet.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.list.iter().any(|seat| seat.incomplete)
+    }
+
+    /// The interface with this kernel index is gone.
+    fn remove<E: Engine<Buffer>>(&mut self, gone: u32, worker: &mut Worker<PacketPort, E>) {
+        for index in 0..self.list.len() {
+            let interface = self
+                .list
+                .get(index)
+                .and_then(|seat| seat.interface.as_ref());
+            if interface.is_some_and(|interface| interface.index == gone) {
+                self.leave(index, worker);
+            }
+        }
+    }
+
+    /// The interface of a seat is gone.
     fn leave<E: Engine<Buffer>>(&mut self, index: usize, worker: &mut Worker<PacketPort, E>) {
         let Some(seat) = self.list.get_mut(index) else {
             return;
         };
+        seat.incomplete = false;
         if seat.interface.take().is_some() {
             warn!(
                 "{} is gone: serving there again when it comes back",

@@ -16,7 +16,7 @@ use std::io;
 use std::sync::atomic::AtomicU8;
 
 use aoede_disk::{
-    Buffer, DeviceOp, DiskError, DiskRequest, Done, Durability, Engine, FileId, OpKind, Operation,
+    Buffer, Changes, DeviceOp, DiskError, DiskRequest, Done, Durability, Engine, FileId, Operation,
     Pool, RequestKind, Volume, VolumeSettings,
 };
 use aoede_link::{Outgoing, Port};
@@ -66,6 +66,8 @@ struct Seat<P> {
     facts: PortFacts,
     /// Never more than the pool has buffers.
     outbox: Vec<Response>,
+    /// Requests that came in here and are with the disk.
+    pending: usize,
     /// Announcements still to be sent: export and position in its mask list.
     announce: Vec<(usize, usize)>,
 }
@@ -74,10 +76,7 @@ struct Seat<P> {
 struct Disk {
     volume: Volume<Buffer>,
     file: FileId,
-    /// Reads may be answered with parts of the file itself, which must be sent before anything
-    /// changes them.
-    lends: bool,
-    /// An operation whose time has not come.
+    /// An operation that the engine had no room for.
     held: Option<DeviceOp<Buffer>>,
 }
 
@@ -104,6 +103,8 @@ pub struct Worker<P, E> {
     pool: Pool,
     stats: WorkerStats,
     last_error: Option<DiskError>,
+    /// The seat that is served first in the next turn.
+    first_seat: usize,
 }
 
 impl<P, E> std::fmt::Debug for Worker<P, E> {
@@ -126,6 +127,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             port: None,
             facts: NO_PORT,
             outbox: Vec::with_capacity(buffers),
+            pending: 0,
             announce: Vec::new(),
         };
         Self {
@@ -137,10 +139,11 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             pool,
             stats: WorkerStats::default(),
             last_error: None,
+            first_seat: 0,
         }
     }
 
-    /// Adds an export whose data is `file` of this worker's engine; `lends` is what the file's
+    /// Adds an export whose data is `file` of this worker's engine; `changes` is what the file's
     /// backing says. Returns its number.
     ///
     /// # Errors
@@ -149,7 +152,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         &mut self,
         target: Target,
         file: FileId,
-        lends: bool,
+        changes: Changes,
     ) -> Result<usize, AddressTaken> {
         // Exports are not removed yet, so that indices follow each other.
         let index = self.exports.insert(target)?;
@@ -158,9 +161,9 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             volume: Volume::new(VolumeSettings {
                 capacity: self.pool.shape().count,
                 durability: Durability::Writethrough,
+                changes,
             }),
             file,
-            lends,
             held: None,
         });
         Ok(index)
@@ -235,9 +238,11 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         self.disks.iter().any(|disk| !disk.volume.is_idle())
     }
 
-    /// Whether there is a buffer for another frame: if not, waiting for frames makes no sense.
-    pub fn takes_frames(&self) -> bool {
-        self.pool.free() > 0
+    /// Whether there is a buffer for another frame of a seat: if not, waiting for one makes no
+    /// sense.
+    pub fn takes_frames(&self, seat: usize) -> bool {
+        let held = self.seats.get(seat).map(|s| s.outbox.len() + s.pending);
+        self.pool.free() > 0 && held.is_some_and(|held| held < self.buffers_for_a_seat())
     }
 
     /// Announces every export on a seat's port, with the next turns (§4.4 of the protocol).
@@ -255,10 +260,12 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// The engine failed as a whole; single operations that fail are answered, not reported here.
     pub fn turn(&mut self) -> io::Result<bool> {
         let mut busy = false;
-        for seat in 0..self.seats.len() {
+        let seats = self.seats.len();
+        for seat in (self.first_seat..seats).chain(0..self.first_seat) {
             busy |= self.send_announcements(seat);
             busy |= self.receive(seat);
         }
+        self.first_seat = (self.first_seat + 1) % seats.max(1);
         busy |= self.run_disks()?;
         for seat in &mut self.seats {
             busy |= self.stats.send(seat);
@@ -280,17 +287,19 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
 
     /// Frames of one port, as many as there are buffers for.
     fn receive(&mut self, seat_index: usize) -> bool {
+        let most = self.buffers_for_a_seat();
         let Some(Seat {
             port: Some(port),
             facts,
             outbox,
+            pending,
             ..
         }) = self.seats.get_mut(seat_index)
         else {
             return false;
         };
         let mut taken = 0;
-        while taken < FRAMES_PER_TURN && self.pool.free() > 0 {
+        while taken < FRAMES_PER_TURN && self.pool.free() > 0 && outbox.len() + *pending < most {
             let Some(bytes) = port.receive() else { break };
             taken += 1;
             // What is no request for us is counted by its reason.
@@ -308,7 +317,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                         let Some(disk) = self.disks.get_mut(export) else {
                             continue;
                         };
-                        start(admitted, buffer, seat_index, disk, &mut self.pending);
+                        let started = start(admitted, buffer, seat_index, disk, &mut self.pending);
+                        *pending += usize::from(started);
                     }
                     // Counted by the target; the buffer goes back to the pool.
                     Outcome::Ignore(_) => {}
@@ -320,12 +330,18 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         taken > 0
     }
 
+    /// Buffers that one seat's requests and responses may hold, so that no port can keep all of
+    /// them from the others.
+    fn buffers_for_a_seat(&self) -> usize {
+        let (buffers, seats) = (self.pool.shape().count, self.seats.len().max(1));
+        buffers - (seats - 1) * (buffers / (2 * seats))
+    }
+
     /// Device operations down, completions up, finished requests into the outboxes.
     fn run_disks(&mut self) -> io::Result<bool> {
         let mut busy = false;
         for disk in &mut self.disks {
-            let unsent = disk.lends && self.seats.iter().any(Seat::has_lent);
-            busy |= disk.submit(&mut self.engine, unsent);
+            busy |= disk.submit(&mut self.engine);
         }
         self.engine.kick()?;
         while let Some((file, completion)) = self.engine.poll() {
@@ -366,9 +382,14 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             failure
         });
         let len = target.handle_done(request, result, buffer.with_head_mut(HEAD_BYTES));
-        match self.seats.get_mut(seat) {
-            Some(seat) if seat.port.is_some() => seat.outbox.push(Response { buffer, len }),
-            _ => self.stats.responses_lost += 1,
+        let Some(seat) = self.seats.get_mut(seat) else {
+            return;
+        };
+        seat.pending -= 1;
+        if seat.port.is_some() {
+            seat.outbox.push(Response { buffer, len });
+        } else {
+            self.stats.responses_lost += 1;
         }
     }
 
@@ -402,35 +423,40 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
 
 impl WorkerStats {
     /// Sends what waits in a seat. Returns whether any of it left.
+    ///
+    /// Data of a file in memory is sent from where it is ([`Buffer::lent`]). Nothing can have
+    /// changed it since it was read: a write of the same sectors comes to the engine in a later
+    /// turn at the earliest. What cannot be sent in this turn is therefore copied.
     fn send<P: Port>(&mut self, seat: &mut Seat<P>) -> bool {
         let Some(port) = &mut seat.port else {
             return false;
         };
-        if seat.outbox.is_empty() {
-            return false;
+        let before = seat.outbox.len();
+        while !seat.outbox.is_empty() {
+            let dealt_with = port.send(&seat.outbox);
+            seat.outbox.drain(..dealt_with);
+            self.responses += dealt_with as u64;
+            let lent = |response: &Response| response.buffer.lent().is_some();
+            if !seat.outbox.iter().any(lent) {
+                break;
+            }
+            let left = seat.outbox.len();
+            // The file became shorter: the initiator repeats its request, and learns the new size.
+            seat.outbox
+                .retain_mut(|response| response.buffer.settle().is_ok());
+            self.responses_lost += (left - seat.outbox.len()) as u64;
         }
-        let dealt_with = port.send(&seat.outbox);
-        seat.outbox.drain(..dealt_with);
-        self.responses += dealt_with as u64;
-        dealt_with > 0
+        seat.outbox.len() < before
     }
 }
 
 impl Disk {
     /// Moves device operations from the volume to the engine. Returns whether there were any.
-    ///
-    /// With `unsent`, responses wait to be sent that are parts of the file: until they have left,
-    /// nothing may change it. In one turn that cannot happen, as the volume lets no write overtake
-    /// a read of the same sectors; it does when the send buffer is full.
-    fn submit<E: Engine<Buffer>>(&mut self, engine: &mut E, unsent: bool) -> bool {
+    fn submit<E: Engine<Buffer>>(&mut self, engine: &mut E) -> bool {
         let mut any = false;
         while let Some(op) = self.held.take().or_else(|| self.volume.poll_device()) {
-            let op = match op.kind {
-                OpKind::Write { .. } | OpKind::Discard if unsent => Err(op),
-                _ => engine.submit(self.file, op),
-            };
-            if let Err(op) = op {
-                self.held = Some(op);
+            if let Err(refused) = engine.submit(self.file, op) {
+                self.held = Some(refused);
                 break;
             }
             any = true;
@@ -439,23 +465,14 @@ impl Disk {
     }
 }
 
-impl<P> Seat<P> {
-    /// Whether a response waits here that is a part of a file.
-    fn has_lent(&self) -> bool {
-        self.outbox
-            .iter()
-            .any(|response| response.buffer.lent().is_some())
-    }
-}
-
-/// Hands an admitted request to its volume.
+/// Hands an admitted request to its volume; whether it took it.
 fn start(
     admitted: Admitted<'_>,
     mut buffer: Buffer,
     seat: usize,
     disk: &mut Disk,
     pending: &mut PendingTable,
-) {
+) -> bool {
     let Admitted {
         request,
         action,
@@ -473,15 +490,17 @@ fn start(
         room.copy_from_slice(data);
     } else {
         debug_assert!(false, "payload of {} bytes exceeds a buffer", data.len());
-        return;
+        return false;
     }
     // Table and volume have room for every buffer of the pool.
     let Ok(id) = pending.add(Pending { request, seat }) else {
         debug_assert!(false, "no place for a request");
-        return;
+        return false;
     };
     if let Err(refused) = disk.volume.handle_request(DiskRequest { id, kind, buffer }) {
         debug_assert!(false, "the volume refused {:?}", refused.kind);
         pending.take(id);
+        return false;
     }
+    true
 }

@@ -31,7 +31,7 @@ pub(crate) fn worker<P: Port>(ports: Vec<P>) -> (TestWorker<P>, TempDir) {
     let file = engine.attach(&backing).unwrap();
     let mut worker = Worker::new(engine, pool, ports.len());
     let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
-    worker.add_export(target, file, backing.lends).unwrap();
+    worker.add_export(target, file, backing.changes()).unwrap();
     for (seat, port) in ports.into_iter().enumerate() {
         worker.set_facts(seat, facts(port.interface()));
         worker.set_port(seat, Some(port));

@@ -38,8 +38,8 @@ pub(super) struct Flights {
 struct Attached {
     target: RefCell<Target>,
     route: Route,
-    /// Reads are answered with parts of it.
-    mapping: Option<Rc<Mapping>>,
+    /// Reads are answered with parts of it, as long as it has no holes.
+    mapping: RefCell<Option<Rc<Mapping>>>,
 }
 
 /// What a file's operations have to wait for.
@@ -81,7 +81,8 @@ impl Flights {
             mapping: backing
                 .lends
                 .then(|| Mapping::new(&backing.file, backing.end_bytes()).ok())
-                .flatten(),
+                .flatten()
+                .into(),
         })))
     }
 
@@ -115,10 +116,12 @@ impl Flights {
                 return Ok(None);
             }
         };
-        if let (OpKind::Read, Some(mapping), Some(buffer)) =
-            (op.kind, &file.mapping, &mut op.buffer)
-        {
-            let lent = mapping.lend(offset, op.len_bytes);
+        if op.kind == OpKind::Discard {
+            file.mapping.take();
+        }
+        if let (OpKind::Read, Some(buffer)) = (op.kind, &mut op.buffer) {
+            let mapping = file.mapping.borrow();
+            let lent = mapping.as_ref().and_then(|m| m.lend(offset, op.len_bytes));
             if let (Some(lent), Ok(len)) = (lent, u32::try_from(op.len_bytes)) {
                 buffer.lend(lent);
                 let completion = Completion {
@@ -270,10 +273,6 @@ pub(super) struct Memory {
 }
 
 impl Flight {
-    pub(super) fn route(&self) -> Route {
-        self.file.route
-    }
-
     pub(super) fn step(&mut self) -> Result<Step, Errno> {
         let action = match (self.op.kind, self.phase) {
             (_, Phase::SyncAfter { .. }) | (OpKind::Sync, _) => Action::Sync,

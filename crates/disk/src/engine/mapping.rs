@@ -5,8 +5,9 @@
 //! for whoever touches it in user space, but only an error for a system call that is given its
 //! address. Others may write to the file at any time, so the bytes are never a plain slice.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt as _;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU8;
@@ -16,13 +17,15 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 /// A mapped file, from its first byte on.
 #[derive(Debug)]
 pub(super) struct Mapping {
+    file: File,
     base: NonNull<AtomicU8>,
     len_bytes: usize,
 }
 
 impl Mapping {
     /// Maps the first `len_bytes` of a file for reading.
-    pub(super) fn new(file: impl AsFd, len_bytes: u64) -> io::Result<Rc<Self>> {
+    pub(super) fn new(file: &File, len_bytes: u64) -> io::Result<Rc<Self>> {
+        let file = file.try_clone()?;
         let len_bytes = usize::try_from(len_bytes).map_err(io::Error::other)?;
         // SAFETY: without a wanted address the kernel picks a range that nobody uses.
         let base = unsafe {
@@ -31,12 +34,16 @@ impl Mapping {
                 len_bytes,
                 ProtFlags::READ,
                 MapFlags::SHARED,
-                file,
+                &file,
                 0,
             )
         }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Rc::new(Self { base, len_bytes }))
+        Ok(Rc::new(Self {
+            file,
+            base,
+            len_bytes,
+        }))
     }
 
     /// A part of the file, if it lies within the mapping.
@@ -69,6 +76,14 @@ pub(super) struct Lent {
 }
 
 impl Lent {
+    /// Reads the bytes, as they are now, to the start of `data`.
+    pub(super) fn copy_to(&self, data: &mut [u8]) -> io::Result<()> {
+        let data = data
+            .get_mut(..self.len)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        self.mapping.file.read_exact_at(data, self.start as u64)
+    }
+
     /// The bytes, for the kernel to read; see the module's text.
     pub(super) fn bytes(&self) -> &[AtomicU8] {
         // SAFETY: `Mapping::lend` checked that the part begins inside the mapping.

@@ -15,6 +15,8 @@ mod flight;
 mod lock;
 #[expect(unsafe_code, reason = "maps files and hands out parts of them")]
 mod mapping;
+#[cfg(not(uring))]
+pub mod no_uring;
 pub mod open;
 mod open_error;
 #[expect(unsafe_code, reason = "maps memory and hands out slices of it")]

@@ -13,6 +13,7 @@ pub use super::open_error::{OpenError, OpenWarning};
 use super::pool::{Pool, PoolShape};
 use super::sys::LockKind;
 use crate::SECTOR_BYTES;
+use crate::volume::Changes;
 
 /// Whether the kernel's page cache stands between us and the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -89,6 +90,14 @@ pub struct Backing {
 }
 
 impl Backing {
+    /// How many writes a volume may have under way on this file.
+    pub fn changes(&self) -> Changes {
+        match (self.io, self.in_memory) {
+            (IoMode::Buffered, false) => Changes::OneByOne,
+            _ => Changes::Concurrent,
+        }
+    }
+
     /// Where in the file the export ended when it was opened.
     pub(super) fn end_bytes(&self) -> u64 {
         self.base_bytes + self.sectors * SECTOR_BYTES
@@ -126,9 +135,18 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     fn run(&self) -> Result<Backing, OpenError> {
-        if let Some(bytes) = self.options.create_bytes {
-            self.create(bytes)?;
+        let created = match self.options.create_bytes {
+            Some(bytes) => self.create(bytes)?,
+            None => false,
+        };
+        let backing = self.open();
+        if backing.is_err() && created {
+            self.remove();
         }
+        backing
+    }
+
+    fn open(&self) -> Result<Backing, OpenError> {
         let file = self.open_file()?;
         let metadata = self.step("reading its attributes", file.metadata())?;
         self.check_type(&metadata)?;
@@ -203,8 +221,8 @@ impl Opening<'_> {
         })
     }
 
-    /// Makes the file if there is none; one that exists stays as it is.
-    fn create(&self, bytes: u64) -> Result<(), OpenError> {
+    /// Makes the file if there is none, and says whether it did; one that exists stays as it is.
+    fn create(&self, bytes: u64) -> Result<bool, OpenError> {
         let path = || self.path.to_owned();
         if bytes == 0 || bytes % SECTOR_BYTES != 0 {
             return Err(OpenError::CreateSize {
@@ -214,18 +232,33 @@ impl Opening<'_> {
         }
         let made = File::options().write(true).create_new(true).open(self.path);
         let file = match made {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(OpenError::PermissionDenied { path: path() });
             }
             made => self.step("creating it", made)?,
         };
         let sized = file.set_len(bytes).and_then(|()| file.sync_all());
+        // The name must last as long as the data that will be acknowledged under it.
+        let sized = sized.and_then(|()| File::open(self.folder())?.sync_all());
         if sized.is_err() {
-            // Ours, made just now, and of no use.
-            let _ = std::fs::remove_file(self.path);
+            self.remove();
         }
-        self.step("giving it its size", sized)
+        self.step("giving it its size", sized)?;
+        Ok(true)
+    }
+
+    /// Removes the file that was made just now and turned out to be of no use.
+    fn remove(&self) {
+        // The error at hand is the one to be told.
+        let _ = std::fs::remove_file(self.path);
+    }
+
+    fn folder(&self) -> &Path {
+        match self.path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        }
     }
 
     fn open_file(&self) -> Result<File, OpenError> {

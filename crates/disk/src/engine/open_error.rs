@@ -26,7 +26,7 @@ pub enum OpenWarning {
         offset_bytes: u32,
     },
     /// The very first read failed; the export goes on, as a disk with a bad sector does.
-    #[error("a first read at sector 0 failed: {0}")]
+    #[error("a first read failed: {0}")]
     FirstRead(String),
     /// Nothing keeps others from using the file.
     #[error("the file system has no locks: make sure that nothing else uses this file")]
@@ -80,7 +80,7 @@ pub enum OpenError {
     },
     /// Not one sector.
     #[error(
-        "{path} is empty: a disk needs at least one sector of 512 bytes; make one with --create SIZE"
+        "{path} is empty: a disk needs at least one sector of 512 bytes; remove the file and make a disk with --create SIZE"
     )]
     Empty {
         /// Of the file.
@@ -147,7 +147,7 @@ pub enum OpenError {
         bytes: u64,
     },
     /// Anything else.
-    #[error("{path}: {doing} failed: {source}")]
+    #[error("{path}: {doing} failed")]
     Io {
         /// Of the file.
         path: PathBuf,

@@ -203,6 +203,18 @@ impl Buffer {
         self.lent.as_ref().map(Lent::bytes)
     }
 
+    /// Brings lent data into the data area, as it is now: when it cannot be sent from where it is,
+    /// or not before something may change it.
+    ///
+    /// # Errors
+    /// The file has become shorter. The data is gone.
+    pub fn settle(&mut self) -> io::Result<()> {
+        match self.lent.take() {
+            Some(lent) => lent.copy_to(self.data_mut()),
+            None => Ok(()),
+        }
+    }
+
     /// Answers a read with a part of a mapped file.
     pub(super) fn lend(&mut self, lent: Lent) {
         self.lent = Some(lent);

@@ -73,10 +73,16 @@ impl UringEngine {
     }
 
     /// Puts a flight's next step into the submission ring. Room is certain: the ring has as many
-    /// places as there are flights, and each has one step at a time.
+    /// places as there are flights, and each has one step at a time. Of files in memory the ring
+    /// would give each to a helper thread, though none ever waits: they are carried out here.
     fn push(&mut self, index: u32) -> Result<(), Errno> {
         let flight = self.flights.get_mut(index).ok_or(Errno::INVAL)?;
-        let entry = entry(&flight.step()?, self.registered).user_data(index.into());
+        let step = flight.step()?;
+        if step.route == Route::Immediate {
+            self.flights.carry_out(index);
+            return Ok(());
+        }
+        let entry = entry(&step, self.registered).user_data(index.into());
         // SAFETY: the entry's memory is in the flight's buffer, which stays in `flights` until the
         // completion is seen, or is leaked; its descriptor is held open by the flight's `Rc`.
         let pushed = unsafe { self.ring.0.submission().push(&entry) };
@@ -139,11 +145,7 @@ impl Engine<Buffer> for UringEngine {
         let Some(index) = self.flights.admit(file, op)? else {
             return Ok(());
         };
-        let route = self.flights.get_mut(index).map(|flight| flight.route());
-        if route == Some(Route::Immediate) {
-            // The ring would give each to a helper thread, though none ever waits.
-            self.flights.carry_out(index);
-        } else if let Err(errno) = self.push(index) {
+        if let Err(errno) = self.push(index) {
             self.flights.finish(index, Err(errno));
         }
         Ok(())

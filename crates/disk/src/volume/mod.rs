@@ -46,6 +46,17 @@ pub enum Durability {
     Writeback,
 }
 
+/// How many writes and trims may be with the device at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Changes {
+    /// As many as there are: the device tells each its own end.
+    #[default]
+    Concurrent,
+    /// One: for files behind the page cache. The kernel tells of a failure to write the cache back
+    /// once for each open file, so that of two durable writes the wrong one may hear of it.
+    OneByOne,
+}
+
 /// What a volume is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VolumeSettings {
@@ -53,6 +64,8 @@ pub struct VolumeSettings {
     pub capacity: usize,
     /// When writes are acknowledged.
     pub durability: Durability,
+    /// How many writes may be with the device at once.
+    pub changes: Changes,
 }
 
 /// One export's data.
@@ -65,10 +78,30 @@ pub struct Volume<B> {
     flushes: Flushes,
     /// Slots whose next operation is to be polled.
     device: VecDeque<u32>,
+    /// The same, where writes and trims wait for each other.
+    one_by_one: Option<OneByOne>,
     /// Slots whose answer is to be polled.
     done: VecDeque<u32>,
     /// Acknowledged data that could not be brought to stable storage.
     failure: Option<DiskError>,
+}
+
+/// Writes and trims that are given to the device one after another.
+#[derive(Debug)]
+struct OneByOne {
+    waiting: VecDeque<u32>,
+    with_device: Option<u32>,
+}
+
+impl OneByOne {
+    /// The next, if none is with the device.
+    fn next(&mut self) -> Option<u32> {
+        if self.with_device.is_none() {
+            self.with_device = self.waiting.pop_front();
+            return self.with_device;
+        }
+        None
+    }
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
@@ -84,6 +117,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             order: Order::new(capacity),
             flushes: Flushes::default(),
             device: VecDeque::with_capacity(capacity),
+            one_by_one: (settings.changes == Changes::OneByOne).then(|| OneByOne {
+                waiting: VecDeque::with_capacity(capacity),
+                with_device: None,
+            }),
             done: VecDeque::with_capacity(capacity),
             failure: None,
         }
@@ -146,6 +183,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         match slot.advance(done.result, self.durability) {
             Advance::Again => {
                 slot.stage = Stage::Ready;
+                // A change keeps its turn until it is finished.
                 self.device.push_back(index);
             }
             Advance::Finished(result) => self.finish(index, result),
@@ -165,7 +203,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 buffer_start: 0,
             });
         }
-        while let Some(index) = self.device.pop_front() {
+        while let Some(index) = self.next_ready() {
             let Some(slot) = self.slots.get_mut(index as usize) else {
                 continue;
             };
@@ -237,17 +275,29 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     fn ready(&mut self, index: u32) {
         if let Some(slot) = self.slots.get_mut(index as usize) {
             slot.stage = Stage::Ready;
-            self.device.push_back(index);
+            let change = slot.step != Step::Read;
+            enqueue(index, change, &mut self.device, &mut self.one_by_one);
         }
+    }
+
+    /// The next slot whose operation may go to the device.
+    fn next_ready(&mut self) -> Option<u32> {
+        let ready = self.device.pop_front();
+        ready.or_else(|| self.one_by_one.as_mut()?.next())
     }
 
     /// A request that held its place in the order is through.
     fn finish(&mut self, index: u32, result: Result<(), DiskError>) {
-        let (slots, device) = (&mut self.slots, &mut self.device);
+        if let Some(changes) = &mut self.one_by_one {
+            changes
+                .with_device
+                .take_if(|with_device| *with_device == index);
+        }
+        let (slots, device, changes) = (&mut self.slots, &mut self.device, &mut self.one_by_one);
         self.order.finish(index, |freed| {
             if let Some(slot) = slots.get_mut(freed as usize) {
                 slot.stage = Stage::Ready;
-                device.push_back(freed);
+                enqueue(freed, slot.step != Step::Read, device, changes);
             }
         });
         let changed = self.slots.get(index as usize).map(|slot| slot.step) != Some(Step::Read);
@@ -318,6 +368,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 slot.offset_bytes = 0;
             }
         }
+    }
+}
+
+/// Puts a slot into the queue that it belongs to.
+fn enqueue(
+    index: u32,
+    change: bool,
+    device: &mut VecDeque<u32>,
+    one_by_one: &mut Option<OneByOne>,
+) {
+    match one_by_one {
+        Some(changes) if change => changes.waiting.push_back(index),
+        _ => device.push_back(index),
     }
 }
 

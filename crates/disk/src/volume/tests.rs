@@ -8,6 +8,7 @@ fn volume(durability: Durability) -> TestVolume {
     Volume::new(VolumeSettings {
         capacity: 4,
         durability,
+        changes: Changes::Concurrent,
     })
 }
 
@@ -54,6 +55,33 @@ const WRITE: RequestKind = RequestKind::Write {
 };
 const DURABLE: OpKind = OpKind::Write { durable: true };
 const PLAIN: OpKind = OpKind::Write { durable: false };
+
+/// Behind the page cache the kernel may tell the wrong one of two durable writes that one failed.
+#[test]
+fn changes_go_to_the_device_one_by_one_where_they_must_and_reads_pass() {
+    let mut volume = Volume::new(VolumeSettings {
+        capacity: 4,
+        durability: Durability::Writethrough,
+        changes: Changes::OneByOne,
+    });
+    request(&mut volume, 1, WRITE);
+    request(&mut volume, 2, RequestKind::Write { lba: 0, sectors: 8 });
+    request(&mut volume, 3, RequestKind::Read { lba: 8, sectors: 8 });
+    let read = expect(&mut volume, OpKind::Read, 8, 8);
+    let first = expect(&mut volume, DURABLE, 100, 8);
+    assert!(volume.poll_device().is_none(), "the second write waits");
+    // The rest of a short transfer keeps its turn.
+    end(&mut volume, first, Ok(512));
+    let first = expect(&mut volume, DURABLE, 101, 7);
+    end(&mut volume, first, Err(Errno::IO));
+    let second = expect(&mut volume, DURABLE, 0, 8);
+    let done = volume.poll_done().expect("the first is answered");
+    assert!(done.id == RequestId(1) && done.result.is_err());
+    end(&mut volume, read, Ok(4096));
+    assert_eq!(answer(&mut volume, 3), Ok(()));
+    end(&mut volume, second, Ok(4096));
+    assert_eq!(answer(&mut volume, 2), Ok(()));
+}
 
 #[test]
 fn a_request_for_nothing_is_answered_without_the_device() {

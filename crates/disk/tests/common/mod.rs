@@ -23,6 +23,10 @@ pub(crate) fn pool(count: usize) -> Pool {
 }
 
 /// Every engine that runs here, with a name for messages.
+#[cfg_attr(
+    not(uring),
+    expect(unused_variables, reason = "only io_uring registers memory")
+)]
 pub(crate) fn engines(capacity: usize, pool: &Pool) -> Vec<(&'static str, AnyEngine)> {
     let mut engines: Vec<(&str, AnyEngine)> = Vec::new();
     engines.push(("blocking", Box::new(BlockingEngine::new(capacity))));
