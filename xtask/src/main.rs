@@ -1,5 +1,6 @@
 //! The project's own tasks, as `cargo xtask TASK`. Each task has a file; this one only chooses.
 
+mod bench;
 mod fuzz;
 mod test;
 
@@ -16,12 +17,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    Bench(bench::Arguments),
     Fuzz(fuzz::Arguments),
     Test(test::Arguments),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().task {
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
     }

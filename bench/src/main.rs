@@ -1,0 +1,221 @@
+//! `aoede-bench load` and `aoede-bench responder`, see the library.
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use aoede_bench::{
+    load::{self, MAX_DEPTH, Report, Waiting, Workload},
+    process, responder,
+};
+use aoede_wire::Address;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Measure AoE targets.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Load(LoadArgs),
+    Responder(ResponderArgs),
+}
+
+/// Ask a target as fast as one core can, and tell how fast it answers.
+#[derive(Args, Debug)]
+struct LoadArgs {
+    /// Address of the target, such as e1.1.
+    address: Address,
+    /// Interface to find it on.
+    #[arg(short, long)]
+    interface: String,
+    /// What to do: read, write, randread or randwrite. Writing destroys what is on the disk.
+    #[arg(long, default_value = "randread")]
+    rw: Workload,
+    /// Bytes of one request.
+    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
+    block_size: u32,
+    /// Requests under way.
+    #[arg(long, default_value_t = 16, value_parser = depth)]
+    depth: usize,
+    /// How long to measure.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    seconds: f64,
+    /// How long to run before it counts.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5, value_parser = seconds)]
+    warm_up: f64,
+    /// Only the first bytes of the disk.
+    #[arg(long, value_name = "BYTES")]
+    range: Option<u64>,
+    /// Repeat a request that is not answered after this.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 500)]
+    timeout: u64,
+    /// How to wait for frames.
+    #[arg(long, value_enum, default_value_t = Wait::Spin)]
+    wait: Wait,
+    /// Run on this core only.
+    #[arg(long, value_name = "CORE")]
+    cpu: Option<usize>,
+    /// Tell how much processor time this process uses meanwhile.
+    #[arg(long, value_name = "PID")]
+    watch: Option<u32>,
+    /// Compare some blocks with this file before the measurement.
+    #[arg(long, value_name = "FILE")]
+    verify: Option<PathBuf>,
+    /// Where random addresses start.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print everything as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Answer as a disk of zeros, without doing any I/O.
+#[derive(Args, Debug)]
+struct ResponderArgs {
+    /// Its address, such as e1.1.
+    address: Address,
+    /// Interface to answer on.
+    #[arg(short, long)]
+    interface: String,
+    /// Size of the disk.
+    #[arg(long, default_value_t = 1 << 20)]
+    sectors: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Wait {
+    /// Look at the ring all the time.
+    Spin,
+    /// Sleep when there is nothing to do.
+    Poll,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("aoede-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Load(args) => {
+            if let Some(core) = args.cpu {
+                process::pin(core)?;
+            }
+            let json = args.json;
+            let report = load::run(&args.into())?;
+            let mut out = io::stdout().lock();
+            if json {
+                serde_json::to_writer_pretty(&mut out, &report)?;
+                writeln!(out)?;
+            } else {
+                print(&mut out, &report)?;
+            }
+            Ok(())
+        }
+        Command::Responder(args) => {
+            let address = args.address;
+            let settings = responder::Settings {
+                address,
+                interface: args.interface,
+                sectors: args.sectors,
+            };
+            responder::run(&settings, || eprintln!("serving {address}"))
+        }
+    }
+}
+
+impl From<LoadArgs> for load::Settings {
+    fn from(args: LoadArgs) -> Self {
+        Self {
+            address: args.address,
+            interface: args.interface,
+            workload: args.rw,
+            block_bytes: args.block_size,
+            depth: args.depth,
+            measure: Duration::from_secs_f64(args.seconds),
+            warm_up: Duration::from_secs_f64(args.warm_up),
+            range_bytes: args.range,
+            patience: Duration::from_millis(args.timeout),
+            waiting: match args.wait {
+                Wait::Spin => Waiting::Spin,
+                Wait::Poll => Waiting::Poll,
+            },
+            verify: args.verify,
+            watch: args.watch,
+            seed: args.seed,
+        }
+    }
+}
+
+fn print(out: &mut impl io::Write, report: &Report) -> io::Result<()> {
+    let Report {
+        workload,
+        block_bytes,
+        depth,
+        seconds,
+        ops,
+        latency,
+        ..
+    } = report;
+    writeln!(
+        out,
+        "{} {block_bytes} bytes, {depth} outstanding: {ops} in {seconds:.2} s",
+        workload.name()
+    )?;
+    writeln!(
+        out,
+        "{:.0} operations/s, {:.1} MB/s",
+        report.ops_per_second,
+        report.bytes_per_second / 1e6
+    )?;
+    writeln!(
+        out,
+        "latency us: min {:.1} mean {:.1} p50 {:.1} p90 {:.1} p99 {:.1} p99.9 {:.1} max {:.1}",
+        latency.min_us,
+        latency.mean_us,
+        latency.p50_us,
+        latency.p90_us,
+        latency.p99_us,
+        latency.p999_us,
+        latency.max_us
+    )?;
+    if let Some(seconds) = report.target_cpu_seconds {
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let per_million = seconds / (*ops).max(1) as f64 * 1e6;
+        writeln!(
+            out,
+            "target: {seconds:.2} CPU s, {per_million:.2} per million operations"
+        )?;
+    }
+    writeln!(
+        out,
+        "sent again: {}, strays: {}, lost at the ring: {}, blocks verified: {}",
+        report.retransmissions, report.strays, report.ring_drops, report.verified_blocks
+    )
+}
+
+fn depth(text: &str) -> Result<usize, String> {
+    let depth = text.parse().ok();
+    let depth = depth.filter(|depth| (1..=MAX_DEPTH).contains(depth));
+    depth.ok_or_else(|| format!("it is a number from 1 to {MAX_DEPTH}"))
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok();
+    let seconds = seconds.filter(|seconds| (0.0..86_400.0).contains(seconds));
+    seconds.ok_or_else(|| "it is a number of seconds".to_owned())
+}
