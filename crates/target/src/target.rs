@@ -54,7 +54,7 @@ pub enum DeviceFailure {
     Fault,
 }
 
-/// One export. See the [crate](crate) for the order of calls.
+/// One export. The crate's own documentation has the order of calls.
 #[derive(Debug)]
 pub struct Target {
     address: Address,
