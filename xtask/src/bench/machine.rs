@@ -32,7 +32,13 @@ impl Machine {
             kernel: format!(
                 "{} {}",
                 uname.sysname().to_string_lossy(),
-                uname.release().to_string_lossy()
+                // Who built it is of no use to anyone else.
+                uname
+                    .release()
+                    .to_string_lossy()
+                    .split('-')
+                    .next()
+                    .unwrap_or_default()
             ),
             date: today(),
             commit: commit(&workspace().join(".git")).unwrap_or_else(unknown),

@@ -1,0 +1,63 @@
+//! The command line as a person or a script meets it.
+#![expect(clippy::unwrap_used, reason = "tests: a panic is how they fail")]
+
+use std::process::{Command, Output};
+
+fn aoede(arguments: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_aoede");
+    Command::new(program).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn it_says_its_version() {
+    let output = aoede(&["--version"]);
+    assert!(output.status.success());
+    assert_eq!(
+        text(&output.stdout),
+        concat!("aoede ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    for command in [&["--help"][..], &["export", "--help"], &["demo", "--help"]] {
+        let output = aoede(command);
+        assert!(output.status.success(), "{command:?}");
+        let help = text(&output.stdout);
+        assert!(help.contains("Examples:\n  aoede "), "{command:?}: {help}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_code_2_and_a_failure_code_1() {
+    for (arguments, code) in [
+        (&[][..], 2),
+        (&["export"], 2),
+        (&["export", "e1.1", "/nowhere"], 2),
+        (&["export", "e1.1", "/nowhere", "-i", ""], 2),
+        (&["no-such-command"], 2),
+        (&["export", "e1.1", "/nowhere", "-i", "no-such-if"], 1),
+    ] {
+        let output = aoede(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?} says nothing");
+    }
+}
+
+#[test]
+fn manual_pages_are_written_for_the_program_and_each_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("new").join("man1");
+    let output = aoede(&["man", target.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for page in ["aoede.1", "aoede-export.1", "aoede-demo.1"] {
+        let roff = std::fs::read_to_string(target.join(page)).unwrap();
+        assert!(roff.contains(".SH NAME"), "{page}: {roff}");
+    }
+    let export = std::fs::read_to_string(target.join("aoede-export.1")).unwrap();
+    assert!(export.contains("Examples:") && export.contains("create"));
+}
