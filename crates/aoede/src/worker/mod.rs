@@ -33,6 +33,11 @@ pub const HEAD_BYTES: usize = aoede_target::DATA_OFFSET;
 /// Most frames taken from one port before the next port, the disks and the senders get their
 /// turn: enough to make a batch worth its system calls, short enough to keep latencies even.
 const FRAMES_PER_TURN: usize = 64;
+/// While the disk is busy, a turn takes this part of the requests it holds: so that some are on the
+/// network while others are on the disk, instead of all waiting for the slowest.
+const PART_OF_THE_BUSY: usize = 4;
+/// Most of them, enough for a batch.
+const MOST_WHILE_BUSY: usize = 16;
 
 /// What an empty seat's port is like; no frame comes from it.
 const NO_PORT: PortFacts = PortFacts {
@@ -260,13 +265,17 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// The engine failed as a whole; single operations that fail are answered, not reported here.
     pub fn turn(&mut self) -> io::Result<bool> {
         let mut busy = false;
+        let batch = match self.engine.in_flight() {
+            0 => FRAMES_PER_TURN,
+            busy => (busy / PART_OF_THE_BUSY).clamp(1, MOST_WHILE_BUSY),
+        };
         let seats = self.seats.len();
         for seat in (self.first_seat..seats).chain(0..self.first_seat) {
             busy |= self.send_announcements(seat);
-            busy |= self.receive(seat);
+            busy |= self.receive(seat, batch);
         }
         self.first_seat = (self.first_seat + 1) % seats.max(1);
-        busy |= self.run_disks()?;
+        busy |= self.run_disks(batch)?;
         for seat in &mut self.seats {
             busy |= self.stats.send(seat);
         }
@@ -278,15 +287,15 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// # Errors
     /// As for [`turn`](Self::turn).
     pub fn drain(&mut self) -> io::Result<bool> {
-        let mut busy = self.run_disks()?;
+        let mut busy = self.run_disks(FRAMES_PER_TURN)?;
         for seat in &mut self.seats {
             busy |= self.stats.send(seat);
         }
         Ok(busy)
     }
 
-    /// Frames of one port, as many as there are buffers for.
-    fn receive(&mut self, seat_index: usize) -> bool {
+    /// Frames of one port, up to `batch` and as many as there are buffers for.
+    fn receive(&mut self, seat_index: usize, batch: usize) -> bool {
         let most = self.buffers_for_a_seat();
         let Some(Seat {
             port: Some(port),
@@ -299,7 +308,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             return false;
         };
         let mut taken = 0;
-        while taken < FRAMES_PER_TURN && self.pool.free() > 0 && outbox.len() + *pending < most {
+        while taken < batch && self.pool.free() > 0 && outbox.len() + *pending < most {
             let Some(bytes) = port.receive() else { break };
             taken += 1;
             // What is no request for us is counted by its reason.
@@ -337,14 +346,17 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         buffers - (seats - 1) * (buffers / (2 * seats))
     }
 
-    /// Device operations down, completions up, finished requests into the outboxes.
-    fn run_disks(&mut self) -> io::Result<bool> {
+    /// Device operations down, up to `batch` completions up, finished requests into the outboxes.
+    fn run_disks(&mut self, batch: usize) -> io::Result<bool> {
         let mut busy = false;
         for disk in &mut self.disks {
             busy |= disk.submit(&mut self.engine);
         }
         self.engine.kick()?;
-        while let Some((file, completion)) = self.engine.poll() {
+        for _ in 0..batch {
+            let Some((file, completion)) = self.engine.poll() else {
+                break;
+            };
             busy = true;
             // One file belongs to one export.
             if let Some(disk) = self.disks.iter_mut().find(|disk| disk.file == file) {
