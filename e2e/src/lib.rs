@@ -39,4 +39,4 @@ pub use packages::{Packages, lab_folder, target_folder};
 pub use packet::Nic;
 pub use process::{Finished, Log, Process, run, succeed, wait_until};
 pub use scratch::Scratch;
-pub use target::{Export, Maker, TargetProcess, aoede_binary};
+pub use target::{Export, Maker, TargetProcess, aoede_binary, as_nobody, public_copy};

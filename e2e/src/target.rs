@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
-use crate::{Log, Namespace, Packages, Process, target_folder};
+use crate::{Log, Namespace, Packages, Process, Scratch, target_folder};
 
 /// How long a target may take to serve after it was started.
 const START: Duration = Duration::from_secs(20);
@@ -51,6 +51,35 @@ pub fn aoede_binary() -> Result<PathBuf> {
     );
     path.canonicalize()
         .with_context(|| format!("no {}", path.display()))
+}
+
+/// A copy of our program where everybody can run it.
+///
+/// # Errors
+/// It has not been built, or `folder` has no room.
+pub fn public_copy(folder: &Scratch) -> Result<PathBuf> {
+    let copy = folder.join("aoede");
+    fs::copy(aoede_binary()?, &copy)?;
+    Ok(copy)
+}
+
+/// A command that runs `program` as the user nobody. `capabilities` are further arguments of
+/// setpriv.
+///
+/// # Errors
+/// There is no setpriv.
+pub fn as_nobody(capabilities: &[&str], program: &Path) -> Result<Command> {
+    let mut command = Packages::open()?.command("setpriv")?;
+    command
+        .args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--pdeathsig=KILL",
+        ])
+        .args(capabilities)
+        .arg(program);
+    Ok(command)
 }
 
 /// A file to be served, and how.

@@ -1,18 +1,13 @@
 //! What people get wrong on the command line: every message names the thing and the remedy, the
 //! exit code says whose fault it was, and nothing has been touched.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aoede_e2e::{
-    Export, Finished, Maker, Namespace, Nic, Packages, Process, Scratch,
+    Export, Finished, Maker, Namespace, Nic, Process, Scratch,
     aoe::{Addressing, Response, ata},
-    aoede_binary, run,
+    aoede_binary, as_nobody, public_copy, run,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -204,27 +199,6 @@ impl Scene {
         }
         Ok(())
     }
-}
-
-fn as_nobody(capabilities: &[&str], program: &Path) -> Result<Command> {
-    let mut command = Packages::open()?.command("setpriv")?;
-    command
-        .args([
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "--pdeathsig=KILL",
-        ])
-        .args(capabilities)
-        .arg(program);
-    Ok(command)
-}
-
-/// A copy of our program where everybody can run it.
-fn public_copy(folder: &Scratch) -> Result<PathBuf> {
-    let copy = folder.join("aoede");
-    fs::copy(aoede_binary()?, &copy)?;
-    Ok(copy)
 }
 
 #[test]

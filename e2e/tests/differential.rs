@@ -30,6 +30,9 @@ use exchange::{Exchange, describe, describe_frame, each, first_difference};
 use known::{DESCRIPTION, KNOWN, WILDCARD};
 use side::{Answer, Record, record};
 
+/// Requests that both must have been asked, or the comparison has said too little.
+const LEAST_COMPARED: usize = 2000;
+
 /// Differences shown in full; the rest is counted.
 const SHOWN: usize = 12;
 
@@ -57,6 +60,8 @@ fn ours_answers_as_vblade_does_but_for_the_listed_differences() -> Result<()> {
 #[derive(Default)]
 struct Judge {
     requests: usize,
+    /// Those that both were asked.
+    compared: usize,
     /// Names of the differences that were seen.
     seen: HashSet<&'static str>,
     problems: Vec<String>,
@@ -130,6 +135,7 @@ impl Judge {
         if *theirs == Answer::NotAsked {
             return Ok(Vec::new());
         }
+        self.compared += 1;
         self.seen.extend(&names);
         let (expected, found) = (comparable(exchange, &expected), comparable(exchange, ours));
         if expected != found {
@@ -161,8 +167,9 @@ impl Judge {
             }
         }
         eprintln!(
-            "{} requests, {} listed differences, {} problems",
+            "{} requests, {} compared, {} listed differences, {} problems",
             self.requests,
+            self.compared,
             KNOWN.len(),
             self.problems.len()
         );
@@ -176,6 +183,11 @@ impl Judge {
                 .map(String::as_str)
                 .collect::<Vec<_>>()
                 .join("\n\n")
+        );
+        ensure!(
+            self.compared >= LEAST_COMPARED,
+            "only {} requests were put to both",
+            self.compared
         );
         Ok(())
     }

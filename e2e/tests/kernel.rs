@@ -1,12 +1,13 @@
 //! The Linux kernel's own AoE driver, in an emulated machine, as the initiator.
 
 use std::{
+    fs,
     path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aoede_e2e::{
     Export, Guest, GuestOptions, Job, Maker, Namespace, Packages, Scratch, TargetProcess, succeed,
     wait_until,
@@ -18,6 +19,9 @@ const DISK: &str = "/dev/etherd/e1.1";
 const SOON: Duration = Duration::from_secs(120);
 /// The driver gives a silent disk up after 180 s.
 const LONG: Duration = Duration::from_secs(240);
+
+/// Frames on a path that only a load explains.
+const PATH_USED: u64 = 50;
 
 /// A file, a host, a target that serves the file there on a tap, and a guest at the tap.
 struct Scene {
@@ -89,6 +93,17 @@ fn wait_for_writes(guest: &mut Guest, load: &Job, more: u64) -> Result<Duration>
     })
 }
 
+/// Frames that the guest has sent through a tap.
+fn frames_from_guest(host: &Namespace, tap: &str) -> Result<u64> {
+    let table = host.enter(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+    let received = table
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(tap)?.strip_prefix(':'))
+        .with_context(|| format!("no {tap} in:\n{table}"))?;
+    let frames = received.split_whitespace().nth(1).context("no counter")?;
+    Ok(frames.parse()?)
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_driver_finds_the_disk_with_its_size_and_jumbo_payload() -> Result<()> {
@@ -143,7 +158,7 @@ fn fio_reads_back_what_it_wrote_in_all_sizes_and_orders() -> Result<()> {
     let mut scene = Scene::new(64 * MIB)?;
     for arguments in [
         "--rw=randwrite --bs=4k --size=8M",
-        "--rw=write --bs=8k --size=8M --offset=8M",
+        "--rw=write --bs=4k --size=8M --offset=8M",
         "--rw=randwrite --bs=64k --size=32M",
         "--rw=write --bs=1M --size=64M",
         "--rw=randrw --bsrange=4k-1M --bs_unaligned=0 --size=48M --offset=4k",
@@ -205,12 +220,30 @@ fn one_of_two_paths_goes_down_under_load_and_comes_back() -> Result<()> {
             "the driver has no path to {interface} ({mac}):\n{paths}"
         );
     }
+    let idle = frames_from_guest(&host, "tap1")?;
     let load = guest.start(&fio_load())?;
     wait_for_writes(&mut guest, &load, 300)?;
+    let before = frames_from_guest(&host, "tap1")?;
+    ensure!(
+        before >= idle + PATH_USED,
+        "the second path is not used: {idle} frames before the load, {before} under it"
+    );
     host.ip("link set tap1 down")?;
     let stall = wait_for_writes(&mut guest, &load, 300)?;
     println!("the first 300 writes came {stall:.1?} after the loss of the path");
+    let down = frames_from_guest(&host, "tap1")?;
     host.ip("link set tap1 up")?;
+    if Maker::under_test() == Maker::Aoede {
+        let back = wait_until("the second path is used again", LONG, || {
+            let used = frames_from_guest(&host, "tap1")? >= down + PATH_USED;
+            ensure!(
+                used || !guest.has_ended(&load),
+                "the load ended before the path was used again"
+            );
+            Ok(used)
+        })?;
+        println!("the second path was in use {back:.1?} after it came back");
+    }
     guest.succeed(load, LONG)?;
     guest.run(&fio_verify(), SOON)?;
     if Maker::under_test() == Maker::Aoede {

@@ -10,7 +10,7 @@ use std::{
     os::unix::fs::{FileExt, symlink},
     path::Path,
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,6 +23,8 @@ use aoede_e2e::{
 const SOON: Duration = Duration::from_secs(5);
 const SECTORS: u64 = 16_384;
 const SECTOR: usize = 512;
+/// Nobody's MAC address.
+const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
 
 /// Bytes that differ from sector to sector and within one.
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
@@ -44,6 +46,43 @@ fn ask(nic: &Nic, request: &[u8]) -> Result<Vec<u8>> {
         )
     };
     nic.exchange(request, SOON)?.with_context(what)
+}
+
+/// The size in words 100 to 103 of IDENTIFY data.
+fn sectors_of(identify: &[u8]) -> u64 {
+    identify[200..208]
+        .iter()
+        .rev()
+        .fold(0, |size, &byte| size << 8 | u64::from(byte))
+}
+
+/// Waits for a frame that says, to everybody and unasked, that e1.1 takes this many sectors.
+fn hear_announcement(nic: &Nic, within: Duration, sectors_per_frame: u8) -> Result<()> {
+    let end = Instant::now() + within;
+    let mut others = Vec::new();
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        ensure!(
+            !left.is_zero(),
+            "no announcement of {sectors_per_frame} sectors within {within:?}, but {others:02x?}"
+        );
+        let Some(frame) = nic.receive(left)? else {
+            continue;
+        };
+        let news = Response(&frame);
+        let unasked = frame[..6] == BROADCAST && frame[19] == 1 && frame[20..24] == [0; 4];
+        let ours = news.address() == (1, 1) && (news.flags(), news.error()) == (0x18, 0);
+        if unasked && ours && news.sector_count() == sectors_per_frame {
+            return Ok(());
+        }
+        others.push(frame);
+    }
+}
+
+/// Throws away the frames that have come so far.
+fn forget(nic: &Nic) -> Result<()> {
+    while nic.receive(Duration::ZERO)?.is_some() {}
+    Ok(())
 }
 
 /// Everything an initiator does in its first second, at one MTU.
@@ -114,10 +153,7 @@ fn it_identifies_itself(nic: &Nic, e1_1: Addressing) -> Result<()> {
     let frame = ask(nic, &e1_1.ata(10, ata::IDENTIFY, 0, 1, b""))?;
     let identify = Response(&frame).data();
     ensure!(identify.len() == SECTOR, "{} bytes", identify.len());
-    let size = identify[200..208]
-        .iter()
-        .rev()
-        .fold(0, |size, &byte| size << 8 | u64::from(byte));
+    let size = sectors_of(identify);
     ensure!(size == SECTORS, "{size} sectors in words 100 to 103");
     ensure!(
         identify[167] & 0x04 != 0,
@@ -166,7 +202,9 @@ fn it_stores_and_returns(
 }
 
 fn it_refuses_properly(nic: &Nic, e1_1: Addressing, sectors_per_frame: u8) -> Result<()> {
-    let frame = ask(nic, &e1_1.ata(30, ata::READ, SECTORS - 1, 2, b""))?;
+    let one_too_far = SECTORS + 1 - u64::from(sectors_per_frame);
+    let request = e1_1.ata(30, ata::READ, one_too_far, sectors_per_frame, b"");
+    let frame = ask(nic, &request)?;
     let beyond = Response(&frame);
     ensure!(
         beyond.registers() == (0x10, 0x41),
@@ -209,6 +247,12 @@ fn two_hosts_talk_with_jumbo_frames() -> Result<()> {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
+fn two_hosts_talk_with_the_smallest_frames() -> Result<()> {
+    conversation(1042, 1)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
 fn a_target_announces_itself_when_it_starts() -> Result<()> {
     let folder = Scratch::new()?;
     let image = folder.image("disk.img", SECTORS * 512)?;
@@ -232,6 +276,71 @@ fn a_target_announces_itself_when_it_starts() -> Result<()> {
     ensure!(
         news.address() == (7, 3) && frame[20..24] == [0; 4] && news.sector_count() == 2,
         "{frame:02x?}"
+    );
+    target.stop().map(drop)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_target_announces_itself_when_its_interface_or_its_file_changes() -> Result<()> {
+    if Maker::under_test() != Maker::Aoede {
+        return Ok(());
+    }
+    let folder = Scratch::new()?;
+    let image = folder.image("disk.img", SECTORS * 512)?;
+    let (host, initiator) = Namespace::pair(1500)?;
+    let nic = Nic::open(&initiator, "ini0")?;
+    let target = Export::new(&image, "tgt0").start(&host, Maker::Aoede)?;
+    hear_announcement(&nic, SOON, 2).context("at the start")?;
+    let set_mtu = |mtu: u32| -> Result<()> {
+        forget(&nic)?;
+        initiator.ip(&format!("link set ini0 mtu {mtu}"))?;
+        host.ip(&format!("link set tgt0 mtu {mtu}")).map(drop)
+    };
+
+    host.ip("link set tgt0 down")?;
+    target.log()?.wait_for("tgt0 is down", SOON)?;
+    forget(&nic)?;
+    host.ip("link set tgt0 up")?;
+    hear_announcement(&nic, SOON, 2).context("up again")?;
+    for (mtu, sectors_per_frame) in [(9000, 17), (1500, 2)] {
+        set_mtu(mtu)?;
+        hear_announcement(&nic, SOON, sectors_per_frame).with_context(|| format!("MTU {mtu}"))?;
+    }
+
+    let question = Addressing {
+        to: BROADCAST,
+        from: nic.mac(),
+        address: EVERY_TARGET,
+    }
+    .config(1, config::READ, b"");
+    set_mtu(1041)?;
+    target.log()?.wait_for("MTU of 1041", SOON)?;
+    let answer = nic.exchange(&question, Duration::from_millis(500))?;
+    ensure!(
+        answer.is_none(),
+        "served with an MTU of 1041: {answer:02x?}"
+    );
+    set_mtu(1500)?;
+    hear_announcement(&nic, SOON, 2).context("back from an MTU of 1041")?;
+    ask(&nic, &question)?;
+
+    forget(&nic)?;
+    File::options()
+        .write(true)
+        .open(&image)?
+        .set_len(2 * SECTORS * 512)?;
+    hear_announcement(&nic, Duration::from_secs(3), 2).context("a larger file")?;
+    let e1_1 = Addressing {
+        to: host.mac("tgt0")?,
+        from: nic.mac(),
+        address: (1, 1),
+    };
+    let frame = ask(&nic, &e1_1.ata(2, ata::IDENTIFY, 0, 1, b""))?;
+    let size = sectors_of(Response(&frame).data());
+    ensure!(
+        size == 2 * SECTORS,
+        "{size} sectors after the file has grown"
     );
     target.stop().map(drop)
 }
@@ -363,8 +472,10 @@ fn called_as_vblade_it_takes_vblades_arguments() -> Result<()> {
     command
         .args(["-r", "-b", "24", "3", "4", "tgt0"])
         .arg(&image);
-    let mut target = Process::spawn("aoede as vblade", Some(&host), command)?;
+    let mut target = Process::spawn_split("aoede as vblade", Some(&host), command)?;
     target.stderr.wait_for("serving e3.4", SOON)?;
+    let line = format!("pid {}: e3.4, {SECTORS} sectors O_RDONLY\n", target.id());
+    target.stdout.wait_for(&line, SOON)?;
     let nic = Nic::open(&initiator, "ini0")?;
     let e3_4 = Addressing {
         to: host.mac("tgt0")?,
@@ -379,6 +490,68 @@ fn called_as_vblade_it_takes_vblades_arguments() -> Result<()> {
         "-r: {frame:02x?}"
     );
     ensure!(aoe::ATA_HEADER + SECTOR > frame.len(), "no data comes back");
+    let stranger = Addressing {
+        from: STRANGER,
+        ..e3_4
+    };
+    ask(&nic, &stranger.ata(3, ata::IDENTIFY, 0, 1, b"")).context("without -m, to a stranger")?;
+    target.signal(rustix::process::Signal::TERM)?;
+    let status = target.wait(SOON)?;
+    ensure!(status.success(), "{status}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn called_as_vblade_it_takes_a_window_and_a_list_of_initiators() -> Result<()> {
+    if Maker::under_test() != Maker::Aoede {
+        return Ok(());
+    }
+    let folder = Scratch::new()?;
+    let image = folder.image("disk.img", SECTORS * 512)?;
+    let (host, initiator) = Namespace::pair(1500)?;
+    let link = folder.join("vblade");
+    symlink(aoede_binary()?, &link)?;
+    let nic = Nic::open(&initiator, "ini0")?;
+    let mac: Vec<String> = nic.mac().iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut command = Command::new(link);
+    command
+        .args(["-d", "-s", "-o", "8", "-l", "16", "-m", &mac.join(":")])
+        .args(["3", "4", "tgt0"])
+        .arg(&image);
+    let mut target = Process::spawn_split("aoede as vblade", Some(&host), command)?;
+    let line = format!("pid {}: e3.4, 16 sectors O_RDWR\n", target.id());
+    target.stdout.wait_for(&line, SOON)?;
+    let e3_4 = Addressing {
+        to: host.mac("tgt0")?,
+        from: nic.mac(),
+        address: (3, 4),
+    };
+    let frame = ask(&nic, &e3_4.ata(1, ata::IDENTIFY, 0, 1, b""))?;
+    let size = sectors_of(Response(&frame).data());
+    ensure!(size == 16, "-l 16: {size} sectors");
+    let data = pattern(SECTOR, 5);
+    let frame = ask(&nic, &e3_4.ata(2, ata::WRITE, 0, 1, &data))?;
+    ensure!(Response(&frame).registers() == (0, 0x40), "{frame:02x?}");
+    let mut stored = vec![0; SECTOR];
+    File::open(&image)?.read_exact_at(&mut stored, 8 * 512)?;
+    ensure!(
+        stored == data,
+        "-o 8: sector 0 is not in the file's sector 8"
+    );
+    // An answer to a stranger would be sent to its address, which a veth end takes in as well.
+    let stranger = Addressing {
+        from: STRANGER,
+        ..e3_4
+    };
+    let answer = nic.exchange(
+        &stranger.ata(3, ata::IDENTIFY, 0, 1, b""),
+        Duration::from_millis(300),
+    )?;
+    ensure!(
+        answer.is_none(),
+        "-m: a stranger is answered: {answer:02x?}"
+    );
     target.signal(rustix::process::Signal::TERM)?;
     let status = target.wait(SOON)?;
     ensure!(status.success(), "{status}");
