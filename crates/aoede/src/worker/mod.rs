@@ -36,7 +36,9 @@ const FRAMES_PER_TURN: usize = 64;
 /// While the disk is busy, a turn takes this part of the requests it holds: so that some are on the
 /// network while others are on the disk, instead of all waiting for the slowest.
 const PART_OF_THE_BUSY: usize = 4;
-/// Most of them, enough for a batch.
+/// But so many at least that a batch is worth its system calls,
+const LEAST_WHILE_BUSY: usize = 8;
+/// and no more than that.
 const MOST_WHILE_BUSY: usize = 16;
 
 /// What an empty seat's port is like; no frame comes from it.
@@ -267,7 +269,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         let mut busy = false;
         let batch = match self.engine.in_flight() {
             0 => FRAMES_PER_TURN,
-            busy => (busy / PART_OF_THE_BUSY).clamp(1, MOST_WHILE_BUSY),
+            busy => (busy / PART_OF_THE_BUSY).clamp(LEAST_WHILE_BUSY, MOST_WHILE_BUSY),
         };
         let seats = self.seats.len();
         for seat in (self.first_seat..seats).chain(0..self.first_seat) {
