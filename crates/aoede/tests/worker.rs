@@ -8,8 +8,8 @@
 
 mod common;
 
-use aoede::worker::{HEAD_BYTES, Worker};
-use aoede_disk::{Engine as _, IoMode, OpenOptions, Pool, PoolShape, UringEngine, open};
+use aoede::worker::Worker;
+use aoede_disk::{Engine as _, IoMode, OpenOptions, UringEngine, open};
 use aoede_link::Port as _;
 use aoede_link::sim::{Faults, SimNet, SimPort};
 use aoede_target::{Target, TargetSettings};
@@ -259,13 +259,7 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     let backing = open(&path, &options).unwrap();
     assert!(backing.lends);
 
-    let pool = Pool::new(PoolShape {
-        count: BUFFERS,
-        headroom_bytes: HEAD_BYTES,
-        data_bytes: 9216,
-        alignment: 512,
-    })
-    .unwrap();
+    let pool = common::pool();
     let mut engine = UringEngine::new(BUFFERS, &pool).unwrap();
     let file = engine.attach(&backing).unwrap();
     let net = SimNet::new(1);

@@ -220,11 +220,6 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         self.exports.get_mut(export)
     }
 
-    /// The engine.
-    pub fn engine(&self) -> &E {
-        &self.engine
-    }
-
     /// Counters so far.
     pub fn stats(&self) -> WorkerStats {
         self.stats

@@ -20,16 +20,9 @@ pub(crate) type TestWorker<P> = Worker<P, BlockingEngine<Buffer>>;
 pub(crate) fn worker<P: Port>(ports: Vec<P>) -> (TestWorker<P>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let backing = disk(&folder);
-    let pool = Pool::new(PoolShape {
-        count: BUFFERS,
-        headroom_bytes: HEAD_BYTES,
-        data_bytes: 9216,
-        alignment: 512,
-    })
-    .unwrap();
     let mut engine = BlockingEngine::new(BUFFERS);
     let file = engine.attach(&backing).unwrap();
-    let mut worker = Worker::new(engine, pool, ports.len());
+    let mut worker = Worker::new(engine, pool(), ports.len());
     let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
     worker.add_export(target, file, backing.changes()).unwrap();
     for (seat, port) in ports.into_iter().enumerate() {
@@ -37,6 +30,17 @@ pub(crate) fn worker<P: Port>(ports: Vec<P>) -> (TestWorker<P>, TempDir) {
         worker.set_port(seat, Some(port));
     }
     (worker, folder)
+}
+
+/// As many buffers as the tests count on.
+pub(crate) fn pool() -> Pool {
+    Pool::new(PoolShape {
+        count: BUFFERS,
+        headroom_bytes: HEAD_BYTES,
+        data_bytes: 9216,
+        alignment: 512,
+    })
+    .unwrap()
 }
 
 fn disk(folder: &TempDir) -> Backing {
