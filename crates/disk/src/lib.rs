@@ -41,7 +41,7 @@ pub mod device;
 pub mod engine;
 pub mod volume;
 
-pub use device::{Completion, DeviceOp, Errno, OpId, OpKind};
+pub use device::{Completion, DeviceOp, Errno, Memory, OpId, OpKind, Part};
 pub use engine::aio::AioEngine;
 pub use engine::blocking::BlockingEngine;
 #[cfg(not(uring))]

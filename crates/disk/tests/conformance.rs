@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aoede_disk::{
-    Backing, Buffer, Completion, DeviceOp, Engine, Errno, FileId, IoMode, OpId, OpKind,
+    Backing, Buffer, Completion, DeviceOp, Engine, Errno, FileId, IoMode, Memory, OpId, OpKind,
     OpenOptions, Pool, open,
 };
 use rustix::event::epoll;
@@ -53,7 +53,7 @@ fn filled(pool: &Pool, byte: u8) -> Option<Buffer> {
 fn read(engine: &mut AnyEngine, file: FileId, pool: &Pool, offset: u64) -> Vec<u8> {
     let done = run(engine, file, op(OpKind::Read, offset, filled(pool, 0xEE)));
     assert_eq!(done.result, Ok(4096));
-    done.buffer.unwrap().data()[..4096].to_vec()
+    done.memory.into_one().unwrap().data()[..4096].to_vec()
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn what_was_written_is_read_back() {
             let byte = u8::try_from(at % 251).unwrap() + 1;
             let done = run(engine, file, op(kind, at, filled(pool, byte)));
             assert_eq!((done.id, done.result), (OpId(7), Ok(4096)));
-            assert!(done.buffer.is_some());
+            assert!(done.memory.into_one().is_some());
             assert_eq!(read(engine, file, pool, at), [byte; 4096]);
         }
         assert_eq!(
@@ -96,16 +96,16 @@ fn a_transfer_may_start_inside_the_buffer() {
         buffer.data_mut()[..512].fill(1);
         buffer.data_mut()[512..1024].fill(2);
         let part = |kind, buffer| DeviceOp {
-            buffer_start: 512,
+            memory_start: 512,
             len_bytes: 512,
             ..op(kind, 1024, buffer)
         };
         let done = run(engine, file, part(WRITE, Some(buffer)));
         assert_eq!(done.result, Ok(512));
-        let mut buffer = done.buffer.unwrap();
+        let mut buffer = done.memory.into_one().unwrap();
         buffer.data_mut().fill(9);
         let done = run(engine, file, part(OpKind::Read, Some(buffer)));
-        let data = done.buffer.unwrap();
+        let data = done.memory.into_one().unwrap();
         assert!(data.data()[..512].iter().all(|&byte| byte == 9));
         assert!(data.data()[512..1024].iter().all(|&byte| byte == 2));
         assert!(data.data()[1024..].iter().all(|&byte| byte == 9));
@@ -146,7 +146,7 @@ fn nonsense_is_an_error_and_not_a_panic() {
             (
                 "starts outside",
                 DeviceOp {
-                    buffer_start: usize::MAX,
+                    memory_start: usize::MAX,
                     ..good(pool.take())
                 },
             ),
@@ -182,7 +182,7 @@ fn a_full_engine_gives_the_operation_back() {
         let refused = engine.submit(file, op(OpKind::Read, 4096, pool.take()));
         let refused = refused.expect_err("three are in flight");
         assert_eq!(refused.offset_bytes, 4096);
-        assert!(refused.buffer.is_some());
+        assert!(matches!(refused.memory, Memory::One(_)));
         engine.kick().unwrap();
         wait(&mut engine);
         engine.submit(file, refused).unwrap();
@@ -210,7 +210,7 @@ fn writing_to_a_read_only_file_fails() {
             for kind in [WRITE, DURABLE] {
                 let done = run(&mut engine, file, op(kind, 0, pool.take()));
                 assert_eq!(done.result, Err(Errno::BADF), "{name}");
-                assert!(done.buffer.is_some());
+                assert!(done.memory.into_one().is_some());
             }
             let done = run(&mut engine, file, op(OpKind::Discard, 0, None));
             assert_eq!(done.result, Err(Errno::BADF), "{name}");
@@ -239,7 +239,7 @@ fn the_export_starts_at_its_offset() {
         };
         let file = engine.attach(&backing).unwrap();
         let done = run(&mut engine, file, op(OpKind::Read, 512, pool.take()));
-        assert_eq!(done.buffer.unwrap().data()[0], 9, "{name}");
+        assert_eq!(done.memory.into_one().unwrap().data()[0], 9, "{name}");
     }
 }
 
@@ -345,8 +345,8 @@ fn against_a_model(engine: &mut AnyEngine, backing: &Backing, pool: &Pool, step:
                         kind,
                         offset_bytes: offset,
                         len_bytes: len,
-                        buffer,
-                        buffer_start: 0,
+                        memory: buffer.into(),
+                        memory_start: 0,
                     },
                 )
                 .unwrap();
@@ -358,7 +358,8 @@ fn against_a_model(engine: &mut AnyEngine, backing: &Backing, pool: &Pool, step:
         engine.kick().unwrap();
         let mut seen = [false; 16];
         for _ in 0..16 {
-            let (_, Completion { id, buffer, result }) = wait(engine);
+            let (_, Completion { id, memory, result }) = wait(engine);
+            let buffer = memory.into_one();
             let (kind, offset, len) = flying[id.0 as usize];
             assert!(
                 !std::mem::replace(&mut seen[id.0 as usize], true),

@@ -247,18 +247,21 @@ impl Simulation {
             return;
         }
         let at = usize::try_from(op.offset_bytes / 512).unwrap() + *done;
-        let memory = op.buffer_start + *done * 512;
+        let memory = op.memory_start + *done * 512;
         *done += 1;
         self.moment += 1;
         let moment = self.moment;
         match op.kind {
             OpKind::Read => {
                 let content = self.now[at].content.to_le_bytes();
-                op.buffer.as_mut().unwrap()[memory..memory + 4].copy_from_slice(&content);
+                op.memory
+                    .for_each_mut(memory, 4, |piece| piece.copy_from_slice(&content))
+                    .unwrap();
             }
             OpKind::Write { durable } => {
-                let content = op.buffer.as_ref().unwrap()[memory..memory + 4]
-                    .try_into()
+                let mut content = [0; 4];
+                op.memory
+                    .for_each_mut(memory, 4, |piece| content.copy_from_slice(piece))
                     .unwrap();
                 let content = u32::from_le_bytes(content);
                 self.now[at] = Sector { content, moment };
@@ -312,7 +315,7 @@ impl Simulation {
         }
         self.volume.handle_device(Completion {
             id: op.id,
-            buffer: op.buffer,
+            memory: op.memory,
             result,
         });
     }

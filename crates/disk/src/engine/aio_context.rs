@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::c_long;
 use rustix::mm::{MsyncFlags, msync};
 
-use super::flight::{Action, Memory, Route, Step};
+use super::flight::{Action, Route, Span, Step};
 use crate::device::Errno;
 
 /// A context (`aio_context_t`) and where its completions are found. Its owner destroys it.
@@ -279,7 +279,7 @@ impl Iocb {
             Action::Sync => (FDSYNC, None, 0),
             Action::Discard { .. } => return None,
         };
-        let start = |memory: Memory| memory.start.expose_provenance() as u64;
+        let start = |memory: Span| memory.start.expose_provenance() as u64;
         // Already complete when the call returns: nobody waits for it.
         let silent = step.route == Route::Immediate && memory.is_some();
         Some(Self {

@@ -12,7 +12,7 @@ use rustix::io::{ReadWriteFlags, preadv2, pwritev2};
 
 use super::open::Backing;
 use super::{Engine, FileId, Files};
-use crate::device::{Completion, DeviceOp, Errno, OpKind};
+use crate::device::{Completion, DeviceOp, Errno, Memory, OpKind};
 
 /// Carries out operations one after another, in the order of submission.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl<B: AsMut<[u8]>> Engine<B> for BlockingEngine<B> {
             };
             let completion = Completion {
                 id: op.id,
-                buffer: op.buffer,
+                memory: op.memory,
                 result,
             };
             self.done.push_back((id, completion));
@@ -101,12 +101,12 @@ impl Target {
         let offset = position(self.base_bytes, op.offset_bytes, op.len_bytes)?;
         let bytes = match op.kind {
             OpKind::Read => {
-                let part = part(op.buffer.as_mut(), op.buffer_start, op.len_bytes)?;
+                let part = part(&mut op.memory, op.memory_start, op.len_bytes)?;
                 let mut parts = [IoSliceMut::new(part)];
                 preadv2(&self.file, &mut parts, offset, ReadWriteFlags::empty())?
             }
             OpKind::Write { durable } => {
-                let part = part(op.buffer.as_mut(), op.buffer_start, op.len_bytes)?;
+                let part = part(&mut op.memory, op.memory_start, op.len_bytes)?;
                 self.write(part, offset, durable)?
             }
             OpKind::Sync => {
@@ -156,12 +156,15 @@ pub(super) fn position(base_bytes: u64, offset_bytes: u64, len_bytes: u64) -> Re
 
 /// The part of the buffer that a transfer is about.
 pub(super) fn part<B: AsMut<[u8]>>(
-    buffer: Option<&mut B>,
+    memory: &mut Memory<B>,
     start: usize,
     len_bytes: u64,
 ) -> Result<&mut [u8], Errno> {
     let len = usize::try_from(len_bytes).map_err(|_| Errno::INVAL)?;
-    let data = buffer.ok_or(Errno::INVAL)?.as_mut();
+    let Memory::One(buffer) = memory else {
+        return Err(Errno::INVAL);
+    };
+    let data = buffer.as_mut();
     let rest = data.get_mut(start..).ok_or(Errno::INVAL)?;
     rest.get_mut(..len).ok_or(Errno::INVAL)
 }

@@ -16,7 +16,7 @@ use super::mapping::Mapping;
 use super::open::{Backing, IoMode};
 use super::pool::Buffer;
 use super::{FileId, Files};
-use crate::device::{Completion, DeviceOp, Errno, OpKind};
+use crate::device::{Completion, DeviceOp, Errno, Memory, OpKind};
 
 /// The most operations that an engine takes at once: io_uring's own limit.
 const MAX_CAPACITY: usize = 32768;
@@ -119,14 +119,14 @@ impl Flights {
         if op.kind == OpKind::Discard {
             file.mapping.take();
         }
-        if let (OpKind::Read, Some(buffer)) = (op.kind, &mut op.buffer) {
+        if let (OpKind::Read, Memory::One(buffer)) = (op.kind, &mut op.memory) {
             let mapping = file.mapping.borrow();
             let lent = mapping.as_ref().and_then(|m| m.lend(offset, op.len_bytes));
             if let (Some(lent), Ok(len)) = (lent, u32::try_from(op.len_bytes)) {
                 buffer.lend(lent);
                 let completion = Completion {
                     id: op.id,
-                    buffer: op.buffer,
+                    memory: op.memory,
                     result: Ok(len),
                 };
                 self.ready.push_back((file_id, completion));
@@ -169,7 +169,7 @@ impl Flights {
         self.free.push(index);
         let completion = Completion {
             id: flight.op.id,
-            buffer: flight.op.buffer,
+            memory: flight.op.memory,
             result,
         };
         Some((flight.file_id, completion))
@@ -252,9 +252,9 @@ pub(super) struct Step {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Action {
-    Read(Memory),
+    Read(Span),
     Write {
-        memory: Memory,
+        memory: Span,
         /// With RWF_DSYNC.
         durable: bool,
     },
@@ -267,7 +267,7 @@ pub(super) enum Action {
 
 /// The part of a buffer that a transfer is about.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Memory {
+pub(super) struct Span {
     pub(super) start: *mut u8,
     pub(super) len_bytes: u32,
 }
@@ -321,10 +321,10 @@ impl Flight {
         }
     }
 
-    fn memory(&mut self) -> Result<Memory, Errno> {
+    fn memory(&mut self) -> Result<Span, Errno> {
         let op = &mut self.op;
-        let part = part(op.buffer.as_mut(), op.buffer_start, op.len_bytes)?;
-        Ok(Memory {
+        let part = part(&mut op.memory, op.memory_start, op.len_bytes)?;
+        Ok(Span {
             len_bytes: u32::try_from(part.len()).map_err(|_| Errno::INVAL)?,
             start: part.as_mut_ptr(),
         })
@@ -334,7 +334,7 @@ impl Flight {
 fn failed(op: DeviceOp<Buffer>, errno: Errno) -> Completion<Buffer> {
     Completion {
         id: op.id,
-        buffer: op.buffer,
+        memory: op.memory,
         result: Err(errno),
     }
 }
@@ -381,8 +381,12 @@ pub(super) mod tests {
                 kind,
                 offset_bytes: 0,
                 len_bytes: if kind == OpKind::Sync { 0 } else { 4096 },
-                buffer: transfer.then(|| self.pool.take().unwrap()),
-                buffer_start: 0,
+                memory: if transfer {
+                    Memory::One(self.pool.take().unwrap())
+                } else {
+                    Memory::None
+                },
+                memory_start: 0,
             }
         }
     }

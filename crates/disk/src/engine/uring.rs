@@ -12,7 +12,7 @@ use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::flight::{Action, Flights, Landed, Memory, Route, Step};
+use super::flight::{Action, Flights, Landed, Route, Span, Step};
 use super::open::Backing;
 use super::pool::{Buffer, Pool};
 use super::{Engine, FileId};
@@ -231,7 +231,7 @@ fn entry(step: &Step, registered: Option<NonNull<[u8]>>) -> squeue::Entry {
             let discard = opcode::Fallocate::new(fd, len_bytes);
             discard.offset(offset).mode(hole).build()
         }
-        Action::Read(Memory { start, len_bytes }) => {
+        Action::Read(Span { start, len_bytes }) => {
             if is_in(registered, step.route, start) {
                 let read = opcode::ReadFixed::new(fd, start, len_bytes, 0);
                 read.offset(offset).build()
@@ -241,7 +241,7 @@ fn entry(step: &Step, registered: Option<NonNull<[u8]>>) -> squeue::Entry {
             }
         }
         Action::Write { memory, durable } => {
-            let Memory { start, len_bytes } = memory;
+            let Span { start, len_bytes } = memory;
             let flags = if durable { libc::RWF_DSYNC } else { 0 };
             if is_in(registered, step.route, start) {
                 let write = opcode::WriteFixed::new(fd, start, len_bytes, 0);

@@ -24,7 +24,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use crate::device::{Completion, DeviceOp, Errno, OpId, OpKind};
+use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, OpKind};
 use flush::{Arrival, Flushes};
 use order::{Extent, Order};
 use plan::Plan;
@@ -177,8 +177,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             debug_assert!(false, "completion of an operation that is not in flight");
             return;
         }
-        if done.buffer.is_some() {
-            slot.buffer = done.buffer;
+        if let Memory::One(buffer) = done.memory {
+            slot.buffer = Some(buffer);
         }
         match slot.advance(done.result, self.durability) {
             Advance::Again => {
@@ -199,8 +199,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 kind: OpKind::Sync,
                 offset_bytes: 0,
                 len_bytes: 0,
-                buffer: None,
-                buffer_start: 0,
+                memory: Memory::None,
+                memory_start: 0,
             });
         }
         while let Some(index) = self.next_ready() {

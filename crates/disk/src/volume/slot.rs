@@ -5,7 +5,7 @@ use super::plan::trim_range;
 use super::request::{Cause, DiskError, Operation, RequestId};
 use super::{Durability, MAX_RESUBMITS};
 use crate::SECTOR_BYTES;
-use crate::device::{DeviceOp, Errno, OpId, OpKind};
+use crate::device::{DeviceOp, Errno, Memory, OpId, OpKind};
 
 /// One request's place, from its arrival until its answer is polled.
 #[derive(Debug)]
@@ -116,20 +116,26 @@ impl<B: AsRef<[u8]>> Slot<B> {
     /// The operation that is due, with the buffer if it needs one.
     pub(super) fn operation(&mut self, id: OpId, durability: Durability) -> DeviceOp<B> {
         let durable = durability == Durability::Writethrough;
-        let (kind, buffer) = match self.step {
-            Step::Read => (OpKind::Read, self.buffer.take()),
-            Step::Write => (OpKind::Write { durable }, self.buffer.take()),
-            Step::Discard { .. } => (OpKind::Discard, None),
-            Step::TrimSync | Step::Flush => (OpKind::Sync, None),
+        let kind = match self.step {
+            Step::Read => OpKind::Read,
+            Step::Write => OpKind::Write { durable },
+            Step::Discard { .. } => OpKind::Discard,
+            Step::TrimSync | Step::Flush => OpKind::Sync,
+        };
+        let memory = match kind {
+            OpKind::Read | OpKind::Write { .. } => {
+                self.buffer.take().map_or(Memory::None, Memory::One)
+            }
+            OpKind::Sync | OpKind::Discard => Memory::None,
         };
         DeviceOp {
             id,
             kind,
             offset_bytes: self.offset_bytes + self.done_bytes,
             len_bytes: self.len_bytes - self.done_bytes,
-            buffer,
+            memory,
             // Fits: the whole request fits the buffer.
-            buffer_start: usize::try_from(self.done_bytes).unwrap_or(usize::MAX),
+            memory_start: usize::try_from(self.done_bytes).unwrap_or(usize::MAX),
         }
     }
 

@@ -33,7 +33,7 @@ fn expect(volume: &mut TestVolume, kind: OpKind, lba: u64, sectors: u64) -> Devi
 fn end(volume: &mut TestVolume, op: DeviceOp<Vec<u8>>, result: Result<u32, Errno>) {
     volume.handle_device(Completion {
         id: op.id,
-        buffer: op.buffer,
+        memory: op.memory,
         result,
     });
 }
@@ -155,7 +155,7 @@ fn a_short_transfer_goes_on_where_it_stopped() {
     let op = expect(&mut volume, OpKind::Read, 100, 8);
     end(&mut volume, op, Ok(3 * 512 + 100));
     let op = expect(&mut volume, OpKind::Read, 103, 5);
-    assert_eq!(op.buffer_start, 3 * 512);
+    assert_eq!(op.memory_start, 3 * 512);
     end(&mut volume, op, Ok(5 * 512));
     assert_eq!(answer(&mut volume, 1), Ok(()));
 }
@@ -241,7 +241,7 @@ fn a_trim_discards_its_ranges_in_order_and_syncs_once() {
     );
     for (lba, sectors) in [(70, 65535), (10, 5), (last, 1)] {
         let op = expect(&mut volume, OpKind::Discard, lba, sectors);
-        assert!(op.buffer.is_none());
+        assert!(matches!(op.memory, Memory::None));
         end(&mut volume, op, Ok(0));
     }
     let op = expect(&mut volume, OpKind::Sync, last, 0);

@@ -68,8 +68,8 @@ pub(crate) fn op(kind: OpKind, offset_bytes: u64, buffer: Option<Buffer>) -> Dev
         kind,
         offset_bytes,
         len_bytes,
-        buffer,
-        buffer_start: 0,
+        memory: buffer.into(),
+        memory_start: 0,
     }
 }
 
