@@ -1,6 +1,6 @@
 //! Measures a volume on an engine, without a network: operations per second and CPU time each.
 //!
-//! `iops FILE [direct|buffered] [uring|aio|blocking] [randread|seqread|randwrite] [BYTES] [DEPTH] [SECONDS]`
+//! `iops FILE [direct|buffered|uncached] [uring|aio|blocking] [randread|seqread|randwrite] [BYTES] [DEPTH] [SECONDS]`
 //!
 //! Writes are durable ones and destroy the file's contents.
 
@@ -37,6 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let io = match argument(1, "direct").as_str() {
         "buffered" => IoMode::Buffered,
+        "uncached" => IoMode::Uncached,
         _ => IoMode::Direct,
     };
     let read_only = work.pattern != "randwrite";

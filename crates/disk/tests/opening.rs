@@ -302,6 +302,15 @@ fn a_file_in_memory_is_buffered_and_says_so() {
     assert!(backing.in_memory && backing.discard && !backing.block_device);
     assert_eq!(backing.io, IoMode::Buffered);
     assert_eq!(backing.warnings, [OpenWarning::NoDirectIo]);
+    drop(backing);
+    let backing = create(&path, 8192, IoMode::Uncached);
+    assert_eq!(backing.io, IoMode::Buffered);
+    assert_eq!(backing.warnings, [OpenWarning::NoUncachedIo]);
+    assert_eq!(
+        backing.warnings[0].to_string(),
+        "the kernel or the file system has no uncached I/O (Linux 6.14, XFS or ext4): \
+         using buffered I/O"
+    );
 }
 
 #[test]

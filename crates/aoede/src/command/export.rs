@@ -96,6 +96,8 @@ enum Io {
     Direct,
     /// Through the host's page cache.
     Buffered,
+    /// Through the host's page cache, without leaving anything there (Linux 6.14, XFS or ext4).
+    Uncached,
 }
 
 pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
@@ -113,6 +115,7 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
                 io: match args.io {
                     Io::Direct => IoMode::Direct,
                     Io::Buffered => IoMode::Buffered,
+                    Io::Uncached => IoMode::Uncached,
                 },
                 offset_sectors: args.offset,
                 length_sectors: args.length,

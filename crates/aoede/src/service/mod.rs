@@ -224,6 +224,7 @@ impl<E: Engine<Buffer>> Service<E> {
             io = match backing.io {
                 IoMode::Direct => "direct",
                 IoMode::Buffered => "buffered",
+                IoMode::Uncached => "uncached",
             },
             read_only = backing.read_only,
             buffers = export.buffers,

@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{File, Metadata};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, IoSliceMut, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags};
+use rustix::io::ReadWriteFlags;
 
+use super::blocking::DONTCACHE;
 use super::lock::{self, Holder, Outcome};
 pub use super::open_error::{OpenError, OpenWarning};
 use super::pool::{Pool, PoolShape};
@@ -23,6 +25,9 @@ pub enum IoMode {
     Direct,
     /// It does.
     Buffered,
+    /// It does, and keeps nothing that it did not have before: `RWF_DONTCACHE`, of Linux 6.14. A
+    /// hint to the kernel, not a promise.
+    Uncached,
 }
 
 /// How to open a backing file.
@@ -93,7 +98,7 @@ impl Backing {
     /// How many writes a volume may have under way on this file.
     pub fn changes(&self) -> Changes {
         match (self.io, self.in_memory) {
-            (IoMode::Buffered, false) => Changes::OneByOne,
+            (IoMode::Buffered | IoMode::Uncached, false) => Changes::OneByOne,
             _ => Changes::Concurrent,
         }
     }
@@ -175,6 +180,7 @@ impl Opening<'_> {
         let alignment = alignment(&file, block_device);
         let io = match self.options.io {
             IoMode::Buffered => IoMode::Buffered,
+            IoMode::Uncached => try_uncached(&file, alignment, base_bytes, &mut warnings),
             IoMode::Direct => {
                 let obstacle = if in_memory {
                     Some(OpenWarning::NoDirectIo)
@@ -419,7 +425,7 @@ fn try_direct(
     }
     // The second sector tells whether a sector is enough: the first is aligned to anything.
     let probe_bytes = base_bytes + if sectors > 1 { SECTOR_BYTES } else { 0 };
-    let obstacle = match read_sector(file, alignment, probe_bytes) {
+    let obstacle = match read_sector(file, alignment, probe_bytes, ReadWriteFlags::empty()) {
         Ok(_) => None,
         Err(rustix::io::Errno::INVAL) => Some(OpenWarning::CoarseDirectIo { offset_bytes: 4096 }),
         Err(rustix::io::Errno::OPNOTSUPP) => Some(OpenWarning::NoDirectIo),
@@ -436,7 +442,32 @@ fn try_direct(
     obstacle
 }
 
-fn read_sector(file: &File, alignment: Alignment, offset: u64) -> Result<usize, rustix::io::Errno> {
+/// Reads once without keeping, and says what the file is to be served with.
+fn try_uncached(
+    file: &File,
+    alignment: Alignment,
+    base_bytes: u64,
+    warnings: &mut Vec<OpenWarning>,
+) -> IoMode {
+    match read_sector(file, alignment, base_bytes, DONTCACHE) {
+        Ok(_) => IoMode::Uncached,
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
+            warnings.push(OpenWarning::NoUncachedIo);
+            IoMode::Buffered
+        }
+        Err(errno) => {
+            warnings.push(OpenWarning::FirstRead(errno.to_string()));
+            IoMode::Uncached
+        }
+    }
+}
+
+fn read_sector(
+    file: &File,
+    alignment: Alignment,
+    offset: u64,
+    flags: ReadWriteFlags,
+) -> Result<usize, rustix::io::Errno> {
     let shape = PoolShape {
         count: 1,
         headroom_bytes: 0,
@@ -445,7 +476,8 @@ fn read_sector(file: &File, alignment: Alignment, offset: u64) -> Result<usize, 
     };
     let pool = Pool::new(shape).map_err(|_| rustix::io::Errno::NOMEM)?;
     let mut buffer = pool.take().ok_or(rustix::io::Errno::NOMEM)?;
-    rustix::io::pread(file, buffer.data_mut(), offset)
+    let mut piece = [IoSliceMut::new(buffer.data_mut())];
+    rustix::io::preadv2(file, &mut piece, offset, flags)
 }
 
 /// Asks without an effect: a hole behind the end of a file, or the device's own word.

@@ -25,6 +25,12 @@ pub enum OpenWarning {
         /// What offset and length have to be a multiple of.
         offset_bytes: u32,
     },
+    /// Buffered instead of uncached I/O.
+    #[error(
+        "the kernel or the file system has no uncached I/O (Linux 6.14, XFS or ext4): using \
+         buffered I/O"
+    )]
+    NoUncachedIo,
     /// The very first read failed; the export goes on, as a disk with a bad sector does.
     #[error("a first read failed: {0}")]
     FirstRead(String),
