@@ -462,10 +462,13 @@ fn target_settings(export: &ExportSettings, backing: Option<&Backing>) -> Target
     TargetSettings {
         sectors: backing.sectors,
         non_rotating: backing.rotational == Some(false),
-        trim: if backing.discard {
-            Trim::ReadsZeros
-        } else {
-            Trim::Unsupported
+        physical_sector_exponent: backing.physical.exponent(),
+        physical_sector_offset: backing.physical.offset_sectors(),
+        trim: match (backing.discard, backing.discard_bytes) {
+            (false, _) => Trim::Unsupported,
+            (true, 512) => Trim::ReadsZeros,
+            // Parts of the device's blocks are left as they are.
+            (true, _) => Trim::Supported,
         },
         ..plain
     }
