@@ -52,6 +52,7 @@ pub use engine::open::{
 pub use engine::pool::{Buffer, Pool, PoolShape};
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
+pub use engine::wrap::{Fault, Faults};
 pub use engine::{Engine, FileId};
 pub use volume::{
     Cause, Changes, DiskError, DiskRequest, Done, Durability, Operation, RequestId, RequestKind,

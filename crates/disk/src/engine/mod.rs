@@ -27,6 +27,7 @@ mod sys;
 #[cfg(uring)]
 #[expect(unsafe_code, reason = "the kernel works on buffers while we hold them")]
 pub mod uring;
+pub mod wrap;
 
 use std::io;
 
