@@ -62,9 +62,6 @@ fn text(target: &TargetProcess) -> String {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_next_engine_is_taken_where_one_is_forbidden() -> Result<()> {
-    if Maker::under_test() == Maker::Vblade {
-        return Ok(());
-    }
     let scene = Scene::new()?;
     let (setup, enter) = (libc::SYS_io_uring_setup, libc::SYS_io_uring_enter);
     for (forbidden, uring, aio) in [
@@ -91,9 +88,6 @@ fn the_next_engine_is_taken_where_one_is_forbidden() -> Result<()> {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn an_engine_that_was_asked_for_is_not_replaced() -> Result<()> {
-    if Maker::under_test() == Maker::Vblade {
-        return Ok(());
-    }
     let scene = Scene::new()?;
     for (engine, forbidden, says) in [
         ("io_uring", libc::SYS_io_uring_enter, "--engine auto or aio"),
