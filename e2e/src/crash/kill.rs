@@ -1,0 +1,95 @@
+//! The target is killed: what reached the kernel survives, what only the target had is lost.
+
+use std::{fs, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Campaign, Round, Summary, Way, judge, load::Load, promises::Promises, stage::Stage};
+use crate::{Export, Log, Random, TargetProcess};
+
+/// Most requests of a round, one of these at random: from a crash at the start to one after some
+/// seconds.
+const LENGTHS: [usize; 5] = [20, 100, 400, 1500, 6000];
+
+/// Kills a target under load, starts it again, and compares what it then serves, and what is in
+/// the file after a clean stop, with what was promised. In some rounds it is asked to stop first.
+///
+/// # Errors
+/// [`super::BrokenPromises`], a request that fails, a read that returns what it must not, or a
+/// target that does not start again.
+pub fn kills(campaign: &Campaign) -> Result<Summary> {
+    campaign.run("kills", |stage, promises, way, mut random| {
+        let target = start(stage, way)?;
+        let log = target.log()?.clone();
+        let mut round =
+            load_and_kill(stage, promises, way, target, &mut random).with_context(|| told(&log))?;
+        let target = start(stage, way).context("after the crash")?;
+        let log = target.log()?.clone();
+        round.lost = look(stage, promises, target).with_context(|| told(&log))?;
+        Ok(round)
+    })
+}
+
+fn load_and_kill(
+    stage: &Stage,
+    promises: &mut Promises,
+    way: &Way,
+    target: TargetProcess,
+    random: &mut Random,
+) -> Result<Round> {
+    let requests = requests(random, &LENGTHS);
+    let moment = Duration::from_micros(u64::try_from(random.below(2000))?);
+    let asked_first = random.below(5) == 0;
+    let load_random = Random::new(random.number());
+    let mut load = Load::new(&stage.nic, stage.target, promises, way, load_random);
+    load.run(requests)?;
+    let mut stopped = false;
+    if asked_first {
+        stopped = target.stop_or_kill(moment)?;
+    } else {
+        thread::sleep(moment);
+        target.kill()?;
+    }
+    load.take_last_words()?;
+    let round = Round {
+        tally: load.tally(),
+        outstanding: load.outstanding(),
+        lost: 0,
+    };
+    if stopped {
+        // It flushes before it ends.
+        promises.flushed(promises.covered());
+    }
+    Ok(round)
+}
+
+/// What the target serves and what it leaves in the file; the promises are compared with both.
+fn look(stage: &Stage, promises: &mut Promises, target: TargetProcess) -> Result<usize> {
+    let served = stage.read_over_the_wire()?;
+    let lost = judge(promises, &served)?;
+    target.stop()?;
+    ensure!(
+        fs::read(&stage.image)? == served,
+        "the file holds something else than what was served from it"
+    );
+    Ok(lost)
+}
+
+fn start(stage: &Stage, way: &Way) -> Result<TargetProcess> {
+    let mut target = Export::new(&stage.image, "tgt0")
+        .with(way.arguments)
+        .start(&stage.host, way.maker)?;
+    target.keep_quiet();
+    Ok(target)
+}
+
+/// A number of requests, up to one of `lengths`.
+pub(super) fn requests(random: &mut Random, lengths: &[usize]) -> usize {
+    let most = lengths.get(random.below(lengths.len())).copied();
+    1 + random.below(most.unwrap_or(1))
+}
+
+/// What a target has said, for a failure's message.
+pub(super) fn told(log: &Log) -> String {
+    format!("the target's log:\n{}", log.text())
+}

@@ -1,0 +1,151 @@
+//! The real program is killed and loses its disk's power, at any moment, under load: what was
+//! promised is there afterwards.
+//!
+//! `AOEDE_CRASH_ROUNDS` and `AOEDE_CRASH_CUTS` ask for more, `AOEDE_CRASH_SEED` for the same
+//! requests again; `cargo xtask crash` sets them.
+
+use std::{
+    env,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aoede_e2e::{
+    Maker,
+    crash::{BrokenPromises, Cache, Campaign, Flushes, Mix, Way, kills, power_cuts},
+};
+
+const ROUNDS: usize = 50;
+const CUTS: usize = 24;
+
+const ALL: Mix = Mix {
+    writes: 45,
+    early_writes: 10,
+    trims: 3,
+    flushes: 7,
+};
+
+const WITHOUT_TRIMS: Mix = Mix { trims: 0, ..ALL };
+
+/// What any target understands.
+const PLAIN: Mix = Mix {
+    writes: 60,
+    early_writes: 0,
+    trims: 0,
+    flushes: 0,
+};
+
+fn ours(held_to: Cache, mix: Mix, arguments: &'static [&'static str]) -> Way {
+    Way {
+        maker: Maker::Aoede,
+        arguments,
+        held_to,
+        mix,
+        most_outstanding: 32,
+    }
+}
+
+/// A number from the environment.
+fn number(variable: &str, otherwise: usize) -> Result<usize> {
+    let Ok(text) = env::var(variable) else {
+        return Ok(otherwise);
+    };
+    text.parse().with_context(|| format!("{variable}={text}"))
+}
+
+/// A new seed each time, unless one is asked for.
+fn seed() -> Result<u64> {
+    if let Ok(text) = env::var("AOEDE_CRASH_SEED") {
+        let digits = text.trim_start_matches("0x");
+        return u64::from_str_radix(digits, 16)
+            .with_context(|| format!("AOEDE_CRASH_SEED={text} is no hexadecimal number"));
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(u64::from(since.subsec_nanos()) << 32 | since.as_secs() & 0xffff_ffff)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn killed_at_any_moment_it_has_kept_what_it_promised() -> Result<()> {
+    let rounds = number("AOEDE_CRASH_ROUNDS", ROUNDS)?;
+    let campaign = Campaign {
+        rounds,
+        seed: seed()?,
+        ways: vec![
+            ours(Cache::Writethrough, ALL, &["--engine", "io_uring"]),
+            ours(Cache::Writethrough, ALL, &["--engine", "aio"]),
+            ours(Cache::Writethrough, ALL, &["--io", "buffered"]),
+        ],
+    };
+    let summary = kills(&campaign)?;
+    println!("{summary}");
+    ensure!(
+        summary.outstanding > rounds && summary.tally.flushes > 0,
+        "nothing was under way when it was killed: {summary}"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_power_cut_takes_nothing_that_was_promised() -> Result<()> {
+    let rounds = number("AOEDE_CRASH_CUTS", CUTS)?;
+    let campaign = Campaign {
+        rounds,
+        seed: seed()?,
+        ways: vec![
+            ours(
+                Cache::Writethrough,
+                WITHOUT_TRIMS,
+                &["--engine", "io_uring"],
+            ),
+            ours(Cache::Writethrough, WITHOUT_TRIMS, &["--engine", "aio"]),
+        ],
+    };
+    let summary = power_cuts(&campaign, Flushes::Obeyed)?;
+    println!("{summary}");
+    ensure!(
+        summary.lost > 0,
+        "no cut took anything, so it was none: {summary}"
+    );
+    Ok(())
+}
+
+/// Without `-d` and `-s` it acknowledges what is in the page cache only, but never says that it has
+/// a write cache.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_target_that_acknowledges_too_early_is_found_out_by_a_power_cut() -> Result<()> {
+    let vblade = Way {
+        maker: Maker::Vblade,
+        arguments: &[],
+        held_to: Cache::Writethrough,
+        mix: PLAIN,
+        most_outstanding: 4,
+    };
+    expect_broken_promises(vblade, Flushes::Obeyed)
+}
+
+/// Our own target cannot do better than its disk: with one that ignores flushes nothing is kept.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_disk_that_ignores_flushes_is_found_out_by_a_power_cut() -> Result<()> {
+    let way = ours(Cache::Writethrough, WITHOUT_TRIMS, &[]);
+    expect_broken_promises(way, Flushes::Ignored)
+}
+
+fn expect_broken_promises(way: Way, flushes: Flushes) -> Result<()> {
+    let campaign = Campaign {
+        rounds: 3,
+        seed: seed()?,
+        ways: vec![way],
+    };
+    let Err(error) = power_cuts(&campaign, flushes) else {
+        anyhow::bail!("a liar was not found out");
+    };
+    eprintln!("as it must be: {error:#}");
+    if error.downcast_ref::<BrokenPromises>().is_none() {
+        return Err(error.context("something else went wrong"));
+    }
+    Ok(())
+}
