@@ -26,6 +26,8 @@ use crate::{Export, Namespace, Packages, Process, Random, TargetProcess, wait_un
 
 /// Most requests of a round, one of these at random. A durable write takes a millisecond here.
 const LENGTHS: [usize; 3] = [20, 100, 400];
+/// Each block that a flush writes takes so long, so that many a cut comes during a flush.
+const SLOW_MEDIUM: &str = "wdelay=1ms";
 /// Requests sent after the cut.
 const IN_VAIN: usize = 8;
 /// How long nothing must be answered after the cut for the target to have said all it will.
@@ -124,10 +126,14 @@ impl VolatileDisk {
             .env("TMPDIR", &folder)
             .args(["-f", "-U"])
             .arg(&socket);
-        command.arg("-P").arg(&ready).arg("--filter");
-        command.arg(packages.nbdkit_module("filters/nbdkit-cache-filter.so")?);
+        command.arg("-P").arg(&ready);
+        for filter in ["cache", "delay"] {
+            let name = format!("filters/nbdkit-{filter}-filter.so");
+            command.arg("--filter").arg(packages.nbdkit_module(&name)?);
+        }
         command.arg(packages.nbdkit_module("plugins/nbdkit-file-plugin.so")?);
-        command.arg(&stage.image).arg(match flushes {
+        command.arg(&stage.image).arg(SLOW_MEDIUM);
+        command.arg(match flushes {
             Flushes::Obeyed => "cache=writeback",
             Flushes::Ignored => "cache=unsafe",
         });
