@@ -36,6 +36,8 @@ pub mod ata {
     pub const FLUSH_28: u8 = 0xe7;
     /// DATA SET MANAGEMENT, which can only TRIM.
     pub const TRIM: u8 = 0x06;
+    /// SET FEATURES.
+    pub const SET_FEATURES: u8 = 0xef;
 }
 
 /// Who asks whom: what all frames of one conversation have in common.
@@ -91,6 +93,13 @@ impl Addressing {
     pub fn early_write(&self, tag: u32, lba: u64, sectors: u8, data: &[u8]) -> Vec<u8> {
         let mut frame = self.ata(tag, ata::WRITE, lba, sectors, data);
         frame.splice(24..25, [0x43]);
+        frame
+    }
+
+    /// SET FEATURES: the write cache on or off.
+    pub fn write_cache(&self, tag: u32, on: bool) -> Vec<u8> {
+        let mut frame = self.ata(tag, ata::SET_FEATURES, 0, 0, b"");
+        frame.splice(25..26, [if on { 0x02 } else { 0x82 }]);
         frame
     }
 

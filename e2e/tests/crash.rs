@@ -23,6 +23,7 @@ const ALL: Mix = Mix {
     early_writes: 10,
     trims: 3,
     flushes: 7,
+    switches: 0,
 };
 
 const WITHOUT_TRIMS: Mix = Mix { trims: 0, ..ALL };
@@ -33,6 +34,7 @@ const PLAIN: Mix = Mix {
     early_writes: 0,
     trims: 0,
     flushes: 0,
+    switches: 0,
 };
 
 fn ours(held_to: Cache, mix: Mix, arguments: &'static [&'static str]) -> Way {
@@ -42,6 +44,7 @@ fn ours(held_to: Cache, mix: Mix, arguments: &'static [&'static str]) -> Way {
         held_to,
         mix,
         most_outstanding: 32,
+        kept_after: None,
     }
 }
 
@@ -111,19 +114,31 @@ fn a_power_cut_takes_nothing_that_was_promised() -> Result<()> {
     Ok(())
 }
 
-/// Without `-d` and `-s` it acknowledges what is in the page cache only, but never says that it has
-/// a write cache.
+/// With `-d` and `-s` vblade acknowledges what is on stable storage. Without, it acknowledges what
+/// is in the page cache only, but never says that it has a write cache.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_target_that_acknowledges_too_early_is_found_out_by_a_power_cut() -> Result<()> {
-    let vblade = Way {
+    let honest = Way {
         maker: Maker::Vblade,
-        arguments: &[],
+        arguments: &["-d", "-s"],
         held_to: Cache::Writethrough,
         mix: PLAIN,
         most_outstanding: 4,
+        kept_after: None,
     };
-    expect_broken_promises(vblade, Flushes::Obeyed)
+    let campaign = Campaign {
+        rounds: 8,
+        seed: seed()?,
+        ways: vec![honest.clone()],
+    };
+    let summary = power_cuts(&campaign, Flushes::Obeyed).context("the honest vblade")?;
+    println!("vblade -d -s: {summary}");
+    let liar = Way {
+        arguments: &[],
+        ..honest
+    };
+    expect_broken_promises(liar, Flushes::Obeyed)
 }
 
 /// Our own target cannot do better than its disk: with one that ignores flushes nothing is kept.

@@ -38,7 +38,7 @@ fn load_and_kill(
     random: &mut Random,
 ) -> Result<Round> {
     let requests = requests(random, &LENGTHS);
-    let moment = Duration::from_micros(u64::try_from(random.below(2000))?);
+    let moment = moment(random)?;
     let asked_first = random.below(5) == 0;
     let load_random = Random::new(random.number());
     let mut load = Load::new(&stage.nic, stage.target, promises, way, load_random);
@@ -87,6 +87,13 @@ fn start(stage: &Stage, way: &Way) -> Result<TargetProcess> {
 pub(super) fn requests(random: &mut Random, lengths: &[usize]) -> usize {
     let most = lengths.get(random.below(lengths.len())).copied();
     1 + random.below(most.unwrap_or(1))
+}
+
+/// How long after the last request a crash comes: at once, or a little later.
+pub(super) fn moment(random: &mut Random) -> Result<Duration> {
+    let micros = [0, random.below(300), random.below(3000)];
+    let micros = micros.get(random.below(3)).copied().unwrap_or(0);
+    Ok(Duration::from_micros(u64::try_from(micros)?))
 }
 
 /// What a target has said, for a failure's message.

@@ -37,6 +37,8 @@ pub struct Mix {
     pub trims: usize,
     /// FLUSH CACHE and FLUSH CACHE EXT.
     pub flushes: usize,
+    /// SET FEATURES: write cache off or on again.
+    pub switches: usize,
 }
 
 /// What was sent and answered so far.
@@ -60,6 +62,9 @@ enum Waiting {
     /// A write or trim that is promised by the next flush.
     Early(u64),
     Flush(Covered),
+    /// The write cache goes off, after a flush.
+    CacheOff(Covered),
+    CacheOn,
     Read {
         lba: u64,
         expected: Vec<Content>,
@@ -71,7 +76,10 @@ enum Waiting {
 pub(super) struct Load<'a> {
     nic: &'a Nic,
     target: Addressing,
+    /// What an acknowledgement of a write without the A flag means that is sent now.
     cache: Cache,
+    /// The cache is being switched: one at a time, so that `cache` is certain.
+    switching: bool,
     mix: Mix,
     /// Most requests outstanding at once.
     depth: usize,
@@ -94,6 +102,7 @@ impl<'a> Load<'a> {
             nic,
             target,
             cache: way.held_to,
+            switching: false,
             mix: way.mix,
             depth: 1 + random.below(way.most_outstanding),
             // The Linux driver keeps to tags below 2^31.
@@ -122,12 +131,7 @@ impl<'a> Load<'a> {
         for _ in 0..requests {
             self.send_one()?;
             while let Some(frame) = self.next_frame()? {
-                let success = self.handle(&frame)?;
-                ensure!(
-                    success,
-                    "a request failed: {:02x?}",
-                    frame.get(14..36).unwrap_or_default()
-                );
+                self.expect_success(&frame)?;
             }
         }
         Ok(())
@@ -151,6 +155,23 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
+    /// Waits until every request has its response.
+    ///
+    /// # Errors
+    /// As [`Load::run`].
+    pub(super) fn finish(&mut self) -> Result<()> {
+        while !self.waiting.is_empty() {
+            let frame = self.nic.receive(ANSWER)?;
+            self.expect_success(&frame.with_context(|| self.silence())?)?;
+        }
+        Ok(())
+    }
+
+    /// What was acknowledged is as good as flushed now.
+    pub(super) fn flushed(&mut self) {
+        self.promises.flushed(self.promises.covered());
+    }
+
     /// Takes in what the target sent before it was killed.
     ///
     /// # Errors
@@ -165,33 +186,53 @@ impl<'a> Load<'a> {
             return self.nic.try_receive();
         }
         let frame = self.nic.receive(ANSWER)?;
+        frame.map(Some).with_context(|| self.silence())
+    }
+
+    fn silence(&self) -> String {
         let waiting = self.waiting.len();
-        frame
-            .map(Some)
-            .with_context(|| format!("{waiting} requests without a response for {ANSWER:?}"))
+        format!("{waiting} requests without a response for {ANSWER:?}")
+    }
+
+    fn expect_success(&mut self, frame: &[u8]) -> Result<()> {
+        let success = self.handle(frame)?;
+        ensure!(
+            success,
+            "a request failed: {:02x?}",
+            frame.get(14..36).unwrap_or_default()
+        );
+        Ok(())
     }
 
     fn send_one(&mut self) -> Result<()> {
         self.tag = (self.tag + 1) & 0x7fff_ffff;
         self.tally.sent += 1;
-        let choice = self.random.below(100);
-        let mix = self.mix;
-        let (frame, waiting) = if choice < mix.writes {
-            self.write(false)
-        } else if choice < mix.writes + mix.early_writes {
-            self.write(true)
-        } else if choice < mix.writes + mix.early_writes + mix.trims {
-            self.trim()
-        } else if choice < mix.writes + mix.early_writes + mix.trims + mix.flushes {
-            let short = self.random.below(2) == 0;
-            let opcode = if short { ata::FLUSH_28 } else { ata::FLUSH };
-            let frame = self.target.ata(self.tag, opcode, 0, 0, b"");
-            (frame, Waiting::Flush(self.promises.covered()))
-        } else {
-            self.read()
-        };
+        let (frame, waiting) = self.random_request();
         self.waiting.insert(self.tag, waiting);
         self.nic.send(&frame)
+    }
+
+    fn random_request(&mut self) -> (Vec<u8>, Waiting) {
+        let mut choice = self.random.below(100);
+        let mut is = |percent: usize| {
+            let chosen = choice < percent;
+            choice = choice.saturating_sub(percent);
+            chosen
+        };
+        let mix = self.mix;
+        if is(mix.writes) {
+            self.write(false)
+        } else if is(mix.early_writes) {
+            self.write(true)
+        } else if is(mix.trims) {
+            self.trim()
+        } else if is(mix.flushes) {
+            self.flush()
+        } else if is(mix.switches) && !self.switching {
+            self.switch_cache()
+        } else {
+            self.read()
+        }
     }
 
     fn write(&mut self, early: bool) -> (Vec<u8>, Waiting) {
@@ -226,6 +267,24 @@ impl<'a> Load<'a> {
             Cache::Writeback => Waiting::Early(number),
         };
         (self.target.trim(self.tag, &ranges), waiting)
+    }
+
+    fn flush(&mut self) -> (Vec<u8>, Waiting) {
+        let short = self.random.below(2) == 0;
+        let opcode = if short { ata::FLUSH_28 } else { ata::FLUSH };
+        let frame = self.target.ata(self.tag, opcode, 0, 0, b"");
+        (frame, Waiting::Flush(self.promises.covered()))
+    }
+
+    fn switch_cache(&mut self) -> (Vec<u8>, Waiting) {
+        self.switching = true;
+        let off = self.cache == Cache::Writeback;
+        let frame = self.target.write_cache(self.tag, !off);
+        if off {
+            return (frame, Waiting::CacheOff(self.promises.covered()));
+        }
+        self.cache = Cache::Writeback;
+        (frame, Waiting::CacheOn)
     }
 
     fn read(&mut self) -> (Vec<u8>, Waiting) {
@@ -281,6 +340,12 @@ impl<'a> Load<'a> {
                 self.tally.flushes += 1;
                 self.promises.flushed(covered);
             }
+            Waiting::CacheOff(covered) => {
+                self.switching = false;
+                self.cache = Cache::Writethrough;
+                self.promises.flushed(covered);
+            }
+            Waiting::CacheOn => self.switching = false,
             Waiting::Read { lba, expected } => {
                 check_read(self.promises.disk(), lba, &expected, response.data())?;
             }

@@ -58,6 +58,9 @@ pub struct Way {
     pub mix: Mix,
     /// Most of them outstanding at once; a round takes a random number up to it.
     pub most_outstanding: usize,
+    /// An acknowledged write so old is promised without a flush; a round then waits for so long
+    /// before its crash, and the crash finds nothing under way.
+    pub kept_after: Option<Duration>,
 }
 
 /// Crash after crash.

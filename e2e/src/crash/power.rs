@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
     Campaign, Round, Summary, Way, judge,
-    kill::{requests, told},
+    kill::{moment, requests, told},
     load::Load,
     promises::Promises,
     stage::Stage,
@@ -86,10 +86,15 @@ fn load_and_cut(
         "the target does not serve what is on the medium"
     );
     let requests = requests(random, &LENGTHS);
-    let moment = Duration::from_micros(u64::try_from(random.below(5000))?);
+    let moment = moment(random)?;
     let load_random = Random::new(random.number());
     let mut load = Load::new(&stage.nic, stage.target, promises, way, load_random);
     load.run(requests)?;
+    if let Some(age) = way.kept_after {
+        load.finish()?;
+        thread::sleep(age);
+        load.flushed();
+    }
     thread::sleep(moment);
     disk.cut()?;
     let outstanding = load.outstanding();
