@@ -103,6 +103,7 @@ fn a_power_cut_takes_nothing_that_was_promised() -> Result<()> {
                 &["--engine", "io_uring"],
             ),
             ours(Cache::Writethrough, WITHOUT_TRIMS, &["--engine", "aio"]),
+            ours(Cache::Writethrough, WITHOUT_TRIMS, &["--io", "buffered"]),
         ],
     };
     let summary = power_cuts(&campaign, Flushes::Obeyed)?;

@@ -5,11 +5,14 @@ use std::{fs, thread, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Campaign, Round, Summary, Way, judge, load::Load, promises::Promises, stage::Stage};
-use crate::{Export, Log, Random, TargetProcess};
+use crate::{Export, Log, Random, TargetProcess, wait_until};
 
 /// Most requests of a round, one of these at random: from a crash at the start to one after some
 /// seconds.
 const LENGTHS: [usize; 5] = [20, 100, 400, 1500, 6000];
+
+/// How long the file of a killed process may stay locked.
+const LOCKED: Duration = Duration::from_secs(5);
 
 /// Kills a target under load, starts it again, and compares what it then serves, and what is in
 /// the file after a clean stop, with what was promised. In some rounds it is asked to stop first.
@@ -23,7 +26,7 @@ pub fn kills(campaign: &Campaign) -> Result<Summary> {
         let log = target.log()?.clone();
         let mut round =
             load_and_kill(stage, promises, way, target, &mut random).with_context(|| told(&log))?;
-        let target = start(stage, way).context("after the crash")?;
+        let target = start_again(stage, way).context("after the crash")?;
         let log = target.log()?.clone();
         round.lost = look(stage, promises, target).with_context(|| told(&log))?;
         Ok(round)
@@ -81,6 +84,24 @@ fn start(stage: &Stage, way: &Way) -> Result<TargetProcess> {
         .start(&stage.host, way.maker)?;
     target.keep_quiet();
     Ok(target)
+}
+
+/// Starts it after a crash, again and again as a service manager does: what a killed process has
+/// left with the kernel, io_uring or the disk, keeps its file open and locked until it is done.
+fn start_again(stage: &Stage, way: &Way) -> Result<TargetProcess> {
+    let mut started = None;
+    let took = wait_until("the lock of the killed process ends", LOCKED, || {
+        match start(stage, way) {
+            Ok(target) => started = Some(target),
+            Err(error) if format!("{error:#}").contains("lock held") => {}
+            Err(error) => return Err(error),
+        }
+        Ok(started.is_some())
+    })?;
+    if took > Duration::from_secs(1) {
+        eprintln!("the file of a killed process could be served after {took:.1?}");
+    }
+    started.context("not started")
 }
 
 /// A number of requests, up to one of `lengths`.
