@@ -16,7 +16,7 @@ use aoede_e2e::{
 };
 
 const ROUNDS: usize = 50;
-const CUTS: usize = 24;
+const CUTS: usize = 48;
 
 const ALL: Mix = Mix {
     writes: 45,
@@ -27,6 +27,28 @@ const ALL: Mix = Mix {
 };
 
 const WITHOUT_TRIMS: Mix = Mix { trims: 0, ..ALL };
+
+/// In a target with a write cache.
+const CACHED: Mix = Mix { switches: 2, ..ALL };
+
+const CACHED_WITHOUT_TRIMS: Mix = Mix { trims: 0, ..CACHED };
+
+const WRITEBACK: &[&str] = &["--cache", "writeback"];
+/// So little may be dirty, so shortly, that it is written all the time, and the cache so small that
+/// pages are evicted all the time.
+const BUSY_WRITEBACK: &[&str] = &[
+    "--cache",
+    "writeback",
+    "--engine",
+    "aio",
+    "--dirty-size",
+    "128KiB",
+    "--dirty-age",
+    "20ms",
+    "--cache-size",
+    "512KiB",
+];
+const BUFFERED_WRITEBACK: &[&str] = &["--cache", "writeback", "--io", "buffered"];
 
 /// What any target understands.
 const PLAIN: Mix = Mix {
@@ -78,6 +100,9 @@ fn killed_at_any_moment_it_has_kept_what_it_promised() -> Result<()> {
             ours(Cache::Writethrough, ALL, &["--engine", "io_uring"]),
             ours(Cache::Writethrough, ALL, &["--engine", "aio"]),
             ours(Cache::Writethrough, ALL, &["--io", "buffered"]),
+            ours(Cache::Writeback, CACHED, WRITEBACK),
+            ours(Cache::Writeback, CACHED, BUSY_WRITEBACK),
+            ours(Cache::Writeback, CACHED, BUFFERED_WRITEBACK),
         ],
     };
     let summary = kills(&campaign)?;
@@ -104,6 +129,9 @@ fn a_power_cut_takes_nothing_that_was_promised() -> Result<()> {
             ),
             ours(Cache::Writethrough, WITHOUT_TRIMS, &["--engine", "aio"]),
             ours(Cache::Writethrough, WITHOUT_TRIMS, &["--io", "buffered"]),
+            ours(Cache::Writeback, CACHED_WITHOUT_TRIMS, WRITEBACK),
+            ours(Cache::Writeback, CACHED_WITHOUT_TRIMS, BUSY_WRITEBACK),
+            ours(Cache::Writeback, CACHED_WITHOUT_TRIMS, BUFFERED_WRITEBACK),
         ],
     };
     let summary = power_cuts(&campaign, Flushes::Obeyed)?;

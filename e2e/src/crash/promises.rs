@@ -136,6 +136,12 @@ impl Promises {
         self.sector(lba).map(|sector| sector.newest().content)
     }
 
+    /// Whether a sector may hold this after a crash that comes now.
+    pub(super) fn allow(&self, lba: u64, content: Content) -> bool {
+        self.sector(lba)
+            .is_some_and(|sector| sector.allowed().any(|allowed| allowed == content))
+    }
+
     /// Compares a whole disk with the promises, and from then on takes what it holds for the
     /// promised state. Returns what was found.
     pub(super) fn compare(&mut self, disk: &[u8]) -> Comparison {
@@ -330,6 +336,19 @@ mod tests {
         assert_eq!(promises.newest(2), Some(Content::Write(write)));
         promises.keep(trim);
         assert_eq!(broken(&mut promises, [0, 1, 1, 0]), [1]);
+    }
+
+    #[test]
+    fn what_is_allowed_is_known_before_the_crash() {
+        let mut promises = promises();
+        let number = promises.write(0..1);
+        promises.write(0..1);
+        promises.keep(number);
+        let allowed = [0, 1, 2, 3].map(|number| match number {
+            0 => promises.allow(0, Content::Zeros),
+            number => promises.allow(0, Content::Write(number)),
+        });
+        assert_eq!(allowed, [false, true, true, false]);
     }
 
     #[test]
