@@ -270,6 +270,51 @@ fn an_engine_dropped_with_operations_in_flight_returns_its_buffers() {
     }
 }
 
+#[test]
+fn only_buffered_reads_stay_in_the_page_cache() {
+    let pool = pool(1);
+    let folder = &folders()[0];
+    for (io, stays) in [
+        (IoMode::Direct, false),
+        (IoMode::Uncached, false),
+        (IoMode::Buffered, true),
+    ] {
+        for (name, mut engine) in engines(1, &pool) {
+            let path = folder.path().join(format!("{name}-{io:?}"));
+            std::fs::write(&path, [5; 8192]).unwrap();
+            let beside = std::fs::File::open(&path).unwrap();
+            beside.sync_all().unwrap();
+            rustix::fs::fadvise(&beside, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            let options = OpenOptions {
+                io,
+                ..OpenOptions::default()
+            };
+            let backing = open(&path, &options).unwrap();
+            if backing.io != io {
+                eprintln!("not here: {:?}", backing.warnings);
+                continue;
+            }
+            let file = engine.attach(&backing).unwrap();
+            assert_eq!(read(&mut engine, file, &pool, 4096), [5; 4096]);
+            assert_eq!(is_cached(&beside), stays, "{name} {io:?}");
+        }
+    }
+}
+
+/// Whether the second page can be read without waiting for the disk. To ask may bring it in.
+fn is_cached(file: &std::fs::File) -> bool {
+    let mut byte = [0];
+    let mut piece = [std::io::IoSliceMut::new(&mut byte)];
+    let flags = rustix::io::ReadWriteFlags::NOWAIT;
+    match rustix::io::preadv2(file, &mut piece, 4096, flags) {
+        Ok(bytes) => bytes == 1,
+        Err(errno) => {
+            assert_eq!(errno, rustix::io::Errno::AGAIN);
+            false
+        }
+    }
+}
+
 /// A small generator, so that a failing seed can be run again.
 struct Random(u64);
 
@@ -418,7 +463,7 @@ fn against_a_model(engine: &mut AnyEngine, backing: &Backing, pool: &Pool, step:
 #[test]
 fn many_at_once_do_what_an_array_does() {
     for folder in folders() {
-        for io in [IoMode::Direct, IoMode::Buffered] {
+        for io in [IoMode::Direct, IoMode::Buffered, IoMode::Uncached] {
             let pool = pool(64);
             for (name, mut engine) in engines(16, &pool) {
                 let backing = create(&folder.path().join(format!("{name}{io:?}")), 1 << 20, io);

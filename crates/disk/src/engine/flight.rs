@@ -11,6 +11,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 
+use rustix::io::ReadWriteFlags;
+
 use super::blocking::{Target, position};
 use super::mapping::Mapping;
 use super::open::{Backing, IoMode};
@@ -76,7 +78,7 @@ impl Flights {
         let route = match (backing.in_memory, backing.io) {
             (true, _) => Route::Immediate,
             (false, IoMode::Direct) => Route::Direct,
-            (false, IoMode::Buffered) => Route::Buffered,
+            (false, IoMode::Buffered | IoMode::Uncached) => Route::Buffered,
         };
         Ok(self.files.add(Rc::new(Attached {
             target: Target::new(backing)?.into(),
@@ -269,17 +271,15 @@ pub(super) struct Step {
     pub(super) route: Route,
     /// In the file; for a sync it means nothing.
     pub(super) offset: u64,
+    /// `RWF_…` flags of a read or write.
+    pub(super) flags: i32,
     pub(super) action: Action,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Action {
     Read(Span),
-    Write {
-        memory: Span,
-        /// With RWF_DSYNC.
-        durable: bool,
-    },
+    Write(Span),
     Sync,
     #[cfg_attr(not(uring), expect(dead_code, reason = "done by a call without it"))]
     Discard {
@@ -307,15 +307,18 @@ impl Flight {
                 len_bytes: self.op.len_bytes,
             },
             (OpKind::Read, _) => Action::Read(self.memory(pieces)?),
-            (OpKind::Write { durable }, phase) => Action::Write {
-                memory: self.memory(pieces)?,
-                durable: durable && phase == Phase::Whole,
-            },
+            (OpKind::Write { .. }, _) => Action::Write(self.memory(pieces)?),
         };
+        let target = self.file.target.borrow();
+        let mut flags = target.flags;
+        let durable = self.op.kind == OpKind::Write { durable: true };
+        flags.set(ReadWriteFlags::DSYNC, durable && self.phase == Phase::Whole);
         Ok(Step {
-            fd: self.file.target.borrow().file.as_raw_fd(),
+            fd: target.file.as_raw_fd(),
             route: self.file.route,
             offset: self.offset,
+            #[expect(clippy::cast_possible_wrap, reason = "flags have no sign")]
+            flags: flags.bits() as i32,
             action,
         })
     }

@@ -12,6 +12,7 @@ pub mod aio;
 mod aio_context;
 pub mod blocking;
 mod flight;
+mod geometry;
 mod lock;
 #[expect(unsafe_code, reason = "maps files and hands out parts of them")]
 mod mapping;

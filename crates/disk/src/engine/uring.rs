@@ -224,7 +224,7 @@ impl Drop for UringEngine {
 
 /// The submission entry for a step.
 fn entry(step: &Step, registered: Option<NonNull<[u8]>>) -> squeue::Entry {
-    let (fd, offset) = (Fd(step.fd), step.offset);
+    let (fd, offset, flags) = (Fd(step.fd), step.offset, step.flags);
     match step.action {
         Action::Sync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
         Action::Discard { len_bytes } => {
@@ -235,34 +235,28 @@ fn entry(step: &Step, registered: Option<NonNull<[u8]>>) -> squeue::Entry {
         Action::Read(Span::One { start, len_bytes }) => {
             if is_in(registered, step.route, start, len_bytes) {
                 let read = opcode::ReadFixed::new(fd, start, len_bytes, 0);
-                read.offset(offset).build()
+                read.offset(offset).rw_flags(flags).build()
             } else {
                 let read = opcode::Read::new(fd, start, len_bytes);
-                read.offset(offset).build()
+                read.offset(offset).rw_flags(flags).build()
             }
         }
         Action::Read(Span::List { first, count }) => {
             let read = opcode::Readv::new(fd, first.cast(), count);
-            read.offset(offset).build()
+            read.offset(offset).rw_flags(flags).build()
         }
-        Action::Write { memory, durable } => {
-            let flags = if durable { libc::RWF_DSYNC } else { 0 };
-            match memory {
-                Span::One { start, len_bytes }
-                    if is_in(registered, step.route, start, len_bytes) =>
-                {
-                    let write = opcode::WriteFixed::new(fd, start, len_bytes, 0);
-                    write.offset(offset).rw_flags(flags).build()
-                }
-                Span::One { start, len_bytes } => {
-                    let write = opcode::Write::new(fd, start, len_bytes);
-                    write.offset(offset).rw_flags(flags).build()
-                }
-                Span::List { first, count } => {
-                    let write = opcode::Writev::new(fd, first.cast(), count);
-                    write.offset(offset).rw_flags(flags).build()
-                }
+        Action::Write(Span::One { start, len_bytes }) => {
+            if is_in(registered, step.route, start, len_bytes) {
+                let write = opcode::WriteFixed::new(fd, start, len_bytes, 0);
+                write.offset(offset).rw_flags(flags).build()
+            } else {
+                let write = opcode::Write::new(fd, start, len_bytes);
+                write.offset(offset).rw_flags(flags).build()
             }
+        }
+        Action::Write(Span::List { first, count }) => {
+            let write = opcode::Writev::new(fd, first.cast(), count);
+            write.offset(offset).rw_flags(flags).build()
         }
     }
 }

@@ -42,10 +42,10 @@ pub(crate) fn engines(capacity: usize, pool: &Pool) -> Vec<(&'static str, AnyEng
     engines
 }
 
-/// Runs a test with each engine on a file of 1 MiB on disk and in memory, direct and buffered.
+/// Runs a test with each engine and each way of I/O on a file of 1 MiB, on disk and in memory.
 pub(crate) fn everywhere(test: impl Fn(&mut AnyEngine, FileId, &Pool)) {
     for folder in folders() {
-        for io in [IoMode::Direct, IoMode::Buffered] {
+        for io in [IoMode::Direct, IoMode::Buffered, IoMode::Uncached] {
             for index in 0.. {
                 let pool = pool(16);
                 let Some((name, mut engine)) = engines(16, &pool).into_iter().nth(index) else {
