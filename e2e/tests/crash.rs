@@ -6,13 +6,13 @@
 
 use std::{
     env,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aoede_e2e::{
     Maker,
-    crash::{BrokenPromises, Cache, Campaign, Flushes, Mix, Way, kills, power_cuts},
+    crash::{BrokenPromises, Cache, Campaign, Flushes, Mix, Summary, Way, kills, power_cuts},
 };
 
 const ROUNDS: usize = 50;
@@ -178,14 +178,51 @@ fn a_disk_that_ignores_flushes_is_found_out_by_a_power_cut() -> Result<()> {
     expect_broken_promises(way, Flushes::Ignored)
 }
 
+/// What it acknowledges from its write cache it does not promise, and a kill takes it. Held to more
+/// than it promises, it is found out.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_write_cache_that_is_kept_secret_is_found_out_by_a_kill() -> Result<()> {
+    let secret = ours(Cache::Writethrough, PLAIN, WRITEBACK);
+    let campaign = Campaign {
+        rounds: 5,
+        seed: seed()?,
+        ways: vec![secret],
+    };
+    found_out(kills(&campaign))
+}
+
+/// `--dirty-age` bounds what a power cut takes where nobody flushes: the Linux driver never does.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_power_cut_takes_nothing_that_is_older_than_the_dirty_age() -> Result<()> {
+    const AGE: &[&str] = &["--cache", "writeback", "--dirty-age", "300ms"];
+    let unflushed = Way {
+        // The age, and time to write.
+        kept_after: Some(Duration::from_secs(1)),
+        ..ours(Cache::Writeback, PLAIN, AGE)
+    };
+    let campaign = Campaign {
+        rounds: 5,
+        seed: seed()?,
+        ways: vec![unflushed],
+    };
+    println!("{}", power_cuts(&campaign, Flushes::Obeyed)?);
+    Ok(())
+}
+
 fn expect_broken_promises(way: Way, flushes: Flushes) -> Result<()> {
     let campaign = Campaign {
         rounds: 3,
         seed: seed()?,
         ways: vec![way],
     };
-    let Err(error) = power_cuts(&campaign, flushes) else {
-        anyhow::bail!("a liar was not found out");
+    found_out(power_cuts(&campaign, flushes))
+}
+
+fn found_out(result: Result<Summary>) -> Result<()> {
+    let Err(error) = result else {
+        bail!("a liar was not found out");
     };
     eprintln!("as it must be: {error:#}");
     if error.downcast_ref::<BrokenPromises>().is_none() {
