@@ -32,6 +32,9 @@ const SLOW_MEDIUM: &str = "wdelay=1ms";
 const IN_VAIN: usize = 8;
 /// How long nothing must be answered after the cut for the target to have said all it will.
 const SILENCE: Duration = Duration::from_millis(100);
+/// In one of eight rounds, longer than a target tries to write what it acknowledged: a flush must
+/// not succeed then either.
+const LONG_SILENCE: Duration = Duration::from_secs(6);
 const START: Duration = Duration::from_secs(10);
 
 /// What the disk makes of a flush.
@@ -87,6 +90,11 @@ fn load_and_cut(
     );
     let requests = requests(random, &LENGTHS);
     let moment = moment(random)?;
+    let silence = if random.below(8) == 0 {
+        LONG_SILENCE
+    } else {
+        SILENCE
+    };
     let load_random = Random::new(random.number());
     let mut load = Load::new(&stage.nic, stage.target, promises, way, load_random);
     load.run(requests)?;
@@ -98,7 +106,7 @@ fn load_and_cut(
     thread::sleep(moment);
     disk.cut()?;
     let outstanding = load.outstanding();
-    load.run_in_vain(IN_VAIN, SILENCE)?;
+    load.run_in_vain(IN_VAIN, silence)?;
     target.kill()?;
     load.take_last_words()?;
     Ok(Round {
