@@ -30,6 +30,7 @@ mod packages;
 mod packet;
 mod process;
 mod scratch;
+mod seccomp;
 mod target;
 
 pub use guest::{Guest, GuestOptions, Job};

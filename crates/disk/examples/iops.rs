@@ -1,6 +1,6 @@
 //! Measures a volume on an engine, without a network: operations per second and CPU time each.
 //!
-//! `iops FILE [direct|buffered] [uring|aio|blocking] [PATTERN] [BYTES] [DEPTH] [SECONDS]`
+//! `iops FILE [direct|buffered|uncached] [uring|aio|blocking] [PATTERN] [BYTES] [DEPTH] [SECONDS]`
 //!
 //! PATTERN: `randread`, `seqread`, `randwrite`, `seqwrite`, `randwrite-early`, `seqwrite-early`.
 //! Writes destroy the file's contents; `early` ones are acknowledged in the cache, the others when
@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let io = match argument(1, "direct").as_str() {
         "buffered" => IoMode::Buffered,
+        "uncached" => IoMode::Uncached,
         _ => IoMode::Direct,
     };
     let read_only = work.pattern.contains("read");

@@ -54,10 +54,13 @@ pub use engine::aio::AioEngine;
 pub use engine::blocking::BlockingEngine;
 #[cfg(not(uring))]
 pub use engine::no_uring::UringEngine;
-pub use engine::open::{Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, open};
+pub use engine::open::{
+    Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, PhysicalBlocks, open,
+};
 pub use engine::pool::{Buffer, Pool, PoolShape};
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
+pub use engine::wrap::{Fault, Faults};
 pub use engine::{Engine, FileId};
 pub use volume::{
     Cause, Changes, DiskError, DiskRequest, Done, LEAST_PAGES, Operation, PAGE_BYTES, RequestId,

@@ -275,13 +275,10 @@ const SIGNAL: u32 = 1;
 impl Iocb {
     /// The entry for a step; `None` where the kernel has no such operation.
     pub(super) fn new(step: &Step, index: u32, wake: RawFd) -> Option<Self> {
-        let (one, list, memory, rw_flags) = match step.action {
-            Action::Read(memory) => (READ, READ_LIST, Some(memory), 0),
-            Action::Write { memory, durable } => {
-                let flags = if durable { libc::RWF_DSYNC } else { 0 };
-                (WRITE, WRITE_LIST, Some(memory), flags)
-            }
-            Action::Sync => (FDSYNC, FDSYNC, None, 0),
+        let (one, list, memory) = match step.action {
+            Action::Read(memory) => (READ, READ_LIST, Some(memory)),
+            Action::Write(memory) => (WRITE, WRITE_LIST, Some(memory)),
+            Action::Sync => (FDSYNC, FDSYNC, None),
             Action::Discard { .. } => return None,
         };
         let (opcode, start, len) = match memory {
@@ -294,13 +291,13 @@ impl Iocb {
         Some(Self {
             data: index.into(),
             key: 0,
-            rw_flags,
+            // Of a sync the kernel wants nothing but zeros.
+            rw_flags: memory.map_or(0, |_| step.flags),
             opcode,
             priority: 0,
             fd: step.fd,
             memory: start as u64,
             len: len.into(),
-            // Of a sync the kernel wants nothing but zeros.
             offset: memory.map_or(Some(0), |_| i64::try_from(step.offset).ok())?,
             reserved: 0,
             flags: if silent { 0 } else { SIGNAL },

@@ -10,9 +10,13 @@ use std::io::{self, IoSlice, IoSliceMut};
 use rustix::fs::FallocateFlags;
 use rustix::io::{ReadWriteFlags, preadv2, pwritev2};
 
-use super::open::Backing;
+use super::open::{Backing, IoMode};
 use super::{Engine, FileId, Files, MAX_PIECES};
 use crate::device::{Completion, DeviceOp, Errno, Memory, OpKind};
+
+/// What passes through the page cache is not kept there.
+pub(super) const DONTCACHE: ReadWriteFlags =
+    ReadWriteFlags::from_bits_retain(libc::RWF_DONTCACHE as u32);
 
 /// Carries out operations one after another, in the order of submission.
 #[derive(Debug)]
@@ -86,6 +90,8 @@ pub(super) struct Target {
     pub(super) base_bytes: u64,
     /// The file takes RWF_DSYNC, or was not asked yet.
     pub(super) dsync: bool,
+    /// Of every transfer.
+    pub(super) flags: ReadWriteFlags,
 }
 
 impl Target {
@@ -94,6 +100,10 @@ impl Target {
             file: backing.file.try_clone()?,
             base_bytes: backing.base_bytes,
             dsync: true,
+            flags: match backing.io {
+                IoMode::Uncached => DONTCACHE,
+                IoMode::Direct | IoMode::Buffered => ReadWriteFlags::empty(),
+            },
         })
     }
 
@@ -140,12 +150,7 @@ impl Target {
             })?;
         let used = PIECES - places.len();
         let slices = slices.get_mut(..used).unwrap_or_default();
-        Ok(preadv2(
-            &self.file,
-            slices,
-            offset,
-            ReadWriteFlags::empty(),
-        )?)
+        Ok(preadv2(&self.file, slices, offset, self.flags)?)
     }
 
     /// Writes the first `PIECES` pieces of the operation's memory.
@@ -166,12 +171,13 @@ impl Target {
         let used = PIECES - places.len();
         let slices = slices.get(..used).unwrap_or_default();
         if durable && self.dsync {
-            match pwritev2(&self.file, slices, offset, ReadWriteFlags::DSYNC) {
+            let flags = self.flags | ReadWriteFlags::DSYNC;
+            match pwritev2(&self.file, slices, offset, flags) {
                 Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {}
                 result => return Ok(result?),
             }
         }
-        let bytes = pwritev2(&self.file, slices, offset, ReadWriteFlags::empty())?;
+        let bytes = pwritev2(&self.file, slices, offset, self.flags)?;
         if durable {
             // Without the flag it works: the flag was the trouble, and will be next time.
             self.dsync = false;

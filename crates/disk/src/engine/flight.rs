@@ -11,6 +11,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 
+use rustix::io::ReadWriteFlags;
+
 use super::blocking::{Target, position};
 use super::mapping::Mapping;
 use super::open::{Backing, IoMode};
@@ -76,7 +78,7 @@ impl Flights {
         let route = match (backing.in_memory, backing.io) {
             (true, _) => Route::Immediate,
             (false, IoMode::Direct) => Route::Direct,
-            (false, IoMode::Buffered) => Route::Buffered,
+            (false, IoMode::Buffered | IoMode::Uncached) => Route::Buffered,
         };
         Ok(self.files.add(Rc::new(Attached {
             target: Target::new(backing)?.into(),
@@ -269,17 +271,15 @@ pub(super) struct Step {
     pub(super) route: Route,
     /// In the file; for a sync it means nothing.
     pub(super) offset: u64,
+    /// `RWF_…` flags of a read or write.
+    pub(super) flags: i32,
     pub(super) action: Action,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Action {
     Read(Span),
-    Write {
-        memory: Span,
-        /// With RWF_DSYNC.
-        durable: bool,
-    },
+    Write(Span),
     Sync,
     #[cfg_attr(not(uring), expect(dead_code, reason = "done by a call without it"))]
     Discard {
@@ -307,15 +307,18 @@ impl Flight {
                 len_bytes: self.op.len_bytes,
             },
             (OpKind::Read, _) => Action::Read(self.memory(pieces)?),
-            (OpKind::Write { durable }, phase) => Action::Write {
-                memory: self.memory(pieces)?,
-                durable: durable && phase == Phase::Whole,
-            },
+            (OpKind::Write { .. }, _) => Action::Write(self.memory(pieces)?),
         };
+        let target = self.file.target.borrow();
+        let mut flags = target.flags;
+        let durable = self.op.kind == OpKind::Write { durable: true };
+        flags.set(ReadWriteFlags::DSYNC, durable && self.phase == Phase::Whole);
         Ok(Step {
-            fd: self.file.target.borrow().file.as_raw_fd(),
+            fd: target.file.as_raw_fd(),
             route: self.file.route,
             offset: self.offset,
+            #[expect(clippy::cast_possible_wrap, reason = "flags have no sign")]
+            flags: flags.bits() as i32,
             action,
         })
     }
@@ -535,6 +538,32 @@ pub(super) mod tests {
         drop(flight);
 
         assert_eq!(durable().advance(Ok(512)), Some(Ok(512)));
+    }
+
+    #[test]
+    fn only_the_first_attempt_of_a_durable_write_has_the_flag() {
+        let bench = Bench::new(1);
+        let mut flights = Flights::new(1).unwrap();
+        let file = flights.attach(&bench.backing).unwrap();
+        for (uncached, flag) in [(false, 0), (true, 0x80)] {
+            let attached = Rc::clone(flights.files.get(file).unwrap());
+            let kept = ReadWriteFlags::from_bits_retain(0x80);
+            attached.target.borrow_mut().flags.set(kept, uncached);
+            for (kind, first) in [
+                (OpKind::Read, 0),
+                (OpKind::Write { durable: false }, 0),
+                (OpKind::Write { durable: true }, 2),
+            ] {
+                let index = flights.admit(file, bench.op(0, kind)).unwrap().unwrap();
+                assert_eq!(flights.step(index).unwrap().flags, first | flag, "{kind:?}");
+                if first != 0 {
+                    let refused = Err(Errno::OPNOTSUPP);
+                    assert_eq!(flights.get_mut(index).unwrap().advance(refused), None);
+                    assert_eq!(flights.step(index).unwrap().flags, flag);
+                }
+                drop(flights.land(index, Ok(0)));
+            }
+        }
     }
 
     /// Lengths of what the kernel is given, for parts of these buffers with these lengths.

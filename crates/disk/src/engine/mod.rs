@@ -12,6 +12,7 @@ pub mod aio;
 mod aio_context;
 pub mod blocking;
 mod flight;
+mod geometry;
 mod lock;
 #[expect(unsafe_code, reason = "maps files and hands out parts of them")]
 mod mapping;
@@ -24,9 +25,11 @@ pub mod pool;
 pub mod sim;
 #[expect(unsafe_code, reason = "system calls that rustix does not have")]
 mod sys;
+mod trial;
 #[cfg(uring)]
 #[expect(unsafe_code, reason = "the kernel works on buffers while we hold them")]
 pub mod uring;
+pub mod wrap;
 
 use std::io;
 

@@ -48,12 +48,14 @@ impl UringEngine {
     /// An engine that takes up to `capacity` operations at once, on buffers of `pool`.
     ///
     /// # Errors
-    /// The kernel has no io_uring, forbids it, or lacks operations that we need (before 5.6).
+    /// The kernel has no io_uring, forbids making or using it, or lacks operations that we need
+    /// (before 5.6). One operation is carried out to see.
     pub fn new(capacity: usize, pool: &Pool) -> io::Result<Self> {
         let flights = Flights::new(capacity)?;
         let entries = u32::try_from(capacity).map_err(io::Error::other)?;
-        let ring = build_ring(entries.next_power_of_two())?;
+        let mut ring = build_ring(entries.next_power_of_two())?;
         check_operations(&ring)?;
+        try_out(&mut ring)?;
         let registered = register(&ring, pool);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         ring.submitter().register_eventfd(wake.as_raw_fd())?;
@@ -224,7 +226,7 @@ impl Drop for UringEngine {
 
 /// The submission entry for a step.
 fn entry(step: &Step, registered: Option<NonNull<[u8]>>) -> squeue::Entry {
-    let (fd, offset) = (Fd(step.fd), step.offset);
+    let (fd, offset, flags) = (Fd(step.fd), step.offset, step.flags);
     match step.action {
         Action::Sync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
         Action::Discard { len_bytes } => {
@@ -235,34 +237,28 @@ fn entry(step: &Step, registered: Option<NonNull<[u8]>>) -> squeue::Entry {
         Action::Read(Span::One { start, len_bytes }) => {
             if is_in(registered, step.route, start, len_bytes) {
                 let read = opcode::ReadFixed::new(fd, start, len_bytes, 0);
-                read.offset(offset).build()
+                read.offset(offset).rw_flags(flags).build()
             } else {
                 let read = opcode::Read::new(fd, start, len_bytes);
-                read.offset(offset).build()
+                read.offset(offset).rw_flags(flags).build()
             }
         }
         Action::Read(Span::List { first, count }) => {
             let read = opcode::Readv::new(fd, first.cast(), count);
-            read.offset(offset).build()
+            read.offset(offset).rw_flags(flags).build()
         }
-        Action::Write { memory, durable } => {
-            let flags = if durable { libc::RWF_DSYNC } else { 0 };
-            match memory {
-                Span::One { start, len_bytes }
-                    if is_in(registered, step.route, start, len_bytes) =>
-                {
-                    let write = opcode::WriteFixed::new(fd, start, len_bytes, 0);
-                    write.offset(offset).rw_flags(flags).build()
-                }
-                Span::One { start, len_bytes } => {
-                    let write = opcode::Write::new(fd, start, len_bytes);
-                    write.offset(offset).rw_flags(flags).build()
-                }
-                Span::List { first, count } => {
-                    let write = opcode::Writev::new(fd, first.cast(), count);
-                    write.offset(offset).rw_flags(flags).build()
-                }
+        Action::Write(Span::One { start, len_bytes }) => {
+            if is_in(registered, step.route, start, len_bytes) {
+                let write = opcode::WriteFixed::new(fd, start, len_bytes, 0);
+                write.offset(offset).rw_flags(flags).build()
+            } else {
+                let write = opcode::Write::new(fd, start, len_bytes);
+                write.offset(offset).rw_flags(flags).build()
             }
+        }
+        Action::Write(Span::List { first, count }) => {
+            let write = opcode::Writev::new(fd, first.cast(), count);
+            write.offset(offset).rw_flags(flags).build()
         }
     }
 }
@@ -320,6 +316,24 @@ fn check_operations(ring: &IoUring) -> io::Result<()> {
         io::ErrorKind::Unsupported,
         "io_uring of this kernel is too old",
     ))
+}
+
+/// Carries out an operation that does nothing: some containers let rings be made, but not used.
+fn try_out(ring: &mut IoUring) -> io::Result<()> {
+    let nothing = opcode::Nop::new().build();
+    // SAFETY: the entry names neither memory nor a descriptor.
+    let pushed = unsafe { ring.submission().push(&nothing) };
+    pushed.map_err(io::Error::other)?;
+    while let Err(error) = ring.submit_and_wait(1) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    match ring.completion().next().map(|entry| entry.result()) {
+        Some(0) => Ok(()),
+        Some(result) => Err(io::Error::from_raw_os_error(-result)),
+        None => Err(io::ErrorKind::Unsupported.into()),
+    }
 }
 
 /// Has the kernel pin the pool's memory; `None` when it may not, or not that much.

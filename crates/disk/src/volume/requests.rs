@@ -155,7 +155,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// Pages that acknowledged data may hold. Some always stay free of it, for blocks that have to
     /// be completed.
     pub(super) fn most_held(&self) -> usize {
-        self.pages.total() - (self.pages.total() / 8).max(LEAST_PAGES / 4)
+        let total = self.pages.total();
+        total.saturating_sub((total / 8).max(LEAST_PAGES / 4))
     }
 
     /// A request's turn has come, but it has to wait for room in the cache.
