@@ -785,3 +785,26 @@ fn a_clean_stop_writes_everything_also_what_was_refused() {
     nothing_to_do(&mut volume);
     assert!(volume.is_clean() && volume.is_idle());
 }
+
+/// Only the first of the merged writes was answered then; the others came back, as written, when
+/// the first one's place was used again.
+#[test]
+fn merged_writes_that_a_latch_interrupts_all_fail() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(300, 8), 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    filled(&mut volume, 2, write(100, 8), 2);
+    filled(&mut volume, 3, write(108, 8), 3);
+    let merged = expect(&mut volume, DURABLE, 100, 16);
+    request(&mut volume, 4, RequestKind::Flush);
+    let data = expect(&mut volume, PLAIN, 300, 8);
+    end(&mut volume, data, Ok(4096));
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    end(&mut volume, sync, Err(Errno::IO));
+    end(&mut volume, merged, Ok(512));
+    assert!(volume.poll_device().is_none(), "there is more to do");
+    for id in [4, 2, 3] {
+        assert!(answered(&mut volume, id).is_err(), "{id}");
+    }
+    assert_eq!(volume.outstanding(), 0);
+}
