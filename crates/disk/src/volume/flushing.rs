@@ -65,13 +65,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         };
         match result {
             Err(Errno::INTR | Errno::AGAIN) if self.flushes.repeat() => return,
-            Err(errno) => self.lost(DiskError {
-                operation: Operation::Flush,
-                lba: 0,
-                sectors: 0,
-                cause: Cause::Device(errno),
-            }),
-            Ok(()) => self.pages.synced(),
+            Ok(()) if self.failed_before_sync == self.failed_syncs => self.pages.synced(),
+            result => {
+                self.failed_syncs += u64::from(result.is_err());
+                self.lost(DiskError {
+                    operation: Operation::Flush,
+                    lba: 0,
+                    sectors: 0,
+                    // A trim's sync failed meanwhile.
+                    cause: Cause::Device(result.err().unwrap_or(Errno::IO)),
+                });
+            }
         }
         self.flush_over(self.failure);
     }

@@ -177,6 +177,10 @@ pub struct Volume<B> {
     lists: Vec<Vec<Part<B>>>,
     /// Early data that could not be brought to stable storage.
     failure: Option<DiskError>,
+    /// How many syncs have failed; and how many had when the running flush's began. One that fails
+    /// may have lost what another covers that runs at the same time.
+    failed_syncs: u64,
+    failed_before_sync: u64,
     now: Duration,
     disk_bytes: u64,
     block_bytes: u64,
@@ -243,6 +247,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 .map(|_| Vec::with_capacity(MERGED_BUFFERS))
                 .collect(),
             failure: None,
+            failed_syncs: 0,
+            failed_before_sync: 0,
             now: Duration::ZERO,
             disk_bytes: settings.size_bytes,
             block_bytes: u64::from(settings.block_bytes).max(SECTOR_BYTES),
@@ -338,6 +344,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         self.advance_flush();
         if self.flushes.is_sync_wanted() && self.take_turn(Turn::Sync) {
             self.flushes.sync_starts();
+            self.failed_before_sync = self.failed_syncs;
             self.pages.sync_starts();
             self.stats.syncs += 1;
             #[cfg(test)]

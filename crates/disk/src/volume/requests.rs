@@ -8,7 +8,7 @@ use super::order::Extent;
 use super::request::{Cause, DiskError};
 use super::slot::{Advance, Stage, Step, Transfer};
 use super::{LEAST_PAGES, PAGE_BYTES, Turn, Volume, operation, page_part};
-use crate::device::{Completion, DeviceOp, Memory, OpId, Part};
+use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, Part};
 
 /// Most buffers and bytes of writes merged into one operation.
 pub(super) const MERGED_BUFFERS: usize = 128;
@@ -318,6 +318,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         let memory = self.memory(index);
         let slot = self.slots.get_mut(index as usize)?;
         slot.stage = Stage::InFlight;
+        slot.failed_before_sync = self.failed_syncs;
         Some(operation(
             OpId(index),
             slot.step.kind(),
@@ -379,9 +380,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             Advance::Again if slot.step.changes() => self.changes.push_front(index),
             Advance::Again => self.reads.push_front(index),
             Advance::Finished if grouped => self.finish_members(index),
+            Advance::Finished
+                if slot.step == Step::TrimSync && slot.failed_before_sync != self.failed_syncs =>
+            {
+                let error = slot.error(Cause::Device(Errno::IO));
+                self.step_failed(index, error);
+            }
             Advance::Finished => self.step_done(index),
             Advance::Failed(_) if grouped => self.part_members(index),
             Advance::Failed(cause) => {
+                self.failed_syncs += u64::from(slot.step == Step::TrimSync);
                 let error = slot.error(cause);
                 self.step_failed(index, error);
             }

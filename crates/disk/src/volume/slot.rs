@@ -23,6 +23,8 @@ pub(super) struct Slot<B> {
     pub(super) transfer: Transfer,
     /// Pages that stand in for the buffer, where the device cannot take that.
     pub(super) scratch: Vec<Part<B>>,
+    /// How many syncs had failed when a trim's own began.
+    pub(super) failed_before_sync: u64,
     /// The write that follows this one on the disk, in one operation with it.
     pub(super) next_member: u32,
     /// Not to be written together with others: that has failed.
@@ -168,6 +170,7 @@ impl<B: AsRef<[u8]>> Slot<B> {
             early: false,
             transfer: Transfer::default(),
             scratch: Vec::new(),
+            failed_before_sync: 0,
             next_member: NONE,
             alone: false,
             result: Ok(()),

@@ -808,3 +808,63 @@ fn merged_writes_that_a_latch_interrupts_all_fail() {
     }
     assert_eq!(volume.outstanding(), 0);
 }
+
+/// The kernel tells one of several syncs of a failure; what it lost may belong to another.
+#[test]
+fn a_sync_that_runs_beside_a_failing_one_has_failed_too() {
+    for first_fails in [true, false] {
+        let mut volume = volume();
+        let mut syncs = Vec::new();
+        for (id, lba) in [(1, 10), (2, 20)] {
+            trim(&mut volume, id, &[(lba, 5)]);
+            let op = expect(&mut volume, OpKind::Discard, lba, 5);
+            end(&mut volume, op, Ok(0));
+            syncs.push(expect(&mut volume, OpKind::Sync, lba, 0));
+        }
+        let second = syncs.pop().unwrap();
+        let first = syncs.pop().unwrap();
+        let (failing, other) = if first_fails {
+            (first, second)
+        } else {
+            (second, first)
+        };
+        end(&mut volume, failing, Err(Errno::IO));
+        end(&mut volume, other, Ok(0));
+        let failed = (0..2).filter(|_| volume.poll_done().unwrap().result.is_err());
+        assert_eq!(failed.count(), 2);
+        trim(&mut volume, 3, &[(30, 5)]);
+        for kind in [OpKind::Discard, OpKind::Sync] {
+            let op = volume.poll_device().unwrap();
+            assert_eq!(op.kind, kind);
+            end(&mut volume, op, Ok(0));
+        }
+        assert_eq!(answer(&mut volume, 3), Ok(()), "it began later");
+    }
+}
+
+#[test]
+fn a_flush_beside_a_failing_sync_of_a_trim_writes_again() {
+    let mut volume = volume();
+    trim(&mut volume, 1, &[(10, 5)]);
+    let op = expect(&mut volume, OpKind::Discard, 10, 5);
+    end(&mut volume, op, Ok(0));
+    let of_trim = expect(&mut volume, OpKind::Sync, 10, 0);
+    filled(&mut volume, 2, early(300, 8), 1);
+    assert!(answered(&mut volume, 2).is_ok());
+    request(&mut volume, 3, RequestKind::Flush);
+    let write = expect(&mut volume, PLAIN, 300, 8);
+    end(&mut volume, write, Ok(4096));
+    let of_flush = expect(&mut volume, OpKind::Sync, 0, 0);
+    end(&mut volume, of_trim, Err(Errno::IO));
+    assert!(answer(&mut volume, 1).is_err());
+    volume.clear_failure(NOW);
+    end(&mut volume, of_flush, Ok(0));
+    assert!(answer(&mut volume, 3).is_err(), "its data may be lost");
+    volume.clear_failure(NOW);
+    request(&mut volume, 4, RequestKind::Flush);
+    let write = expect(&mut volume, PLAIN, 300, 8);
+    end(&mut volume, write, Ok(4096));
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    end(&mut volume, sync, Ok(0));
+    assert_eq!(answer(&mut volume, 4), Ok(()));
+}
