@@ -380,6 +380,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         while let Some(index) = self.changes.pop_front() {
             let slot = self.slots.get(index as usize)?;
             if let Some(failure) = self.failure {
+                if slot.next_member != list::NONE {
+                    // Half written when the failure came: each is answered for itself.
+                    self.part_members(index);
+                    continue;
+                }
                 let error = slot.error(failure.cause);
                 self.finish(index, Err(error));
                 self.run();

@@ -410,7 +410,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     }
 
     /// A group has failed: each of its writes is to find out for itself whether it can be done.
-    fn part_members(&mut self, first: u32) {
+    pub(super) fn part_members(&mut self, first: u32) {
         self.give_list(first);
         let mut next = first;
         let mut place = 0;

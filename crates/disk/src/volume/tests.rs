@@ -829,3 +829,53 @@ fn a_clean_stop_writes_everything_also_what_was_refused() {
     nothing_to_do(&mut volume);
     assert!(volume.is_clean() && volume.is_idle());
 }
+
+/// Only the first of the merged writes was answered then; the others came back, as written, when
+/// the first one's place was used again.
+#[test]
+fn merged_writes_that_a_latch_interrupts_all_fail() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(300, 8), 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    filled(&mut volume, 2, write(100, 8), 2);
+    filled(&mut volume, 3, write(108, 8), 3);
+    let merged = expect(&mut volume, DURABLE, 100, 16);
+    request(&mut volume, 4, RequestKind::Flush);
+    let data = expect(&mut volume, PLAIN, 300, 8);
+    end(&mut volume, data, Ok(4096));
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    end(&mut volume, sync, Err(Errno::IO));
+    end(&mut volume, merged, Ok(512));
+    assert!(volume.poll_device().is_none(), "there is more to do");
+    for id in [4, 2, 3] {
+        assert!(answered(&mut volume, id).is_err(), "{id}");
+    }
+    assert_eq!(volume.outstanding(), 0);
+}
+
+/// Of two syncs at once, Linux tells only one that data was lost. So there is never more than one,
+/// and it counts for everybody whom it covers.
+#[test]
+fn there_is_one_sync_at_a_time_and_it_counts_for_all() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(300, 8), 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    trim(&mut volume, 2, &[(10, 8)]);
+    trim(&mut volume, 3, &[(50, 8)]);
+    let first = expect(&mut volume, OpKind::Discard, 10, 8);
+    let second = expect(&mut volume, OpKind::Discard, 50, 8);
+    end(&mut volume, first, Ok(0));
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    end(&mut volume, second, Ok(0));
+    request(&mut volume, 4, RequestKind::Flush);
+    let data = expect(&mut volume, PLAIN, 300, 8);
+    end(&mut volume, data, Ok(4096));
+    assert!(volume.poll_device().is_none(), "a second sync has to wait");
+    end(&mut volume, sync, Err(Errno::IO));
+    assert!(answered(&mut volume, 2).is_err());
+    assert!(answered(&mut volume, 4).is_err(), "its data may be lost");
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    end(&mut volume, sync, Ok(0));
+    assert!(answered(&mut volume, 3).is_ok());
+    assert!(volume.failure().is_some());
+}
