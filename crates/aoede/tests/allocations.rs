@@ -66,6 +66,9 @@ impl Port for Treadmill {
         self.frames.get(self.next).map(Vec::as_slice)
     }
     fn release(&mut self) {}
+    fn free_slots(&self) -> usize {
+        self.left
+    }
     fn send<F: Outgoing>(&mut self, frames: &[F]) -> usize {
         self.sent += frames.len();
         self.sent_bytes += frames

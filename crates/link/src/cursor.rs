@@ -51,6 +51,24 @@ impl Cursor {
             self.slot = 0;
         }
     }
+
+    /// How many slots the kernel can still fill. Those it has filled follow each other, from the
+    /// place in the circle on, so that a few words tell.
+    pub(crate) fn free(&self, words: &impl StatusWords) -> u32 {
+        let slots = words.slots();
+        let (mut filled, mut end) = (0, slots);
+        while filled < end {
+            let middle = filled.midpoint(end);
+            let slot = (self.slot + middle) % slots;
+            let status = words.status(slot).load(Ordering::Relaxed);
+            if status & libc::TP_STATUS_USER == 0 {
+                end = middle;
+            } else {
+                filled = middle + 1;
+            }
+        }
+        slots - filled
+    }
 }
 
 #[cfg(test)]
@@ -149,6 +167,7 @@ mod tests {
                         held = 0;
                     }
                 }
+                prop_assert_eq!(cursor.free(&words) as usize, count - filled.len() - held);
             }
         }
     }

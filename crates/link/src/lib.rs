@@ -84,6 +84,9 @@ pub trait Port {
     /// held keeps the port readable.
     fn release(&mut self);
 
+    /// How many more frames the receive ring takes now. Not for every frame.
+    fn free_slots(&self) -> usize;
+
     /// Sends whole frames in order, with as few system calls as possible, and returns how many are
     /// dealt with: sent, or counted as lost.
     ///

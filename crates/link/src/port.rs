@@ -172,6 +172,10 @@ impl Port for PacketPort {
         self.ring.release();
     }
 
+    fn free_slots(&self) -> usize {
+        self.ring.free_slots()
+    }
+
     fn send<F: Outgoing>(&mut self, frames: &[F]) -> usize {
         self.sender
             .send(self.socket.as_fd(), frames, &mut self.stats)

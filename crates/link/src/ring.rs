@@ -150,6 +150,10 @@ impl Ring {
     pub(crate) fn release(&mut self) {
         self.cursor.give_back(&self.memory);
     }
+
+    pub(crate) fn free_slots(&self) -> usize {
+        self.cursor.free(&self.memory) as usize
+    }
 }
 
 /// What is in a slot.

@@ -218,6 +218,13 @@ impl Port for SimPort {
         });
     }
 
+    fn free_slots(&self) -> usize {
+        self.with(|segment, station| {
+            let station = segment.stations.get(station);
+            station.map_or(0, |station| RING_FRAMES - station.occupied())
+        })
+    }
+
     fn send<F: Outgoing>(&mut self, frames: &[F]) -> usize {
         self.with(|segment, station| {
             let mut done = 0;
