@@ -8,6 +8,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use aoede::worker::Worker;
 use aoede_disk::{Engine as _, IoMode, OpenOptions, UringEngine, open};
 use aoede_link::Port as _;
@@ -22,6 +24,7 @@ struct Scene {
     worker: TestWorker<SimPort>,
     initiator: SimPort,
     target_mac: MacAddr,
+    now: Duration,
     _folder: tempfile::TempDir,
 }
 
@@ -37,6 +40,7 @@ impl Scene {
             worker,
             initiator,
             target_mac,
+            now: Duration::ZERO,
             _folder: folder,
         }
     }
@@ -52,7 +56,7 @@ impl Scene {
         let mut answers = Vec::new();
         loop {
             self.net.step();
-            let busy = self.worker.turn().unwrap();
+            let busy = self.worker.turn(self.now).unwrap();
             while let Some(frame) = self.initiator.receive() {
                 answers.push(frame.to_vec());
             }
@@ -163,7 +167,7 @@ fn a_port_that_is_taken_out_keeps_no_buffer() {
         ..Faults::default()
     });
     scene.net.step();
-    while scene.worker.turn().unwrap() {}
+    while scene.worker.turn(scene.now).unwrap() {}
     assert!(scene.worker.waits_to_send(0));
     scene.worker.set_port(0, None);
     assert!(scene.worker.is_idle());
@@ -231,7 +235,7 @@ fn a_port_that_cannot_send_does_not_keep_all_buffers() {
         ..Faults::default()
     });
     nets.iter().for_each(SimNet::step);
-    while worker.turn().unwrap() {
+    while worker.turn(Duration::ZERO).unwrap() {
         nets.iter().for_each(SimNet::step);
     }
     assert!(worker.waits_to_send(0) && !worker.takes_frames(0));
@@ -291,11 +295,11 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     };
     net.set_faults(full);
     net.step();
-    while worker.turn().unwrap() {}
+    while worker.turn(Duration::ZERO).unwrap() {}
     assert!(worker.waits_to_send(0));
     net.set_faults(Faults::default());
     net.step();
-    while worker.turn().unwrap() {}
+    while worker.turn(Duration::ZERO).unwrap() {}
     net.step();
     let mut answers = Vec::new();
     while let Some(bytes) = initiator.receive() {

@@ -122,6 +122,14 @@ impl<'a> CoalescedReads<'a> {
         entries(self.announced, self.entries).map(CoalescedRead::from_bytes)
     }
 
+    /// Takes the first of them out.
+    pub fn take_first(&mut self) -> Option<CoalescedRead> {
+        let announced = self.announced.checked_sub(1)?;
+        let (&entry, entries) = self.entries.split_first_chunk::<ENTRY_BYTES>()?;
+        *self = Self { announced, entries };
+        Some(CoalescedRead::from_bytes(entry))
+    }
+
     /// Writes count and reads (at most 255) to `out`, ready to be the data of the first read.
     /// Returns the bytes written.
     ///
@@ -218,6 +226,13 @@ mod tests {
                 "{announced} less {cut} bytes"
             );
             assert!(reads.reads().all(|read| read == READ));
+            // One by one.
+            let mut taken = reads;
+            for left in (0..expected).rev() {
+                assert_eq!(taken.take_first(), Some(READ));
+                assert_eq!(taken.reads().len(), left);
+            }
+            assert_eq!(taken.take_first(), None);
         }
     }
 

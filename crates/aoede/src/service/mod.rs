@@ -187,6 +187,8 @@ struct Service<E> {
     stop: Stop,
     backing: Backing,
     address: Address,
+    /// When the worker's time began.
+    started: Instant,
     reported: Losses,
     report_after: Instant,
     /// No new requests are taken.
@@ -237,6 +239,7 @@ impl<E: Engine<Buffer>> Service<E> {
             stop,
             backing,
             address,
+            started: Instant::now(),
             reported: Losses::default(),
             report_after: Instant::now(),
             stopping: false,
@@ -250,7 +253,9 @@ impl<E: Engine<Buffer>> Service<E> {
         loop {
             let idle = self.turn_for_a_while()?;
             let patience = if idle {
-                next_tick.saturating_duration_since(Instant::now())
+                let due = self.worker.poll_timeout().map(|due| self.started + due);
+                let until = due.map_or(next_tick, |due| due.min(next_tick));
+                until.saturating_duration_since(Instant::now())
             } else {
                 Duration::ZERO
             };
@@ -274,7 +279,11 @@ impl<E: Engine<Buffer>> Service<E> {
     /// whether it has nothing to do.
     fn turn_for_a_while(&mut self) -> anyhow::Result<bool> {
         for _ in 0..TURNS_BETWEEN_LOOKS {
-            if !self.worker.turn().context(ENGINE_FAILED)? {
+            if !self
+                .worker
+                .turn(self.started.elapsed())
+                .context(ENGINE_FAILED)?
+            {
                 return Ok(true);
             }
         }

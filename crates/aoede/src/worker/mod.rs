@@ -14,6 +14,7 @@ mod pending;
 
 use std::io;
 use std::sync::atomic::AtomicU8;
+use std::time::Duration;
 
 use aoede_disk::{
     Buffer, Changes, DeviceOp, DiskError, DiskRequest, Done, Durability, Engine, FileId, Operation,
@@ -21,9 +22,9 @@ use aoede_disk::{
 };
 use aoede_link::{Outgoing, Port};
 use aoede_target::{
-    Action, AddressTaken, Admitted, DeviceFailure, Exports, Outcome, PortFacts, Target,
+    Action, AddressTaken, Admitted, Arrival, DeviceFailure, Exports, Outcome, PortFacts, Target,
 };
-use aoede_wire::MacAddr;
+use aoede_wire::{Command, MacAddr};
 
 use pending::{Pending, PendingTable};
 
@@ -40,6 +41,10 @@ const PART_OF_THE_BUSY: usize = 4;
 const LEAST_WHILE_BUSY: usize = 8;
 /// and no more than that.
 const MOST_WHILE_BUSY: usize = 16;
+
+/// Responses that were held and are sent in one turn: a part at a time, so that frames get buffers
+/// meanwhile.
+const HELD_PER_TURN: usize = 16;
 
 /// What an empty seat's port is like; no frame comes from it.
 const NO_PORT: PortFacts = PortFacts {
@@ -77,6 +82,8 @@ struct Seat<P> {
     pending: usize,
     /// Announcements still to be sent: export and position in its mask list.
     announce: Vec<(usize, usize)>,
+    /// Where an Extensions frame is copied to, as it asks about the ring that it came in.
+    copied: Vec<u8>,
 }
 
 /// What stands behind one export.
@@ -94,9 +101,11 @@ pub struct WorkerStats {
     pub frames_received: u64,
     /// Handed to the ports, which count those they lose.
     pub responses: u64,
-    /// Broadcast requests that found no buffer for one more export's answer.
+    /// Broadcast requests that found no buffer for one more export's answer, and reads of a
+    /// coalesced frame that found none.
     pub no_buffer: u64,
-    /// Responses whose interface went away before they could be sent.
+    /// Responses whose interface went away before they could be sent, and held ones that found too
+    /// many others waiting there.
     pub responses_lost: u64,
 }
 
@@ -136,6 +145,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             outbox: Vec::with_capacity(buffers),
             pending: 0,
             announce: Vec::new(),
+            copied: Vec::new(),
         };
         Self {
             seats: std::iter::repeat_with(seat).take(seats).collect(),
@@ -256,12 +266,14 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     }
 
     /// Does all that can be done without waiting. Returns whether anything was done: if not, the
-    /// caller may sleep until a port or the engine has something.
+    /// caller may sleep until a port or the engine has something, or until
+    /// [`poll_timeout`](Self::poll_timeout). `now` is the time since some moment that stays the
+    /// same.
     ///
     /// # Errors
     /// The engine failed as a whole; single operations that fail are answered, not reported here.
-    pub fn turn(&mut self) -> io::Result<bool> {
-        let mut busy = false;
+    pub fn turn(&mut self, now: Duration) -> io::Result<bool> {
+        let mut busy = self.send_held(now);
         let batch = match self.engine.in_flight() {
             0 => FRAMES_PER_TURN,
             busy => (busy / PART_OF_THE_BUSY).clamp(LEAST_WHILE_BUSY, MOST_WHILE_BUSY),
@@ -269,7 +281,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         let seats = self.seats.len();
         for seat in (self.first_seat..seats).chain(0..self.first_seat) {
             busy |= self.send_announcements(seat);
-            busy |= self.receive(seat, batch);
+            busy |= self.receive(seat, batch, now);
         }
         self.first_seat = (self.first_seat + 1) % seats.max(1);
         busy |= self.run_disks(batch)?;
@@ -277,6 +289,13 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             busy |= self.stats.send(seat);
         }
         Ok(busy)
+    }
+
+    /// When there is something to do in a turn even if nothing comes until then; in the time of
+    /// [`turn`](Self::turn).
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        // Without a buffer nothing can be done; one that comes home wakes by itself.
+        self.exports.poll_timeout().filter(|_| self.pool.free() > 0)
     }
 
     /// As [`turn`](Self::turn), but takes no new frame: for a clean stop.
@@ -292,22 +311,37 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     }
 
     /// Frames of one port, up to `batch` and as many as there are buffers for.
-    fn receive(&mut self, seat_index: usize, batch: usize) -> bool {
+    fn receive(&mut self, seat_index: usize, batch: usize, now: Duration) -> bool {
         let most = self.buffers_for_a_seat();
         let Some(Seat {
             port: Some(port),
             facts,
             outbox,
             pending,
+            copied,
             ..
         }) = self.seats.get_mut(seat_index)
         else {
             return false;
         };
+        let mut arrival = Arrival {
+            now,
+            port: *facts,
+            seat: seat_index,
+            free_slots: 0,
+        };
         let mut taken = 0;
         while taken < batch && self.pool.free() > 0 && outbox.len() + *pending < most {
             let Some(bytes) = port.receive() else { break };
             taken += 1;
+            let bytes = if Command::of_frame(bytes) == Some(Command::Extension) {
+                copied.clear();
+                copied.extend_from_slice(bytes);
+                arrival.free_slots = port.free_slots();
+                copied.as_slice()
+            } else {
+                bytes
+            };
             // What is no request for us is counted by its reason.
             let Ok((frame, mut selection)) = self.exports.screen(facts, bytes) else {
                 continue;
@@ -317,17 +351,34 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                     self.stats.no_buffer += 1;
                     break;
                 };
-                match target.handle_frame(facts, &frame, buffer.with_head_mut(HEAD_BYTES)) {
-                    Outcome::Respond(len) => outbox.push(Response { buffer, len }),
-                    Outcome::Disk(admitted) => {
-                        let Some(disk) = self.disks.get_mut(export) else {
-                            continue;
-                        };
-                        let started = start(admitted, buffer, seat_index, disk, &mut self.pending);
-                        *pending += usize::from(started);
+                let mut intake = Intake {
+                    seat: seat_index,
+                    outbox,
+                    pending,
+                    disk: self.disks.get_mut(export),
+                    table: &mut self.pending,
+                };
+                match target.handle_frame(&arrival, &frame, buffer.with_head_mut(HEAD_BYTES)) {
+                    Outcome::Hold(hold) => {
+                        self.exports
+                            .hold(export, hold, buffer.with_head(HEAD_BYTES));
                     }
-                    // Counted by the target; the buffer goes back to the pool.
-                    Outcome::Ignore(_) => {}
+                    Outcome::Reads(mut reads) => {
+                        let mut first = Some(buffer);
+                        while reads.left() > 0 {
+                            let free = intake.outbox.len() + *intake.pending < most;
+                            let another = || free.then(|| self.pool.take()).flatten();
+                            let Some(mut buffer) = first.take().or_else(another) else {
+                                self.stats.no_buffer += reads.left() as u64;
+                                break;
+                            };
+                            let out = buffer.with_head_mut(HEAD_BYTES);
+                            if let Some(outcome) = target.next_read(&arrival, &mut reads, out) {
+                                intake.take(outcome, buffer);
+                            }
+                        }
+                    }
+                    outcome => intake.take(outcome, buffer),
                 }
             }
         }
@@ -382,7 +433,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         let Some(target) = self.exports.get_mut(export) else {
             return;
         };
-        let result = result.map_err(|error| {
+        let mut result = result.map_err(|error| {
             let failure = match error.operation {
                 Operation::Read => DeviceFailure::Unreadable,
                 _ => DeviceFailure::Fault,
@@ -390,6 +441,10 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             self.last_error = Some(error);
             failure
         });
+        // A checksum is over data that can be read here. A file that became shorter has none.
+        if request.checks_data() && buffer.settle().is_err() {
+            result = Err(DeviceFailure::Unreadable);
+        }
         let len = target.handle_done(request, result, buffer.with_head_mut(HEAD_BYTES));
         let Some(seat) = self.seats.get_mut(seat) else {
             return;
@@ -400,6 +455,34 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         } else {
             self.stats.responses_lost += 1;
         }
+    }
+
+    /// Responses that were held and are due, into the outboxes. Returns whether there were any.
+    fn send_held(&mut self, now: Duration) -> bool {
+        if self.exports.poll_timeout().is_none_or(|due| now < due) {
+            return false;
+        }
+        self.exports.handle_timeout(now);
+        let most = self.buffers_for_a_seat();
+        let mut busy = false;
+        for _ in 0..HELD_PER_TURN {
+            let Some(mut buffer) = self.pool.take() else {
+                break;
+            };
+            let out = buffer.with_head_mut(HEAD_BYTES);
+            let Some(held) = self.exports.poll_response(out) else {
+                break;
+            };
+            busy = true;
+            let len = held.len;
+            match self.seats.get_mut(held.seat) {
+                Some(seat) if seat.port.is_some() && seat.outbox.len() + seat.pending < most => {
+                    seat.outbox.push(Response { buffer, len });
+                }
+                _ => self.stats.responses_lost += 1,
+            }
+        }
+        busy
     }
 
     fn send_announcements(&mut self, seat_index: usize) -> bool {
@@ -471,6 +554,30 @@ impl Disk {
             any = true;
         }
         any
+    }
+}
+
+/// Where the outcomes of one frame at one export go.
+struct Intake<'w> {
+    seat: usize,
+    /// Of the seat.
+    outbox: &'w mut Vec<Response>,
+    pending: &'w mut usize,
+    disk: Option<&'w mut Disk>,
+    table: &'w mut PendingTable,
+}
+
+impl Intake<'_> {
+    fn take(&mut self, outcome: Outcome<'_>, buffer: Buffer) {
+        match (outcome, &mut self.disk) {
+            (Outcome::Respond(len), _) => self.outbox.push(Response { buffer, len }),
+            (Outcome::Disk(admitted), Some(disk)) => {
+                let started = start(admitted, buffer, self.seat, disk, self.table);
+                *self.pending += usize::from(started);
+            }
+            // Counted by the target; the buffer goes back to the pool.
+            _ => {}
+        }
     }
 }
 
