@@ -23,6 +23,7 @@ use aoede_disk::{
 use aoede_link::{Outgoing, Port};
 use aoede_target::{
     Action, AddressTaken, Admitted, Arrival, DeviceFailure, Exports, Outcome, PortFacts, Target,
+    WriteReplies, merge_write_response,
 };
 use aoede_wire::{Command, MacAddr};
 
@@ -68,6 +69,20 @@ impl Outgoing for Response {
 
     fn shared(&self) -> &[AtomicU8] {
         self.buffer.lent().unwrap_or_default()
+    }
+}
+
+impl Response {
+    /// Takes another write response along; whether there was room for it.
+    fn merge(&mut self, other: &Self, port: &PortFacts) -> bool {
+        let whole = self.buffer.with_head_mut(HEAD_BYTES);
+        let most = whole.len().min(port.frame_bytes());
+        let Some(frame) = whole.get_mut(..most) else {
+            return false;
+        };
+        let longer = merge_write_response(frame, self.len, other.head());
+        self.len = longer.unwrap_or(self.len);
+        longer.is_some()
     }
 }
 
@@ -121,6 +136,8 @@ pub struct Worker<P, E> {
     last_error: Option<DiskError>,
     /// The seat that is served first in the next turn.
     first_seat: usize,
+    /// Write responses of this turn, in the outboxes.
+    write_replies: WriteReplies,
 }
 
 impl<P, E> std::fmt::Debug for Worker<P, E> {
@@ -157,6 +174,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             stats: WorkerStats::default(),
             last_error: None,
             first_seat: 0,
+            write_replies: WriteReplies::new(buffers),
         }
     }
 
@@ -167,10 +185,11 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// The address is taken.
     pub fn add_export(
         &mut self,
-        target: Target,
+        mut target: Target,
         file: FileId,
         changes: Changes,
     ) -> Result<usize, AddressTaken> {
+        target.set_crc32c(crc32c::crc32c_append);
         // Exports are not removed yet, so that indices follow each other.
         let index = self.exports.insert(target)?;
         debug_assert_eq!(index, self.disks.len());
@@ -417,6 +436,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                 self.finish(index, done);
             }
         }
+        self.write_replies.clear();
         Ok(busy)
     }
 
@@ -445,16 +465,26 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         if request.checks_data() && buffer.settle().is_err() {
             result = Err(DeviceFailure::Unreadable);
         }
+        let merge_key = request.merge_key(export, seat);
         let len = target.handle_done(request, result, buffer.with_head_mut(HEAD_BYTES));
         let Some(seat) = self.seats.get_mut(seat) else {
             return;
         };
         seat.pending -= 1;
-        if seat.port.is_some() {
-            seat.outbox.push(Response { buffer, len });
-        } else {
+        if seat.port.is_none() {
             self.stats.responses_lost += 1;
+            return;
         }
+        let response = Response { buffer, len };
+        if let Some(key) = merge_key {
+            let first = self.write_replies.place(key);
+            let first = first.and_then(|place| seat.outbox.get_mut(place));
+            if first.is_some_and(|first| first.merge(&response, &seat.facts)) {
+                return;
+            }
+            self.write_replies.set_place(key, seat.outbox.len());
+        }
+        seat.outbox.push(response);
     }
 
     /// Responses that were held and are due, into the outboxes. Returns whether there were any.

@@ -3,7 +3,7 @@
 
 use aoede::worker::{HEAD_BYTES, Worker};
 use aoede_disk::{
-    Backing, BlockingEngine, Buffer, Engine as _, OpenOptions, Pool, PoolShape, open,
+    Backing, BlockingEngine, Buffer, Changes, Engine as _, OpenOptions, Pool, PoolShape, open,
 };
 use aoede_link::{Interface, Port};
 use aoede_target::{PortFacts, Target, TargetSettings};
@@ -20,16 +20,26 @@ pub(crate) type TestWorker<P> = Worker<P, BlockingEngine<Buffer>>;
 pub(crate) fn worker<P: Port>(ports: Vec<P>) -> (TestWorker<P>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let backing = disk(&folder);
+    let changes = backing.changes();
+    (worker_on(&backing, changes, ports), folder)
+}
+
+/// The same on a file of one's own.
+pub(crate) fn worker_on<P: Port>(
+    backing: &Backing,
+    changes: Changes,
+    ports: Vec<P>,
+) -> TestWorker<P> {
     let mut engine = BlockingEngine::new(BUFFERS);
-    let file = engine.attach(&backing).unwrap();
+    let file = engine.attach(backing).unwrap();
     let mut worker = Worker::new(engine, pool(), ports.len());
     let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
-    worker.add_export(target, file, backing.changes()).unwrap();
+    worker.add_export(target, file, changes).unwrap();
     for (seat, port) in ports.into_iter().enumerate() {
         worker.set_facts(seat, facts(port.interface()));
         worker.set_port(seat, Some(port));
     }
-    (worker, folder)
+    worker
 }
 
 /// As many buffers as the tests count on.
@@ -43,7 +53,7 @@ pub(crate) fn pool() -> Pool {
     .unwrap()
 }
 
-fn disk(folder: &TempDir) -> Backing {
+pub(crate) fn disk(folder: &TempDir) -> Backing {
     let options = OpenOptions {
         create_bytes: Some(SECTORS * 512),
         ..OpenOptions::default()
@@ -61,12 +71,17 @@ pub(crate) fn facts(interface: &Interface) -> PortFacts {
 
 /// An ATA request to `e1.1`.
 pub(crate) fn request(from: MacAddr, to: MacAddr, tag: u32, ata: Ata<'_>) -> Vec<u8> {
+    frame(from, to, tag, Body::Ata(ata))
+}
+
+/// A request to `e1.1`.
+pub(crate) fn frame(from: MacAddr, to: MacAddr, tag: u32, body: Body<'_>) -> Vec<u8> {
     let header = Header {
         tag: Tag(tag.to_be_bytes()),
         ..Header::request(from, to, E1_1)
     };
     let mut bytes = vec![0; 9014];
-    let len = Body::Ata(ata).encode(header, &mut bytes).unwrap();
+    let len = body.encode(header, &mut bytes).unwrap();
     bytes.truncate(len);
     bytes
 }
