@@ -40,7 +40,7 @@
 //! | mask list | 255, or what a response on the editing port holds | the count byte |
 //! | reservation | 255, or what a response on the asking port holds | the count byte |
 //! | requests in progress | none here | the worker's buffers are the limit |
-//! | initiators with extensions | 1024 for each export, the oldest makes room | memory: 200 bytes each, 8 KiB more with a tag window |
+//! | initiators with extensions | 1024 for each export, the oldest makes room | memory: 300 bytes each, 8 KiB more with a tag window |
 //! | held responses | 1024 and 1 MiB in all | memory, and what the receive ring has room for |
 //!
 //! Everything else is allocated when a target is made. Memory for extensions is taken when they are

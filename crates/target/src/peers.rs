@@ -14,7 +14,7 @@ use crate::congestion::{Measurement, Probe, probe};
 use crate::extension::Wanted;
 use crate::tag_window::{Judgement, Life, Lives, TagWindow};
 
-/// Most initiators with extensions. Each takes some 200 bytes, and 8 KiB more for its tags if it
+/// Most initiators with extensions. Each takes some 300 bytes, and 8 KiB more for its tags if it
 /// has them tracked: an export takes 8.3 MiB at most.
 pub(crate) const MAX_PEERS: usize = 1024;
 const BUCKET_BITS: u32 = 10;
@@ -315,4 +315,119 @@ fn bucket(mac: MacAddr) -> usize {
     let number = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
     let hash = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - BUCKET_BITS);
     usize::try_from(hash).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Negotiate(u16, Checksum),
+        Hear(u16),
+        Forget(u16),
+        ForgetAll,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Some more than there is room for.
+        let who = 0..1100_u16;
+        let checksum = prop_oneof![Just(Checksum::Crc8x4), Just(Checksum::Crc32c)];
+        prop_oneof![
+            3000 => (who.clone(), checksum).prop_map(|(who, sum)| Step::Negotiate(who, sum)),
+            500 => who.clone().prop_map(Step::Hear),
+            300 => who.prop_map(Step::Forget),
+            1 => Just(Step::ForgetAll),
+        ]
+    }
+
+    fn mac(n: u16) -> MacAddr {
+        let [high, low] = n.to_be_bytes();
+        MacAddr([2, 0, 0, 0, high, low])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+        /// The same as a plain list, the one heard of last at its end.
+        #[test]
+        fn a_table_of_peers_is_a_map_with_an_end(steps in vec(step(), 0..3000)) {
+            let mut peers = Peers::new(1);
+            let mut list: Vec<(u16, Checksum)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Negotiate(n, checksum) => {
+                        let wanted = Wanted { checksum: Some(checksum), ..Wanted::default() };
+                        let probe = peers.negotiate(Duration::ZERO, mac(n), &wanted, 0);
+                        prop_assert_eq!(probe, Probe::Answer);
+                        list.retain(|&(other, _)| other != n);
+                        if list.len() == 1024 {
+                            list.remove(0);
+                        }
+                        list.push((n, checksum));
+                    }
+                    Step::Hear(n) => {
+                        let place = list.iter().position(|&(other, _)| other == n);
+                        let known = place.map(|place| list.remove(place));
+                        list.extend(known);
+                        let expected = known.map(|(_, checksum)| checksum);
+                        prop_assert_eq!(peers.features(mac(n)).checksum, expected);
+                    }
+                    Step::Forget(n) => {
+                        peers.forget(mac(n));
+                        list.retain(|&(other, _)| other != n);
+                    }
+                    Step::ForgetAll => {
+                        peers.forget_all();
+                        list.clear();
+                    }
+                }
+            }
+            let known: std::collections::BTreeMap<_, _> = list.into_iter().collect();
+            for n in 0..1100 {
+                prop_assert_eq!(peers.checksum(mac(n)), known.get(&n).copied(), "{}", n);
+            }
+        }
+    }
+
+    /// Addresses that share a bucket are found, and found again when one of them is gone.
+    #[test]
+    fn addresses_in_one_bucket_are_told_apart() {
+        let same: Vec<u16> = (0..=u16::MAX)
+            .filter(|&n| bucket(mac(n)) == 0)
+            .take(8)
+            .collect();
+        assert_eq!(same.len(), 8);
+        let mut peers = Peers::new(1);
+        let wanted = Wanted {
+            coalesced_read: true,
+            ..Wanted::default()
+        };
+        for &n in &same {
+            peers.negotiate(Duration::ZERO, mac(n), &wanted, 0);
+        }
+        for (gone, &n) in same.iter().enumerate() {
+            peers.forget(mac(n));
+            for (place, &other) in same.iter().enumerate() {
+                assert_eq!(peers.features(mac(other)).coalesced_read, place > gone);
+            }
+        }
+    }
+
+    #[test]
+    fn buckets_are_used_evenly() {
+        // Addresses of one maker, and of one bridge's virtual machines.
+        let mut used = [0; 1 << BUCKET_BITS];
+        for n in 0..1024 {
+            used[bucket(mac(n))] += 1;
+        }
+        assert!(used.iter().all(|&count| count <= 4), "{used:?}");
+    }
+
+    #[test]
+    fn a_peer_is_small() {
+        assert!(size_of::<Peer>() <= 320, "{}", size_of::<Peer>());
+    }
 }

@@ -220,3 +220,111 @@ fn place(tag: u32) -> (usize, u32) {
     let slot = tag % WINDOW;
     ((slot / STATES_IN_BYTE) as usize, slot % STATES_IN_BYTE * 2)
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    /// Tags where something begins or ends, seen from the newest.
+    fn distance() -> impl Strategy<Value = i64> {
+        let edges = [-0x8000_0000, -32_768, -1, 0, 1, 32_767, 32_768, 0x7FFF_FFFF];
+        (prop::sample::select(edges.to_vec()), -2..3_i64).prop_map(|(edge, near)| edge + near)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Judge(i64),
+        Finish(prop::sample::Index, bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => distance().prop_map(Step::Judge),
+            2 => (-40..40_i64).prop_map(Step::Judge),
+            3 => (any::<prop::sample::Index>(), any::<bool>())
+                .prop_map(|(which, success)| Step::Finish(which, success)),
+        ]
+    }
+
+    proptest! {
+        /// §9.2, 3 and 4, by a list of tags and arithmetic in 64 bits. All within less than a
+        /// second, so that no counter begins anew.
+        #[test]
+        fn a_window_is_a_list_of_the_latest_tags(
+            first in prop_oneof![any::<u32>(), Just(0), Just(u32::MAX)],
+            steps in vec(step(), 0..300),
+        ) {
+            let mut window = TagWindow::new();
+            let mut lives = Lives::default();
+            let judgement = window.judge(Duration::ZERO, first, &mut lives);
+            let Judgement::New(life) = judgement else {
+                return Err(TestCaseError::fail("the first is new"));
+            };
+            let mut newest = first;
+            let mut list = BTreeMap::from([(first, State::InProgress)]);
+            let mut running = Vec::from([first]);
+            for step in steps {
+                match step {
+                    Step::Judge(distance) => {
+                        let tag = (i64::from(newest) + distance).rem_euclid(1 << 32);
+                        let tag = u32::try_from(tag).unwrap();
+                        // The nearest way around the circle, half of it being backwards.
+                        let distance = (distance + 0x8000_0000).rem_euclid(1 << 32) - 0x8000_0000;
+                        if distance > 0 {
+                            newest = tag;
+                            let age = |tag: u32| (i64::from(newest) - i64::from(tag)).rem_euclid(1 << 32);
+                            list.retain(|&tag, _| age(tag) < 32_768);
+                        }
+                        let expected = match list.get(&tag) {
+                            _ if distance <= -32_768 => Judgement::Stale,
+                            Some(State::InProgress) => Judgement::InProgress,
+                            Some(State::Done) => Judgement::Done,
+                            Some(State::Unseen) | None => {
+                                list.insert(tag, State::InProgress);
+                                running.push(tag);
+                                Judgement::New(life)
+                            }
+                        };
+                        let now = Duration::from_millis(3) * 300;
+                        prop_assert_eq!(window.judge(now, tag, &mut lives), expected);
+                    }
+                    Step::Finish(which, success) if !running.is_empty() => {
+                        let tag = running.swap_remove(which.index(running.len()));
+                        window.finish(life, tag, success);
+                        if let Some(state) = list.get_mut(&tag) {
+                            *state = if success { State::Done } else { State::Unseen };
+                        }
+                    }
+                    Step::Finish(..) => {}
+                }
+            }
+        }
+
+        /// Every number of tags skipped, from every place in a byte.
+        #[test]
+        fn what_is_skipped_is_forgotten_and_no_more(first in any::<u32>(), skipped in 1..40_000_u32) {
+            let mut window = TagWindow::new();
+            window.states.fill(0b1010_1010);
+            window.newest = Some((first, Life(0)));
+            let _ = window.judge(Duration::ZERO, first.wrapping_add(skipped), &mut Lives::default());
+            for tag in 0..WINDOW {
+                // As many tags after the first as this place is away from it.
+                let after = tag.wrapping_sub(first) % WINDOW;
+                let after = if after == 0 { WINDOW } else { after };
+                let expected = match after {
+                    _ if after == skipped || skipped > WINDOW && after == skipped % WINDOW => {
+                        State::InProgress
+                    }
+                    _ if after < skipped => State::Unseen,
+                    _ => State::Done,
+                };
+                prop_assert_eq!(window.state(tag), expected, "{} of {}", after, skipped);
+            }
+        }
+    }
+}

@@ -8,9 +8,9 @@ use crate::bench::{
     settings, station, to_all, with,
 };
 
-/// `foo\0reset\0coalesced_read\0\0`, its length left out.
-const TABLE: &str = "666f6f00 726573657400 636f616c65736365645f7265616400 00";
-const ANSWER: &str = "666f6f00 524553455400 434f414c45534345445f5245414400 00";
+/// `reset\0coalesced_read\0foo\0\0`, its length left out: the golden frame `extension`.
+const TABLE: &str = "726573657400 636f616c65736365645f7265616400 666f6f00 00";
+const ANSWER: &str = "524553455400 434f414c45534345445f5245414400 666f6f00 00";
 
 /// An MTU where the checksum costs a sector: 16 without, 15 with it.
 fn bench() -> Bench {
