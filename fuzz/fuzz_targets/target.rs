@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aoede_target::{
     Action, Admitted, Arrival, DATA_OFFSET, DeviceFailure, Exports, ExtensionReset, Outcome,
-    PortFacts, Request, Target, TargetSettings, Trim, WriteCache, WriteReplies,
+    PortFacts, Queue, Request, Target, TargetSettings, Trim, WriteCache, WriteReplies,
     merge_write_response,
 };
 use aoede_wire::{
@@ -22,8 +22,9 @@ const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0A]);
 const SECTORS: u64 = 16384;
 /// Between two steps.
 const PAUSE: Duration = Duration::from_millis(300);
-/// What the receive ring has room for.
-const FREE_SLOTS: usize = 5;
+/// What the receive ring has room for, and what waits in it.
+const FREE: usize = 3;
+const WAITING: usize = 2;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&settings, mut rest)) = bytes.split_first() else {
@@ -79,6 +80,7 @@ struct Worker {
     exports: Exports,
     pending: Vec<Pending>,
     now: Duration,
+    frames: u64,
     /// Write responses that others may join.
     replies: WriteReplies,
     outbox: Vec<(usize, Vec<u8>)>,
@@ -116,6 +118,7 @@ impl Worker {
             exports,
             pending: Vec::new(),
             now: Duration::ZERO,
+            frames: 0,
             replies: WriteReplies::new(2),
             outbox: Vec::new(),
         }
@@ -123,12 +126,17 @@ impl Worker {
 
     fn carry_out(&mut self, step: &Step<'_>) {
         self.now += PAUSE;
+        self.frames += 1;
         self.release(&step.port());
         let arrival = Arrival {
             now: self.now,
             port: step.port(),
             seat: usize::from(step.what >> 6),
-            free_slots: FREE_SLOTS,
+            queue: Queue {
+                number: self.frames,
+                waiting: WAITING,
+                free: FREE,
+            },
         };
         if let Ok((frame, mut selection)) = self.exports.screen(&arrival.port, step.frame) {
             let mut asked = 0;

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
-use aoede_link::{Interface, Outgoing, Port, PortStats};
+use aoede_link::{Interface, Outgoing, Port, PortStats, RingUse};
 use aoede_wire::{
     Address, Ata, Body, CoalescedRead, CoalescedReads, Config, ExtensionTable, Frame, Header,
     MacAddr, Opcode, Tag,
@@ -71,8 +71,11 @@ impl Port for Treadmill {
         self.frames.get(self.next).map(Vec::as_slice)
     }
     fn release(&mut self) {}
-    fn free_slots(&self) -> usize {
-        self.left
+    fn ring_use(&self) -> RingUse {
+        RingUse {
+            waiting: self.left,
+            free: 0,
+        }
     }
     fn send<F: Outgoing>(&mut self, frames: &[F]) -> usize {
         self.sent += frames.len();

@@ -7,6 +7,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::RingUse;
+
 /// The status words of a ring.
 pub(crate) trait StatusWords {
     /// How many slots there are, at least one.
@@ -52,9 +54,9 @@ impl Cursor {
         }
     }
 
-    /// How many slots the kernel can still fill. Those it has filled follow each other, from the
-    /// place in the circle on, so that a few words tell.
-    pub(crate) fn free(&self, words: &impl StatusWords) -> u32 {
+    /// How many slots the kernel has filled and not. The filled follow each other, from the place in
+    /// the circle on, so that a few words tell.
+    pub(crate) fn ring_use(&self, words: &impl StatusWords) -> RingUse {
         let slots = words.slots();
         let (mut filled, mut end) = (0, slots);
         while filled < end {
@@ -67,7 +69,10 @@ impl Cursor {
                 filled = middle + 1;
             }
         }
-        slots - filled
+        RingUse {
+            waiting: filled.saturating_sub(u32::from(self.held)) as usize,
+            free: (slots - filled) as usize,
+        }
     }
 }
 
@@ -167,7 +172,9 @@ mod tests {
                         held = 0;
                     }
                 }
-                prop_assert_eq!(cursor.free(&words) as usize, count - filled.len() - held);
+                let free = count - filled.len() - held;
+                let waiting = filled.len();
+                prop_assert_eq!(cursor.ring_use(&words), RingUse { waiting, free });
             }
         }
     }

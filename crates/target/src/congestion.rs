@@ -7,6 +7,8 @@
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
+use crate::{Arrival, Queue};
+
 /// How long the responses of a measurement are held, from its first frame on.
 const HOLD: Duration = Duration::from_millis(500);
 /// So long after the first frame of a measurement no other begins.
@@ -20,9 +22,10 @@ const MAX_HELD_BYTES: usize = 1 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measurement {
     id: i64,
+    /// When and where its first frame came.
     began: Duration,
-    /// Free slots of the receive buffer when it began.
-    slots: usize,
+    seat: usize,
+    queue: Queue,
 }
 
 /// What becomes of a frame of a measurement.
@@ -34,38 +37,50 @@ pub(crate) enum Probe {
     Hold {
         /// When.
         until: Duration,
-        /// How many may be held at that port.
-        slots: usize,
+        place: Place,
     },
     /// Too soon for a new measurement.
     Drop,
 }
 
+/// Whether there was a place for a frame in the receive buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It was in it when the measurement began.
+    Taken,
+    /// It came later. So many were free then.
+    OneOf(usize),
+}
+
 /// Decides on a frame with this id, and begins a measurement with it if the id is new.
-pub(crate) fn probe(
-    latest: &mut Option<Measurement>,
-    now: Duration,
-    id: i64,
-    free_slots: usize,
-) -> Probe {
+pub(crate) fn probe(latest: &mut Option<Measurement>, arrival: &Arrival, id: i64) -> Probe {
+    let Arrival {
+        now, seat, queue, ..
+    } = *arrival;
     let measurement = match *latest {
         Some(measurement) if measurement.id == id => measurement,
         Some(other) if now < other.began + PAUSE => return Probe::Drop,
         _ => *latest.insert(Measurement {
             id,
             began: now,
-            slots: free_slots,
+            seat,
+            queue,
         }),
     };
     let until = measurement.began + HOLD;
-    if now < until {
-        Probe::Hold {
-            until,
-            slots: measurement.slots,
-        }
-    } else {
-        Probe::Answer
+    if now >= until {
+        return Probe::Answer;
     }
+    let first = measurement.queue;
+    // The first frame has left its place, and takes one like those that come later.
+    let behind_first = queue.number.saturating_sub(first.number);
+    let waited = 1..=u64::try_from(first.waiting).unwrap_or(u64::MAX);
+    let place = if measurement.seat == seat && waited.contains(&behind_first) {
+        Place::Taken
+    } else {
+        Place::OneOf(first.free)
+    };
+    Probe::Hold { until, place }
 }
 
 /// A response that is encoded and must wait. To be given to [`Exports::hold`](crate::Exports::hold)
@@ -77,7 +92,7 @@ pub struct Hold {
     pub len: usize,
     pub(crate) seat: usize,
     pub(crate) until: Duration,
-    pub(crate) slots: usize,
+    pub(crate) place: Place,
 }
 
 /// A response that waited: what to send, and where.
@@ -106,6 +121,7 @@ struct Held {
     export: usize,
     seat: usize,
     until: Duration,
+    place: Place,
     len: usize,
     /// How many of them are kept.
     kept: usize,
@@ -117,9 +133,7 @@ impl WaitingRoom {
         let response = response.get(..hold.len).unwrap_or(response);
         let zeros = response.iter().rev().take_while(|&&byte| byte == 0).count();
         let kept = response.get(..response.len() - zeros).unwrap_or_default();
-        // Several measurements share what the port has.
-        let at_port = self.held.iter().filter(|held| held.seat == hold.seat);
-        let full = at_port.count() >= hold.slots
+        let full = !self.has_place(hold)
             || self.held.len() >= MAX_HELD
             || self.bytes.len() + kept.len() > MAX_HELD_BYTES;
         if full {
@@ -130,10 +144,21 @@ impl WaitingRoom {
             export,
             seat: hold.seat,
             until: hold.until,
+            place: hold.place,
             len: response.len(),
             kept: kept.len(),
         });
         true
+    }
+
+    /// Whether the response's request had a place in the receive buffer; several measurements share
+    /// those that were free.
+    fn has_place(&self, hold: Hold) -> bool {
+        let Place::OneOf(free) = hold.place else {
+            return true;
+        };
+        let takes_one = |held: &&Held| held.seat == hold.seat && held.place != Place::Taken;
+        self.held.iter().filter(takes_one).count() < free
     }
 
     pub(crate) fn set_now(&mut self, now: Duration) {

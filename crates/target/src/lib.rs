@@ -102,7 +102,7 @@ mod write_replies;
 pub use ata::Action;
 pub use congestion::{HeldResponse, Hold};
 pub use exports::{AddressTaken, Exports, Selection};
-pub use port::{Arrival, PortFacts};
+pub use port::{Arrival, PortFacts, Queue};
 pub use reads::Reads;
 pub use request::{DATA_OFFSET, Request};
 pub use settings::{

@@ -10,6 +10,7 @@ use core::time::Duration;
 
 use aoede_wire::{Checksum, MacAddr, Tag};
 
+use crate::Arrival;
 use crate::congestion::{Measurement, Probe, probe};
 use crate::extension::Wanted;
 use crate::tag_window::{Judgement, Life, Lives, TagWindow};
@@ -128,14 +129,7 @@ impl Peers {
     }
 
     /// Does what an extension table of `mac` wants; what becomes of the frame that brought it.
-    /// `free_slots` are those of its port's receive buffer.
-    pub(crate) fn negotiate(
-        &mut self,
-        now: Duration,
-        mac: MacAddr,
-        wanted: &Wanted,
-        free_slots: usize,
-    ) -> Probe {
+    pub(crate) fn negotiate(&mut self, arrival: &Arrival, mac: MacAddr, wanted: &Wanted) -> Probe {
         if wanted.reset {
             self.forget(mac);
         }
@@ -154,7 +148,7 @@ impl Peers {
         features.coalesced_write_reply |= wanted.coalesced_write_reply;
         features.checksum = wanted.checksum.or(features.checksum);
         match wanted.congestion {
-            Some(id) => probe(&mut peer.measurement, now, id, free_slots),
+            Some(id) => probe(&mut peer.measurement, arrival, id),
             None => Probe::Answer,
         }
     }
@@ -344,6 +338,15 @@ mod tests {
         ]
     }
 
+    fn arrival() -> Arrival {
+        let port = crate::PortFacts {
+            mac: MacAddr([2; 6]),
+            mtu: 1500,
+            max_sectors: 2,
+        };
+        Arrival::new(Duration::ZERO, port)
+    }
+
     fn mac(n: u16) -> MacAddr {
         let [high, low] = n.to_be_bytes();
         MacAddr([2, 0, 0, 0, high, low])
@@ -360,7 +363,7 @@ mod tests {
                 match step {
                     Step::Negotiate(n, checksum) => {
                         let wanted = Wanted { checksum: Some(checksum), ..Wanted::default() };
-                        let probe = peers.negotiate(Duration::ZERO, mac(n), &wanted, 0);
+                        let probe = peers.negotiate(&arrival(), mac(n), &wanted);
                         prop_assert_eq!(probe, Probe::Answer);
                         list.retain(|&(other, _)| other != n);
                         if list.len() == 1024 {
@@ -406,7 +409,7 @@ mod tests {
             ..Wanted::default()
         };
         for &n in &same {
-            peers.negotiate(Duration::ZERO, mac(n), &wanted, 0);
+            peers.negotiate(&arrival(), mac(n), &wanted);
         }
         for (gone, &n) in same.iter().enumerate() {
             peers.forget(mac(n));

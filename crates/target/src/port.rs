@@ -31,9 +31,19 @@ pub struct Arrival {
     /// The caller's number for that port: comes back with what is held for it
     /// ([`HeldResponse`](crate::HeldResponse)).
     pub seat: usize,
-    /// How many more frames the port's receive buffer can take now. Asked for with Extensions
-    /// frames only.
-    pub free_slots: usize,
+    /// Where it waited until now.
+    pub queue: Queue,
+}
+
+/// The receive buffer that a frame came from. Looked at for Extensions frames only (§10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Frames that came from it before this one, ever.
+    pub number: u64,
+    /// Frames that wait in it behind this one.
+    pub waiting: usize,
+    /// Frames that it can still take, with this one's place.
+    pub free: usize,
 }
 
 impl Arrival {
@@ -43,7 +53,10 @@ impl Arrival {
             now,
             port,
             seat: 0,
-            free_slots: usize::MAX,
+            queue: Queue {
+                free: usize::MAX,
+                ..Queue::default()
+            },
         }
     }
 }

@@ -510,17 +510,14 @@ impl Target {
             let name = out.get_mut(start..start + entry.bytes.len());
             name.unwrap_or_default().make_ascii_uppercase();
         });
-        let (now, initiator) = (arrival.now, response.destination);
-        let probe = self
-            .peers
-            .negotiate(now, initiator, &wanted, arrival.free_slots);
-        match probe {
+        let initiator = response.destination;
+        match self.peers.negotiate(arrival, initiator, &wanted) {
             Probe::Answer => Ok(Outcome::Respond(len)),
-            Probe::Hold { until, slots } => Ok(Outcome::Hold(Hold {
+            Probe::Hold { until, place } => Ok(Outcome::Hold(Hold {
                 len,
                 seat: arrival.seat,
                 until,
-                slots,
+                place,
             })),
             Probe::Drop => Err(Silence(IgnoreReason::CongestionPause)),
         }

@@ -22,8 +22,8 @@ use aoede_disk::{
 };
 use aoede_link::{Outgoing, Port};
 use aoede_target::{
-    Action, AddressTaken, Admitted, Arrival, DeviceFailure, Exports, Outcome, PortFacts, Target,
-    WriteReplies, merge_write_response,
+    Action, AddressTaken, Admitted, Arrival, DeviceFailure, Exports, Outcome, PortFacts, Queue,
+    Target, WriteReplies, merge_write_response,
 };
 use aoede_wire::{Command, MacAddr};
 
@@ -99,6 +99,8 @@ struct Seat<P> {
     announce: Vec<(usize, usize)>,
     /// Where an Extensions frame is copied to, as it asks about the ring that it came in.
     copied: Vec<u8>,
+    /// Frames that came in here.
+    received: u64,
 }
 
 /// What stands behind one export.
@@ -163,6 +165,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             pending: 0,
             announce: Vec::new(),
             copied: Vec::new(),
+            received: 0,
         };
         Self {
             seats: std::iter::repeat_with(seat).take(seats).collect(),
@@ -338,6 +341,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             outbox,
             pending,
             copied,
+            received,
             ..
         }) = self.seats.get_mut(seat_index)
         else {
@@ -347,7 +351,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             now,
             port: *facts,
             seat: seat_index,
-            free_slots: 0,
+            queue: Queue::default(),
         };
         let mut taken = 0;
         while taken < batch && self.pool.free() > 0 && outbox.len() + *pending < most {
@@ -356,7 +360,12 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             let bytes = if Command::of_frame(bytes) == Some(Command::Extension) {
                 copied.clear();
                 copied.extend_from_slice(bytes);
-                arrival.free_slots = port.free_slots();
+                let ring = port.ring_use();
+                arrival.queue = Queue {
+                    number: *received + taken as u64,
+                    waiting: ring.waiting,
+                    free: ring.free + 1,
+                };
                 copied.as_slice()
             } else {
                 bytes
@@ -402,6 +411,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             }
         }
         port.release();
+        *received += taken as u64;
         self.stats.frames_received += taken as u64;
         taken > 0
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aoede_target::{
     Action, Admitted, Arrival, DATA_OFFSET, DeviceFailure, Exports, IgnoreReason, Outcome,
-    PortFacts, Request, Target, TargetSettings,
+    PortFacts, Queue, Request, Target, TargetSettings,
 };
 use aoede_wire::{
     Address, Ata, Body, Config, ConfigCommand, Directive, DirectiveCode, ExtensionTable, Header,
@@ -44,8 +44,7 @@ pub(crate) struct Bench {
     /// How the disk fails from now on.
     pub(crate) failure: Option<DeviceFailure>,
     pub(crate) now: Duration,
-    /// Free slots of the receive ring.
-    pub(crate) free_slots: usize,
+    pub(crate) queue: Queue,
 }
 
 /// An [`Outcome`] that owns its bytes.
@@ -72,7 +71,11 @@ impl Bench {
             actions: Vec::new(),
             failure: None,
             now: Duration::ZERO,
-            free_slots: usize::MAX,
+            queue: Queue {
+                number: 1000,
+                waiting: 0,
+                free: usize::MAX,
+            },
         }
     }
 
@@ -91,7 +94,7 @@ impl Bench {
             now: self.now,
             port: self.port,
             seat: 7,
-            free_slots: self.free_slots,
+            queue: self.queue,
         }
     }
 
@@ -101,6 +104,7 @@ impl Bench {
 
     /// What the target makes of a frame, before the disk has done anything.
     pub(crate) fn see(&mut self, bytes: &[u8]) -> Seen {
+        self.queue.number += 1;
         // Longer than a frame may be: the port is the limit, not the buffer.
         let mut out = vec![POISON; self.port.frame_bytes() + 2000];
         let (frame, mut selection) = match self.exports.screen(&self.port, bytes) {

@@ -77,11 +77,11 @@ fn long_probes_come_back_in_full() {
 #[test]
 fn as_many_are_held_as_the_ring_had_room_for() {
     let mut bench = Bench::new(settings());
-    bench.free_slots = 5;
+    bench.queue.free = 5;
     for tag in 0..8 {
         assert!(is_held(&mut bench, &probe(I, "1", tag)));
         // What counts is the room when it began.
-        bench.free_slots = 100;
+        bench.queue.free = 100;
     }
     assert_eq!(bench.ignored(IgnoreReason::CongestionFull), 3);
     bench.wait(500);
@@ -89,10 +89,34 @@ fn as_many_are_held_as_the_ring_had_room_for() {
     assert_eq!(tags, [0, 1, 2, 3, 4]);
 }
 
+/// A burst may fill the ring before its first frame is looked at.
+#[test]
+fn what_waits_already_has_its_place() {
+    let mut bench = Bench::new(settings());
+    bench.queue.waiting = 5;
+    bench.queue.free = 3;
+    for tag in 0..4 {
+        is_held(&mut bench, &probe(I, "1", tag));
+        // Of those behind it.
+        bench.queue.waiting = 100;
+    }
+    // Two frames of others, and the places behind the first are over.
+    bench.answer(&from(J, ata(Opcode::ReadExt, 0, 1)));
+    bench.answer(&from(J, ata(Opcode::ReadExt, 0, 1)));
+    for tag in 4..10 {
+        is_held(&mut bench, &probe(I, "1", tag));
+    }
+    bench.wait(500);
+    // The first, three that waited, and two more for the three places.
+    let tags: Vec<u8> = bench.released().iter().map(|answer| answer[23]).collect();
+    assert_eq!(tags, [0, 1, 2, 3, 4, 5]);
+    assert_eq!(bench.ignored(IgnoreReason::CongestionFull), 4);
+}
+
 #[test]
 fn measurements_at_one_time_share_the_room() {
     let mut bench = Bench::new(settings());
-    bench.free_slots = 4;
+    bench.queue.free = 4;
     for tag in 0..2 {
         is_held(&mut bench, &probe(I, "1", tag));
     }
@@ -159,7 +183,7 @@ fn ids_are_numbers() {
 #[test]
 fn everything_else_is_served_meanwhile() {
     let mut bench = Bench::new(settings());
-    bench.free_slots = 1;
+    bench.queue.free = 1;
     for tag in 0..10 {
         is_held(&mut bench, &probe(I, "1", tag));
     }
