@@ -1,24 +1,25 @@
 //! One export: may this initiator ask, and what does its frame mean?
 //!
-//! Read next: `ata/mod.rs` for task files, `access.rs` and `config_string.rs` for the lists and
-//! the string that initiators may change, `request.rs` for responses, `extension.rs` and `peers.rs`
-//! for what initiators negotiate.
+//! Read next: `target/task_file.rs` and `ata/mod.rs` for task files, `access.rs` and
+//! `config_string.rs` for the lists and the string that initiators may change, `request.rs` for
+//! responses, `extension.rs` and `peers.rs` for what initiators negotiate.
+
+mod task_file;
 
 use aoede_wire::{
-    ATA_ARGUMENT_BYTES, Address, Ata, Body, CRC_BYTES, Command, Config, ConfigCommand,
-    Crc32cAppend, DecodeError, ErrorCode, ExtensionTable, Flags, Frame, HEADER_BYTES, Header,
-    MacAddr, Mask, MaskCommand, NoRoom, Opcode, Reserve, ReserveCommand, SECTOR_BYTES, VERSION,
-    crc32c_append,
+    Address, Ata, Body, Command, Config, ConfigCommand, Crc32cAppend, DecodeError, ErrorCode,
+    ExtensionTable, Flags, Frame, HEADER_BYTES, Header, MacAddr, Mask, MaskCommand, NoRoom,
+    Reserve, ReserveCommand, VERSION, crc32c_append,
 };
 
 use crate::access::{MaskList, Reservation};
-use crate::ata::identify::{Changing, Identify};
-use crate::ata::{self, Action, Device, Verdict};
+use crate::ata::Action;
+use crate::ata::identify::Identify;
 use crate::config_string::ConfigString;
 use crate::congestion::{Hold, Probe};
-use crate::peers::{Features, Peers, Tracked};
+use crate::peers::Peers;
 use crate::reads::Reads;
-use crate::request::{DATA_OFFSET, Ending, Request};
+use crate::request::{Ending, Request};
 use crate::settings::MAX_SECTORS;
 use crate::{
     Arrival, ExtensionReset, IgnoreReason, PortFacts, SettingsError, TargetSettings, TargetStats,
@@ -354,144 +355,6 @@ impl Target {
         Ok(Outcome::Respond(len))
     }
 
-    fn handle_ata<'f>(
-        &mut self,
-        arrival: &Arrival,
-        frame: &Frame<'f>,
-        response: Header,
-        ata: &Ata<'f>,
-        out: &mut [u8],
-    ) -> Result<Outcome<'f>, Silence> {
-        let opcode = ata.opcode();
-        if frame.header.address.is_wildcard() && !ata::allowed_to_wildcard(opcode) {
-            return Err(Silence(IgnoreReason::Wildcard));
-        }
-        let features = self.peers.features(frame.header.source);
-        match opcode {
-            Opcode::Read | Opcode::ReadExt if features.coalesced_read => {
-                if let Some(reads) = Reads::find(response, ata) {
-                    return Ok(Outcome::Reads(reads));
-                }
-            }
-            // First of all: a damaged frame is not what its sender meant.
-            Opcode::Write | Opcode::WriteExt | Opcode::DataSetManagement => {
-                self.check_data(features, frame.argument, ata.count)?;
-            }
-            _ => {}
-        }
-        self.handle_task_file(arrival, features, response, ata, out)
-    }
-
-    /// Compares the checksum behind the data of a write with what `argument` contains; it may be
-    /// missing (§11).
-    fn check_data(
-        &mut self,
-        features: Features,
-        argument: &[u8],
-        count: u8,
-    ) -> Result<(), Silence> {
-        let end = ATA_ARGUMENT_BYTES + usize::from(count) * SECTOR_BYTES;
-        // Behind no data there is padding.
-        let (Some(checksum), 1..) = (features.checksum, count) else {
-            return Ok(());
-        };
-        match (argument.get(..end), argument.get(end..end + CRC_BYTES)) {
-            (Some(covered), Some(sum)) if checksum.with(self.crc32c, covered) != sum => {
-                Err(Silence(IgnoreReason::Checksum))
-            }
-            (Some(_), None) => {
-                self.stats.unchecked_writes += 1;
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn handle_task_file<'f>(
-        &mut self,
-        arrival: &Arrival,
-        features: Features,
-        response: Header,
-        ata: &Ata<'f>,
-        out: &mut [u8],
-    ) -> Result<Outcome<'f>, Silence> {
-        let initiator = response.destination;
-        let request = Request::new(response, ata, features);
-        let device = self.device(&arrival.port, features, out.len());
-        let verdict = if ata.opcode() == Opcode::Identify || self.reservation.admits(initiator) {
-            ata::judge(ata, &device)
-        } else {
-            Err(Ending::Refused(ErrorCode::Reserved))
-        };
-        let (request, ending) = match verdict {
-            Ok(Verdict::Disk(action, data)) => {
-                let request = match action {
-                    Action::Read { .. } => request.with_data(ata.count),
-                    Action::Write { .. } => request.merging(features.coalesced_write_reply),
-                    Action::Flush | Action::Trim { .. } => request,
-                };
-                let tracked = match action {
-                    Action::Write { .. } | Action::Trim { .. } => {
-                        self.peers.judge(arrival.now, initiator, response.tag)
-                    }
-                    Action::Read { .. } | Action::Flush => Tracked::Execute(None),
-                };
-                let request = match tracked {
-                    Tracked::Execute(tracking) => request.tracked(tracking),
-                    Tracked::InProgress => return Err(Silence(IgnoreReason::TagInProgress)),
-                    Tracked::Stale => return Err(Silence(IgnoreReason::TagStale)),
-                    Tracked::Done => {
-                        self.stats.duplicates += 1;
-                        return self.respond(request, Ending::Done, out);
-                    }
-                };
-                return Ok(Outcome::Disk(Admitted {
-                    request,
-                    action,
-                    data,
-                }));
-            }
-            Ok(Verdict::CacheOff) if self.write_cache_may_hold_data() => {
-                // Off at once for new writes, so that the flush covers every early acknowledgement.
-                self.cache_on = false;
-                self.turning_cache_off = self.turning_cache_off.saturating_add(1);
-                return Ok(Outcome::Disk(Admitted {
-                    request: request.turning_cache_off(),
-                    action: Action::Flush,
-                    data: &[],
-                }));
-            }
-            Ok(Verdict::CacheOff) => (request, Ending::Done),
-            Ok(Verdict::CacheOn) => {
-                self.cache_on = true;
-                (request, Ending::Done)
-            }
-            Ok(Verdict::Identify) => {
-                let identity = self.identify.to_bytes(Changing {
-                    sectors: self.sectors,
-                    write_cache_on: self.write_cache_may_hold_data(),
-                    trim_blocks: device.trim_blocks(),
-                });
-                out.get_mut(DATA_OFFSET..DATA_OFFSET + identity.len())
-                    .ok_or(NoRoom)?
-                    .copy_from_slice(&identity);
-                (request.with_data(1), Ending::Done)
-            }
-            Ok(Verdict::Nothing(ending)) | Err(ending) => (request, ending),
-        };
-        self.respond(request, ending, out)
-    }
-
-    fn respond<'f>(
-        &self,
-        request: Request,
-        ending: Ending,
-        out: &mut [u8],
-    ) -> Result<Outcome<'f>, Silence> {
-        let len = request.end(ending, out, self.crc32c).ok_or(NoRoom)?;
-        Ok(Outcome::Respond(len))
-    }
-
     /// Notes what an initiator wants and answers with its own frame, accepted names in upper case.
     fn handle_extension<'f>(
         &mut self,
@@ -521,23 +384,6 @@ impl Target {
             })),
             Probe::Drop => Err(Silence(IgnoreReason::CongestionPause)),
         }
-    }
-
-    /// The device as an initiator with these features sees it, answered in a buffer of `room` bytes.
-    fn device(&self, port: &PortFacts, features: Features, room: usize) -> Device {
-        Device {
-            sectors: self.sectors,
-            max_sectors: port.sectors_with(features.checksum, room),
-            read_only: self.read_only,
-            trim: self.trim,
-            write_back: self.write_cache == WriteCache::Back,
-        }
-    }
-
-    /// Whether word 85 has to admit to a write cache: it does until the last flush for turning it
-    /// off is through.
-    fn write_cache_may_hold_data(&self) -> bool {
-        self.cache_on || self.turning_cache_off > 0
     }
 
     fn handle_config(
