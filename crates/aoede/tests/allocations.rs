@@ -7,7 +7,6 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io;
-use std::time::Duration;
 
 use aoede_link::{Interface, Outgoing, Port, PortStats, RingUse};
 use aoede_wire::{
@@ -175,12 +174,12 @@ fn run(frames: Vec<Vec<u8>>, rounds: usize) -> (usize, usize, u64) {
         frames,
     };
     let (mut worker, _folder) = common::worker(vec![port]);
-    while worker.turn(Duration::ZERO).unwrap() {}
+    while worker.turn(common::NOW).unwrap() {}
 
     let port = worker.port_mut(0).unwrap();
     let before = (port.sent, ALLOCATIONS.get());
     port.left = rounds * port.frames.len();
-    while worker.turn(Duration::ZERO).unwrap() {}
+    while worker.turn(common::NOW).unwrap() {}
 
     let allocations = ALLOCATIONS.get() - before.1;
     let port = worker.port(0).unwrap();

@@ -12,7 +12,9 @@ mod common;
 use std::time::Duration;
 
 use aoede::worker::Worker;
-use aoede_disk::{Changes, Engine as _, IoMode, OpenOptions, UringEngine, open};
+use aoede_disk::{
+    Engine as _, IoMode, OpenOptions, Stability, TASKS, UringEngine, Volume, VolumeSettings, open,
+};
 use aoede_link::Port as _;
 use aoede_link::sim::{Faults, SimNet, SimPort};
 use aoede_target::{Target, TargetSettings};
@@ -20,7 +22,7 @@ use aoede_wire::{
     Ata, Body, CoalescedRead, CoalescedReads, CoalescedWrites, ExtensionTable, Flags, Frame,
     MacAddr, Opcode, SECTOR_BYTES, Tag,
 };
-use common::{BUFFERS, E1_1, SECTORS, TestWorker, facts, request};
+use common::{BUFFERS, E1_1, NOW, SECTORS, TestWorker, facts, request};
 
 /// A segment with a worker and an initiator on it.
 struct Scene {
@@ -258,7 +260,7 @@ fn a_port_that_cannot_send_does_not_keep_all_buffers() {
         ..Faults::default()
     });
     nets.iter().for_each(SimNet::step);
-    while worker.turn(Duration::ZERO).unwrap() {
+    while worker.turn(NOW).unwrap() {
         nets.iter().for_each(SimNet::step);
     }
     assert!(worker.waits_to_send(0) && !worker.takes_frames(0));
@@ -287,7 +289,7 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     assert!(backing.lends);
 
     let pool = common::pool();
-    let mut engine = UringEngine::new(BUFFERS, &pool).unwrap();
+    let mut engine = UringEngine::new(BUFFERS + TASKS + 1, &pool).unwrap();
     let file = engine.attach(&backing).unwrap();
     let net = SimNet::new(1);
     let port = net.attach("target", 9000);
@@ -295,7 +297,8 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     let (to, from) = (port.interface().mac, initiator.interface().mac);
     let mut worker = Worker::new(engine, pool, 1);
     let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
-    worker.add_export(target, file, backing.changes()).unwrap();
+    let volume = Volume::new(common::volume_settings(&backing), Vec::new());
+    worker.add_export(target, file, volume).unwrap();
     worker.set_facts(0, facts(port.interface()));
     worker.set_port(0, Some(port));
 
@@ -318,11 +321,11 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     };
     net.set_faults(full);
     net.step();
-    while worker.turn(Duration::ZERO).unwrap() {}
+    while worker.turn(NOW).unwrap() {}
     assert!(worker.waits_to_send(0));
     net.set_faults(Faults::default());
     net.step();
-    while worker.turn(Duration::ZERO).unwrap() {}
+    while worker.turn(NOW).unwrap() {}
     net.step();
     let mut answers = Vec::new();
     while let Some(bytes) = initiator.receive() {
@@ -357,7 +360,8 @@ fn a_read_of_a_file_in_memory_has_its_checksum() {
     let port = net.attach("target", 9000);
     let mut initiator = net.attach("initiator", 9000);
     let (to, from) = (port.interface().mac, initiator.interface().mac);
-    let mut worker = common::worker_on(&backing, backing.changes(), vec![port]);
+    let volume = Volume::new(common::volume_settings(&backing), Vec::new());
+    let mut worker = common::worker_on(&backing, volume, vec![port]);
     let table = Body::Extension(ExtensionTable::new(b"crc32c\0\0").unwrap());
     let frames = [
         common::frame(from, to, 1, table),
@@ -365,7 +369,7 @@ fn a_read_of_a_file_in_memory_has_its_checksum() {
     ];
     assert_eq!(initiator.send(&frames), 2);
     net.step();
-    while worker.turn(Duration::ZERO).unwrap() {}
+    while worker.turn(NOW).unwrap() {}
     net.step();
     let answers: Vec<_> = std::iter::from_fn(|| initiator.receive().map(<[u8]>::to_vec)).collect();
     let (read, sum) = data(&answers, 2).split_at(5 * 512);
@@ -477,8 +481,12 @@ fn writes(answers: &[Vec<u8>]) -> Vec<(u32, u8)> {
 fn concurrent_worker(ports: Vec<SimPort>) -> (TestWorker<SimPort>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let backing = common::disk(&folder);
-    let worker = common::worker_on(&backing, Changes::Concurrent, ports);
-    (worker, folder)
+    let settings = VolumeSettings {
+        stability: Stability::Each,
+        ..common::volume_settings(&backing)
+    };
+    let volume = Volume::new(settings, Vec::new());
+    (common::worker_on(&backing, volume, ports), folder)
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a volume asks of an engine, and what comes back: the seam between the two.
 //!
-//! The buffer travels with the operation: the engine owns it until the completion returns it.
+//! The memory travels with the operation: the engine owns it until the completion returns it.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -25,7 +25,82 @@ pub enum OpKind {
     Discard,
 }
 
-/// One operation, with the buffer it works on.
+/// The memory that an operation works on: its buffers, one after the other.
+#[derive(Debug)]
+pub enum Memory<B> {
+    /// None: for a sync or a discard.
+    None,
+    /// One buffer, from its first byte on.
+    One(B),
+    /// Several; each gives its first bytes. The list comes home with them, to be used again.
+    Parts(Vec<Part<B>>),
+}
+
+/// The first bytes of a buffer, as a part of an operation's memory.
+#[derive(Debug)]
+pub struct Part<B> {
+    /// The buffer.
+    pub buffer: B,
+    /// How much of it belongs to the operation's memory.
+    pub len_bytes: u32,
+}
+
+impl<B> From<Option<B>> for Memory<B> {
+    fn from(buffer: Option<B>) -> Self {
+        buffer.map_or(Self::None, Self::One)
+    }
+}
+
+impl<B> Memory<B> {
+    /// The buffer, if there is just one.
+    pub fn into_one(self) -> Option<B> {
+        match self {
+            Self::One(buffer) => Some(buffer),
+            Self::None | Self::Parts(_) => None,
+        }
+    }
+}
+
+impl<B: AsMut<[u8]>> Memory<B> {
+    /// Calls `each` with every piece of the `len_bytes` from `start` on, in order.
+    ///
+    /// # Errors
+    /// [`Errno::INVAL`]: there is less memory than that. Nothing is said of pieces seen before.
+    pub fn for_each_mut<'a>(
+        &'a mut self,
+        start: usize,
+        len_bytes: u64,
+        mut each: impl FnMut(&'a mut [u8]),
+    ) -> Result<(), Errno> {
+        let mut skip = start;
+        let mut left = usize::try_from(len_bytes).map_err(|_| Errno::INVAL)?;
+        let mut take = |bytes: &'a mut [u8]| {
+            let whole = bytes.len();
+            let bytes = bytes.get_mut(skip..).unwrap_or_default();
+            let len = bytes.len().min(left);
+            if let Some(piece) = bytes.get_mut(..len).filter(|piece| !piece.is_empty()) {
+                each(piece);
+            }
+            left -= len;
+            skip = skip.saturating_sub(whole);
+        };
+        match self {
+            Self::None => {}
+            Self::One(buffer) => take(buffer.as_mut()),
+            Self::Parts(parts) => {
+                for part in parts {
+                    let len = part.len_bytes as usize;
+                    let bytes = part.buffer.as_mut();
+                    let len = len.min(bytes.len());
+                    take(bytes.get_mut(..len).unwrap_or_default());
+                }
+            }
+        }
+        if left == 0 { Ok(()) } else { Err(Errno::INVAL) }
+    }
+}
+
+/// One operation, with the memory it works on.
 #[derive(Debug)]
 pub struct DeviceOp<B> {
     /// Returned with the completion.
@@ -36,10 +111,10 @@ pub struct DeviceOp<B> {
     pub offset_bytes: u64,
     /// How much; for a sync, 0.
     pub len_bytes: u64,
-    /// Reads and writes bring a buffer.
-    pub buffer: Option<B>,
-    /// Where in the buffer the transfer starts: not 0 for the rest of a short transfer.
-    pub buffer_start: usize,
+    /// Reads and writes bring memory.
+    pub memory: Memory<B>,
+    /// Where in the memory the transfer starts, in bytes.
+    pub memory_start: usize,
 }
 
 /// How an operation ended.
@@ -47,8 +122,8 @@ pub struct DeviceOp<B> {
 pub struct Completion<B> {
     /// The operation.
     pub id: OpId,
-    /// The buffer comes home, whatever the result.
-    pub buffer: Option<B>,
+    /// The memory comes home, whatever the result.
+    pub memory: Memory<B>,
     /// Bytes transferred, possibly fewer than asked for; 0 for a sync or discard.
     pub result: Result<u32, Errno>,
 }
@@ -68,6 +143,8 @@ impl Errno {
     pub const IO: Self = Self(libc::EIO);
     /// The device or file system cannot do that at all.
     pub const OPNOTSUPP: Self = Self(libc::EOPNOTSUPP);
+    /// The device or file system has no room left.
+    pub const NOSPC: Self = Self(libc::ENOSPC);
     /// No such open file.
     pub const BADF: Self = Self(libc::EBADF);
 }

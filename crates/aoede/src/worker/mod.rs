@@ -3,7 +3,8 @@
 //! A worker owns some exports, a port on each interface and one engine, and shares nothing.
 //! [`Worker::turn`] does everything that can be done now, without waiting; whoever drives it (the
 //! service over real ports, a test over simulated ones) waits for frames and completions when a
-//! turn found nothing to do.
+//! turn found nothing to do, or until [`Worker::poll_timeout`]. Each turn is told the time, counted
+//! from any start.
 //!
 //! One admitted frame takes one buffer of the pool and keeps it until its response is sent:
 //! a write's payload is copied into the buffer, a read's is put there by the device, and the
@@ -17,13 +18,13 @@ use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use aoede_disk::{
-    Buffer, Changes, DeviceOp, DiskError, DiskRequest, Done, Durability, Engine, FileId, Operation,
-    Pool, RequestKind, Volume, VolumeSettings,
+    Buffer, DeviceOp, DiskError, DiskRequest, Done, Engine, FileId, Operation, Pool, RequestKind,
+    SECTOR_BYTES, Volume,
 };
 use aoede_link::{Outgoing, Port};
 use aoede_target::{
-    Action, AddressTaken, Admitted, Arrival, DeviceFailure, Exports, Outcome, PortFacts, Queue,
-    Target, WriteReplies, merge_write_response,
+    Action, AddressTaken, Arrival, DeviceFailure, Exports, Outcome, PortFacts, Queue, Target,
+    WriteReplies, merge_write_response,
 };
 use aoede_wire::{Command, MacAddr};
 
@@ -181,8 +182,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         }
     }
 
-    /// Adds an export whose data is `file` of this worker's engine; `changes` is what the file's
-    /// backing says. Returns its number.
+    /// Adds an export whose data is `file` of this worker's engine, seen through `volume`, which
+    /// must take as many requests as the pool has buffers. Returns its number.
     ///
     /// # Errors
     /// The address is taken.
@@ -190,18 +191,14 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         &mut self,
         mut target: Target,
         file: FileId,
-        changes: Changes,
+        volume: Volume<Buffer>,
     ) -> Result<usize, AddressTaken> {
         target.set_crc32c(crc32c::crc32c_append);
         // Exports are not removed yet, so that indices follow each other.
         let index = self.exports.insert(target)?;
         debug_assert_eq!(index, self.disks.len());
         self.disks.push(Disk {
-            volume: Volume::new(VolumeSettings {
-                capacity: self.pool.shape().count,
-                durability: Durability::Writethrough,
-                changes,
-            }),
+            volume,
             file,
             held: None,
         });
@@ -242,6 +239,11 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             .is_some_and(|seat| !seat.outbox.is_empty())
     }
 
+    /// The buffers for requests and responses.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// The exports and what they ignored.
     pub fn exports(&self) -> &Exports {
         &self.exports
@@ -267,7 +269,37 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         self.pool.free() == self.pool.shape().count
     }
 
-    /// Whether the disk still works on a request.
+    /// An export's disk has another size now. Whether it is a change, to be announced.
+    pub fn set_sectors(&mut self, export: usize, sectors: u64) -> bool {
+        if let Some(disk) = self.disks.get_mut(export) {
+            disk.volume.set_size(sectors.saturating_mul(SECTOR_BYTES));
+        }
+        let target = self.exports.get_mut(export);
+        target.is_some_and(|target| target.set_sectors(sectors))
+    }
+
+    /// What is known of an export's data.
+    pub fn volume(&self, export: usize) -> Option<&Volume<Buffer>> {
+        Some(&self.disks.get(export)?.volume)
+    }
+
+    /// Begins to bring everything acknowledged to stable storage, for a clean stop.
+    pub fn begin_flush(&mut self, now: Duration) {
+        for disk in &mut self.disks {
+            disk.volume.begin_flush(now);
+        }
+    }
+
+    /// When the next turn is due although nothing has happened.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        // What was held needs a buffer to be sent from; one that comes home wakes by itself.
+        let held = self.exports.poll_timeout().filter(|_| self.pool.free() > 0);
+        let disks = self.disks.iter();
+        let disks = disks.filter_map(|disk| disk.volume.poll_timeout());
+        disks.chain(held).min()
+    }
+
+    /// Whether the disk still works on a request, or on what it has acknowledged.
     pub fn is_disk_busy(&self) -> bool {
         self.disks.iter().any(|disk| !disk.volume.is_idle())
     }
@@ -289,8 +321,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
 
     /// Does all that can be done without waiting. Returns whether anything was done: if not, the
     /// caller may sleep until a port or the engine has something, or until
-    /// [`poll_timeout`](Self::poll_timeout). `now` is the time since some moment that stays the
-    /// same.
+    /// [`poll_timeout`](Self::poll_timeout).
     ///
     /// # Errors
     /// The engine failed as a whole; single operations that fail are answered, not reported here.
@@ -306,26 +337,20 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             busy |= self.receive(seat, batch, now);
         }
         self.first_seat = (self.first_seat + 1) % seats.max(1);
-        busy |= self.run_disks(batch)?;
+        busy |= self.run_disks(batch, now)?;
         for seat in &mut self.seats {
             busy |= self.stats.send(seat);
         }
         Ok(busy)
     }
 
-    /// When there is something to do in a turn even if nothing comes until then; in the time of
-    /// [`turn`](Self::turn).
-    pub fn poll_timeout(&self) -> Option<Duration> {
-        // Without a buffer nothing can be done; one that comes home wakes by itself.
-        self.exports.poll_timeout().filter(|_| self.pool.free() > 0)
-    }
-
     /// As [`turn`](Self::turn), but takes no new frame: for a clean stop.
     ///
     /// # Errors
     /// As for [`turn`](Self::turn).
-    pub fn drain(&mut self) -> io::Result<bool> {
-        let mut busy = self.run_disks(FRAMES_PER_TURN)?;
+    pub fn drain(&mut self, now: Duration) -> io::Result<bool> {
+        let mut busy = self.send_held(now);
+        busy |= self.run_disks(FRAMES_PER_TURN, now)?;
         for seat in &mut self.seats {
             busy |= self.stats.send(seat);
         }
@@ -385,6 +410,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                     pending,
                     disk: self.disks.get_mut(export),
                     table: &mut self.pending,
+                    now,
                 };
                 match target.handle_frame(&arrival, &frame, buffer.with_head_mut(HEAD_BYTES)) {
                     Outcome::Hold(hold) => {
@@ -402,11 +428,11 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                             };
                             let out = buffer.with_head_mut(HEAD_BYTES);
                             if let Some(outcome) = target.next_read(&arrival, &mut reads, out) {
-                                intake.take(outcome, buffer);
+                                intake.take(outcome, buffer, target.is_write_cache_on());
                             }
                         }
                     }
-                    outcome => intake.take(outcome, buffer),
+                    outcome => intake.take(outcome, buffer, target.is_write_cache_on()),
                 }
             }
         }
@@ -424,9 +450,12 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     }
 
     /// Device operations down, up to `batch` completions up, finished requests into the outboxes.
-    fn run_disks(&mut self, batch: usize) -> io::Result<bool> {
+    fn run_disks(&mut self, batch: usize, now: Duration) -> io::Result<bool> {
         let mut busy = false;
         for disk in &mut self.disks {
+            if disk.volume.poll_timeout().is_some_and(|due| due <= now) {
+                disk.volume.handle_timeout(now);
+            }
             busy |= disk.submit(&mut self.engine);
         }
         self.engine.kick()?;
@@ -437,7 +466,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             busy = true;
             // One file belongs to one export.
             if let Some(disk) = self.disks.iter_mut().find(|disk| disk.file == file) {
-                disk.volume.handle_device(completion);
+                disk.volume.handle_device(now, completion);
             }
         }
         for index in 0..self.disks.len() {
@@ -583,6 +612,29 @@ impl WorkerStats {
 }
 
 impl Disk {
+    /// Hands a request to the volume; whether it took it.
+    fn start(
+        &mut self,
+        now: Duration,
+        kind: RequestKind,
+        buffer: Buffer,
+        request: Pending,
+        pending: &mut PendingTable,
+    ) -> bool {
+        // Table and volume have room for every buffer of the pool.
+        let Ok(id) = pending.add(request) else {
+            debug_assert!(false, "no place for a request");
+            return false;
+        };
+        let request = DiskRequest { id, kind, buffer };
+        if let Err(refused) = self.volume.handle_request(now, request) {
+            debug_assert!(false, "the volume refused {:?}", refused.kind);
+            pending.take(id);
+            return false;
+        }
+        true
+    }
+
     /// Moves device operations from the volume to the engine. Returns whether there were any.
     fn submit<E: Engine<Buffer>>(&mut self, engine: &mut E) -> bool {
         let mut any = false;
@@ -605,14 +657,22 @@ struct Intake<'w> {
     pending: &'w mut usize,
     disk: Option<&'w mut Disk>,
     table: &'w mut PendingTable,
+    now: Duration,
 }
 
 impl Intake<'_> {
-    fn take(&mut self, outcome: Outcome<'_>, buffer: Buffer) {
+    /// Files what a target made of one request; `cache_on` is its write cache.
+    fn take(&mut self, outcome: Outcome<'_>, mut buffer: Buffer, cache_on: bool) {
         match (outcome, &mut self.disk) {
             (Outcome::Respond(len), _) => self.outbox.push(Response { buffer, len }),
             (Outcome::Disk(admitted), Some(disk)) => {
-                let started = start(admitted, buffer, self.seat, disk, self.table);
+                let kind = request_kind(admitted.action, cache_on);
+                let asked = Pending {
+                    request: admitted.request,
+                    seat: self.seat,
+                };
+                let started = fill(&mut buffer, admitted.data)
+                    && disk.start(self.now, kind, buffer, asked, self.table);
                 *self.pending += usize::from(started);
             }
             // Counted by the target; the buffer goes back to the pool.
@@ -621,42 +681,32 @@ impl Intake<'_> {
     }
 }
 
-/// Hands an admitted request to its volume; whether it took it.
-fn start(
-    admitted: Admitted<'_>,
-    mut buffer: Buffer,
-    seat: usize,
-    disk: &mut Disk,
-    pending: &mut PendingTable,
-) -> bool {
-    let Admitted {
-        request,
-        action,
-        data,
-    } = admitted;
-    let kind = match action {
+/// What the volume is asked for. With the write cache on, or where the initiator permits it, a
+/// change may be acknowledged early.
+fn request_kind(action: Action, cache_on: bool) -> RequestKind {
+    match action {
         Action::Read { lba, sectors } => RequestKind::Read { lba, sectors },
-        // The permission to acknowledge early is of use only to a cache.
-        Action::Write { lba, sectors, .. } => RequestKind::Write { lba, sectors },
+        Action::Write {
+            lba,
+            sectors,
+            asynchronous,
+        } => RequestKind::Write {
+            lba,
+            sectors,
+            early: cache_on || asynchronous,
+        },
         Action::Flush => RequestKind::Flush,
-        Action::Trim { blocks } => RequestKind::Trim { blocks },
-    };
-    // The target admits no more than `PortFacts::max_sectors`, which the buffers hold.
-    if let Some(room) = buffer.data_mut().get_mut(..data.len()) {
-        room.copy_from_slice(data);
-    } else {
-        debug_assert!(false, "payload of {} bytes exceeds a buffer", data.len());
-        return false;
+        Action::Trim { blocks } => RequestKind::Trim {
+            blocks,
+            early: cache_on,
+        },
     }
-    // Table and volume have room for every buffer of the pool.
-    let Ok(id) = pending.add(Pending { request, seat }) else {
-        debug_assert!(false, "no place for a request");
-        return false;
-    };
-    if let Err(refused) = disk.volume.handle_request(DiskRequest { id, kind, buffer }) {
-        debug_assert!(false, "the volume refused {:?}", refused.kind);
-        pending.take(id);
-        return false;
-    }
-    true
+}
+
+/// Copies a request's data into its buffer; whether it fits. The target admits no more than
+/// `PortFacts::max_sectors`, which the buffers hold.
+fn fill(buffer: &mut Buffer, data: &[u8]) -> bool {
+    let room = buffer.data_mut().get_mut(..data.len());
+    debug_assert!(room.is_some(), "{} bytes exceed a buffer", data.len());
+    room.map(|room| room.copy_from_slice(data)).is_some()
 }

@@ -6,14 +6,14 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags};
-
+use super::geometry;
+pub use super::geometry::{Alignment, PhysicalBlocks};
 use super::lock::{self, Holder, Outcome};
 pub use super::open_error::{OpenError, OpenWarning};
-use super::pool::{Pool, PoolShape};
 use super::sys::LockKind;
+use super::trial::{Trial, Way};
 use crate::SECTOR_BYTES;
-use crate::volume::Changes;
+use crate::volume::Stability;
 
 /// Whether the kernel's page cache stands between us and the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -23,6 +23,9 @@ pub enum IoMode {
     Direct,
     /// It does.
     Buffered,
+    /// It does, and keeps nothing that it did not have before: `RWF_DONTCACHE`, of Linux 6.14. A
+    /// hint to the kernel, not a promise.
+    Uncached,
 }
 
 /// How to open a backing file.
@@ -39,15 +42,6 @@ pub struct OpenOptions {
     /// Make a sparse file of this size if there is none. One that exists must have this size, and
     /// is not touched.
     pub create_bytes: Option<u64>,
-}
-
-/// What direct I/O needs to be a multiple of, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Alignment {
-    /// The buffer's address.
-    pub memory: u32,
-    /// Offset and length in the file.
-    pub offset: u32,
 }
 
 /// A backing file or device, locked and ready to be attached to an engine.
@@ -71,6 +65,12 @@ pub struct Backing {
     pub io: IoMode,
     /// Needed for direct I/O; buffers aligned like this serve buffered files as well.
     pub alignment: Alignment,
+    /// What offset and length of reads and writes have to be multiples of: 512 or 4096.
+    pub block_bytes: u32,
+    /// What offset and length of discards have to be multiples of; 512 or more.
+    pub discard_bytes: u32,
+    /// What writes are best multiples of.
+    pub physical: PhysicalBlocks,
     /// A device, not a regular file.
     pub block_device: bool,
     /// The file lives in memory (tmpfs, ramfs): reading never waits for a device.
@@ -80,6 +80,9 @@ pub struct Backing {
     ///
     /// [`Buffer::lent`]: super::pool::Buffer::lent
     pub lends: bool,
+    /// The device underneath makes single writes stable without a sync of all it holds ("force
+    /// unit access").
+    pub fua: bool,
     /// The device underneath has seek times, if the kernel knows.
     pub rotational: Option<bool>,
     /// Ranges can be discarded.
@@ -90,11 +93,12 @@ pub struct Backing {
 }
 
 impl Backing {
-    /// How many writes a volume may have under way on this file.
-    pub fn changes(&self) -> Changes {
+    /// How durable writes on this file become stable.
+    pub fn stability(&self) -> Stability {
         match (self.io, self.in_memory) {
-            (IoMode::Buffered, false) => Changes::OneByOne,
-            _ => Changes::Concurrent,
+            (IoMode::Buffered | IoMode::Uncached, false) => Stability::Shared,
+            (IoMode::Direct, false) if !self.fua => Stability::Any,
+            _ => Stability::Each,
         }
     }
 
@@ -104,12 +108,13 @@ impl Backing {
     }
 
     /// Sectors that the file has for the export now: it may have grown or shrunk since it was
-    /// opened. Never more than the configured length.
+    /// opened. Never more than the configured length, and whole blocks ([`Self::block_bytes`]).
     ///
     /// # Errors
     /// The size cannot be read.
     pub fn current_sectors(&self) -> io::Result<u64> {
         let bytes = size(&self.file)?.saturating_sub(self.base_bytes);
+        let bytes = bytes - bytes % u64::from(self.block_bytes);
         let sectors = bytes / SECTOR_BYTES;
         Ok(self
             .length_sectors
@@ -172,26 +177,25 @@ impl Opening<'_> {
         let in_memory = rustix::fs::fstatfs(&file)
             .is_ok_and(|fs| !block_device && MEMORY_MAGICS.contains(&lock::magic(&fs)));
         let base_bytes = self.options.offset_sectors * SECTOR_BYTES;
-        let alignment = alignment(&file, block_device);
-        let io = match self.options.io {
-            IoMode::Buffered => IoMode::Buffered,
-            IoMode::Direct => {
-                let obstacle = if in_memory {
-                    Some(OpenWarning::NoDirectIo)
-                } else {
-                    try_direct(&file, alignment, base_bytes, sectors, &mut warnings)
-                };
-                let io = obstacle
-                    .as_ref()
-                    .map_or(IoMode::Direct, |_| IoMode::Buffered);
-                warnings.extend(obstacle);
-                io
-            }
+        let trial = Trial {
+            file: &file,
+            alignment: geometry::alignment(&file, &metadata),
+            base_bytes,
+            size_bytes: sectors.saturating_mul(SECTOR_BYTES),
         };
-        let device = if block_device {
-            metadata.rdev()
-        } else {
-            metadata.dev()
+        let Way {
+            io,
+            block_bytes,
+            alignment,
+        } = match self.options.io {
+            IoMode::Buffered => trial.buffered(),
+            IoMode::Uncached => trial.uncached(&mut warnings),
+            // Newer kernels take the flag for files in memory too; it means nothing there.
+            IoMode::Direct if in_memory => {
+                warnings.push(OpenWarning::NoDirectIo);
+                trial.buffered()
+            }
+            IoMode::Direct => trial.direct(&mut warnings),
         };
         Ok(Backing {
             path: self.path.to_owned(),
@@ -200,13 +204,17 @@ impl Opening<'_> {
             read_only: self.options.read_only,
             io,
             alignment,
+            block_bytes,
+            discard_bytes: geometry::discard_bytes(&file, &metadata),
+            physical: geometry::physical(&file, &metadata, alignment, base_bytes),
             block_device,
             in_memory,
             lends: self.options.io == IoMode::Buffered
                 && in_memory
                 && metadata.blocks() >= bytes / 512,
-            rotational: queue_attribute(device, "rotational").map(|value| value != 0),
-            discard: !self.options.read_only && can_discard(&file, block_device, device, bytes),
+            fua: geometry::fua(&metadata),
+            rotational: geometry::rotational(&metadata),
+            discard: !self.options.read_only && geometry::can_discard(&file, &metadata, bytes),
             warnings,
             length_sectors: self.options.length_sectors,
             file,
@@ -372,103 +380,4 @@ impl Opening<'_> {
 /// The size of a file or device; only seeking knows both.
 fn size(mut file: &File) -> io::Result<u64> {
     file.seek(SeekFrom::End(0))
-}
-
-/// What the kernel says direct I/O needs; where it says nothing, the device's sector size.
-fn alignment(file: &File, block_device: bool) -> Alignment {
-    let smallest = |bytes: u32| bytes.max(512);
-    let told = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
-    if let Ok(told) = told {
-        let known = told.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
-        if known && told.stx_dio_offset_align != 0 {
-            return Alignment {
-                memory: smallest(told.stx_dio_mem_align),
-                offset: smallest(told.stx_dio_offset_align),
-            };
-        }
-    }
-    let sector = if block_device {
-        rustix::fs::ioctl_blksszget(file).unwrap_or(512)
-    } else {
-        512
-    };
-    Alignment {
-        memory: smallest(sector),
-        offset: smallest(sector),
-    }
-}
-
-/// Switches to direct I/O and reads once; the obstacle if that does not work.
-fn try_direct(
-    file: &File,
-    alignment: Alignment,
-    base_bytes: u64,
-    sectors: u64,
-    warnings: &mut Vec<OpenWarning>,
-) -> Option<OpenWarning> {
-    if alignment.offset > 512 {
-        return Some(OpenWarning::CoarseDirectIo {
-            offset_bytes: alignment.offset,
-        });
-    }
-    let Ok(flags) = rustix::fs::fcntl_getfl(file) else {
-        return Some(OpenWarning::NoDirectIo);
-    };
-    if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
-        return Some(OpenWarning::NoDirectIo);
-    }
-    // The second sector tells whether a sector is enough: the first is aligned to anything.
-    let probe_bytes = base_bytes + if sectors > 1 { SECTOR_BYTES } else { 0 };
-    let obstacle = match read_sector(file, alignment, probe_bytes) {
-        Ok(_) => None,
-        Err(rustix::io::Errno::INVAL) => Some(OpenWarning::CoarseDirectIo { offset_bytes: 4096 }),
-        Err(rustix::io::Errno::OPNOTSUPP) => Some(OpenWarning::NoDirectIo),
-        Err(errno) => {
-            warnings.push(OpenWarning::FirstRead(errno.to_string()));
-            None
-        }
-    };
-    if obstacle.is_some() && rustix::fs::fcntl_setfl(file, flags).is_err() {
-        warnings.push(OpenWarning::FirstRead(
-            "direct I/O cannot be switched off".to_owned(),
-        ));
-    }
-    obstacle
-}
-
-fn read_sector(file: &File, alignment: Alignment, offset: u64) -> Result<usize, rustix::io::Errno> {
-    let shape = PoolShape {
-        count: 1,
-        headroom_bytes: 0,
-        data_bytes: 512,
-        alignment: alignment.memory as usize,
-    };
-    let pool = Pool::new(shape).map_err(|_| rustix::io::Errno::NOMEM)?;
-    let mut buffer = pool.take().ok_or(rustix::io::Errno::NOMEM)?;
-    rustix::io::pread(file, buffer.data_mut(), offset)
-}
-
-/// Asks without an effect: a hole behind the end of a file, or the device's own word.
-fn can_discard(file: &File, block_device: bool, device: u64, bytes: u64) -> bool {
-    if block_device {
-        // A hole in a device is made by writing zeros without data.
-        return queue_attribute(device, "write_zeroes_max_bytes").is_some_and(|max| max > 0);
-    }
-    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    let behind = bytes.next_multiple_of(1 << 20);
-    rustix::fs::fallocate(file, hole, behind, 4096).is_ok()
-}
-
-/// A number that the kernel tells about a device's queue; a partition has its disk's.
-fn queue_attribute(device: u64, name: &str) -> Option<u64> {
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let folder = format!("/sys/dev/block/{major}:{minor}");
-    let paths = [
-        format!("{folder}/queue/{name}"),
-        format!("{folder}/../queue/{name}"),
-    ];
-    let text = paths
-        .iter()
-        .find_map(|path| std::fs::read_to_string(path).ok())?;
-    text.trim().parse().ok()
 }

@@ -1,36 +1,49 @@
-//! Which sync a flush waits for.
+//! Which writing and which sync a flush waits for.
 //!
-//! A flush covers what was acknowledged before it arrived. A running sync may have passed by what
-//! was acknowledged since it started: a flush that needs that waits for the next one, and all that
-//! arrive meanwhile share it.
+//! Syncs are shared with durable writes: whichever runs covers all that the device has taken when
+//! it starts. A flush covers what was acknowledged before it arrived. It has two parts: everything dirty is
+//! written, then the device is synced. One runs at a time. What was acknowledged since it began is
+//! not covered: a flush that arrives later waits for the next one, which all that arrive meanwhile
+//! share. Flushes begin also without being asked for, when acknowledged data grows too much or too
+//! old.
 #![forbid(unsafe_code)]
 
-/// The one sync that may run, and what it does not cover.
+use std::time::Duration;
+
+/// The flush that may run, and what it does not cover.
 #[derive(Debug, Default)]
 pub(super) struct Flushes {
     state: State,
-    /// Data was acknowledged that no sync started since then covers.
-    unsynced: bool,
-    /// A flush waits for the sync after the running one.
+    /// Somebody waits for the flush after the running one.
     next_wanted: bool,
-    /// How often the running sync was interrupted.
-    repeats: u8,
+    /// Data was acknowledged since the running flush began.
+    uncovered: bool,
+    /// Given to the device, and no sync begun since then covers it: that much, and for how long.
+    unsynced: Option<Duration>,
+    unsynced_bytes: u64,
+    /// Covered by the running sync.
+    syncing: Option<Duration>,
+    syncing_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
     Idle,
+    /// What was dirty when it began is being written.
+    Writing,
     /// To be given to the device.
-    Wanted,
-    Running,
+    SyncWanted,
+    Syncing,
 }
 
 /// What an arriving flush has to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
     NothingToDo,
-    /// The sync that runs or is about to.
+    /// The flush that is to begin now.
+    Begin,
+    /// The flush that runs.
     Running,
     /// The one after it.
     Next,
@@ -39,49 +52,103 @@ pub(super) enum Arrival {
 impl Flushes {
     /// A change was acknowledged that is not on stable storage.
     pub(super) fn acknowledged(&mut self) {
-        self.unsynced = true;
+        self.uncovered = true;
     }
 
-    pub(super) fn arrive(&mut self) -> Arrival {
-        match (self.state, self.unsynced) {
-            (State::Idle, false) => Arrival::NothingToDo,
-            (State::Idle, true) => {
-                self.state = State::Wanted;
-                Arrival::Running
-            }
-            (State::Wanted, _) | (State::Running, false) => Arrival::Running,
-            (State::Running, true) => {
+    /// The device has taken data that was acknowledged at `since`, and may lose it in a power cut.
+    pub(super) fn unsynced(&mut self, since: Duration, bytes: u64) {
+        self.unsynced = Some(self.unsynced.map_or(since, |oldest| oldest.min(since)));
+        self.unsynced_bytes += bytes;
+    }
+
+    /// Since when the oldest data has waited for a sync.
+    pub(super) fn oldest_unsynced(&self) -> Option<Duration> {
+        self.unsynced
+    }
+
+    /// Bytes that are with the device but not known to be stable.
+    pub(super) fn unsynced_bytes(&self) -> u64 {
+        self.unsynced_bytes + self.syncing_bytes
+    }
+
+    /// A flush arrives, while data is dirty or not.
+    pub(super) fn arrive(&mut self, dirty: bool) -> Arrival {
+        match self.state {
+            State::Idle if !dirty && self.unsynced.is_none() => Arrival::NothingToDo,
+            State::Idle => Arrival::Begin,
+            _ if !self.uncovered => Arrival::Running,
+            _ => {
                 self.next_wanted = true;
                 Arrival::Next
             }
         }
     }
 
-    /// Whether a sync is due; it counts as started.
-    pub(super) fn take_sync(&mut self) -> bool {
-        let wanted = self.state == State::Wanted;
-        if wanted {
-            self.state = State::Running;
-            self.unsynced = false;
-        }
-        wanted
+    /// A flush begins: what is dirty now is to be written, then synced.
+    pub(super) fn begin(&mut self) {
+        self.state = State::Writing;
+        self.uncovered = false;
     }
 
-    /// The running sync was interrupted before it did anything: whether it is worth repeating.
-    pub(super) fn repeat(&mut self) -> bool {
-        let again = self.repeats < super::MAX_RESUBMITS;
-        if again {
-            self.repeats += 1;
-            self.state = State::Wanted;
-        }
-        again
+    /// Whether what was dirty at the beginning is still being written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.state == State::Writing
     }
 
-    /// The running sync is over. After a failure nobody waits for another.
-    pub(super) fn finished(&mut self, failed: bool) {
-        self.repeats = 0;
-        let next = std::mem::take(&mut self.next_wanted) && !failed;
-        self.state = if next { State::Wanted } else { State::Idle };
+    /// All of it is written. Whether that was all: then the flush is over.
+    pub(super) fn all_written(&mut self) -> bool {
+        let stable = self.unsynced.is_none();
+        self.state = if stable {
+            State::Idle
+        } else {
+            State::SyncWanted
+        };
+        stable
+    }
+
+    /// Whether a sync is due.
+    pub(super) fn is_sync_wanted(&self) -> bool {
+        self.state == State::SyncWanted
+    }
+
+    /// A sync is given to the device. It covers what the device has by now.
+    pub(super) fn sync_starts(&mut self) {
+        if self.state == State::SyncWanted {
+            self.state = State::Syncing;
+        }
+        // Of a sync that is repeated, what it covered before is covered again.
+        self.syncing = match (self.syncing, self.unsynced.take()) {
+            (Some(before), Some(since)) => Some(before.min(since)),
+            (before, since) => before.or(since),
+        };
+        self.syncing_bytes += std::mem::take(&mut self.unsynced_bytes);
+    }
+
+    /// The sync is over. Whether it was what the running flush waited for.
+    pub(super) fn sync_ends(&mut self) -> bool {
+        self.syncing = None;
+        self.syncing_bytes = 0;
+        self.state == State::Syncing
+    }
+
+    /// Whether the device has acknowledged data that it may lose.
+    pub(super) fn has_unsynced(&self) -> bool {
+        self.unsynced.is_some() || self.syncing.is_some()
+    }
+
+    /// The running flush is over; whether somebody waits for another, which is to begin. After a
+    /// failure nobody waits.
+    pub(super) fn finished(&mut self, failed: bool) -> bool {
+        self.state = State::Idle;
+        std::mem::take(&mut self.next_wanted) && !failed
+    }
+
+    /// What the device had is to be written again: none of it waits for a sync any more.
+    pub(super) fn nothing_unsynced(&mut self) {
+        self.unsynced = None;
+        self.unsynced_bytes = 0;
+        self.syncing = None;
+        self.syncing_bytes = 0;
     }
 
     pub(super) fn is_running(&self) -> bool {

@@ -20,7 +20,7 @@ use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::log::{self, LogArgs};
-use crate::service::{self, EngineChoice, ExportSettings, ServiceSettings};
+use crate::service::{self, CacheSettings, EngineChoice, ExportSettings, ServiceSettings};
 use crate::size::Size;
 use crate::stop::{Stop, StopHandle};
 use initiator::{Initiator, Rates};
@@ -68,7 +68,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     }
     // First of all: a process with threads cannot change its namespaces.
     let privacy = namespace::enter_private()?;
-    let stop = Stop::on_signals_and_hangup().context("cannot prepare for signals")?;
+    let stop = Stop::on_signals().context("cannot prepare for signals")?;
     let mut stage = Stage::new();
 
     Stage::tell("AoEde demo: a disk over Ethernet, all of it on this machine.\n\n")?;
@@ -283,6 +283,7 @@ impl RunningTarget {
                 },
                 allow: Vec::new(),
                 buffers: 64,
+                cache: CacheSettings::default(),
             },
         };
         let thread = std::thread::Builder::new()
