@@ -360,8 +360,15 @@ fn a_read_of_a_file_in_memory_has_its_checksum() {
     let port = net.attach("target", 9000);
     let mut initiator = net.attach("initiator", 9000);
     let (to, from) = (port.interface().mac, initiator.interface().mac);
+    let pool = common::pool();
+    let mut engine = UringEngine::new(BUFFERS + TASKS + 1, &pool).unwrap();
+    let file = engine.attach(&backing).unwrap();
+    let mut worker = Worker::new(engine, pool, 1);
+    let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
     let volume = Volume::new(common::volume_settings(&backing), Vec::new());
-    let mut worker = common::worker_on(&backing, volume, vec![port]);
+    worker.add_export(target, file, volume).unwrap();
+    worker.set_facts(0, facts(port.interface()));
+    worker.set_port(0, Some(port));
     let table = Body::Extension(ExtensionTable::new(b"crc32c\0\0").unwrap());
     let frames = [
         common::frame(from, to, 1, table),
@@ -600,4 +607,54 @@ fn a_measurement_counts_what_the_ring_has_room_for() {
     }
     scene.now = Duration::from_millis(500);
     assert_eq!(scene.settle().len(), 256);
+}
+
+/// Where the response of one turn waited, another's may wait in the next.
+#[test]
+fn a_write_response_joins_none_of_another_initiator() {
+    let mut scene = Scene::with(concurrent_worker);
+    let mut other = scene.net.attach("other", 9000);
+    scene.extend(b"coalesced_write_reply\0\0");
+    let write = |lba| Ata::request(Opcode::WriteExt, lba, 1).with_data(&[1; 512]);
+    scene.send(1, write(0));
+    assert_eq!(writes(&scene.settle()), [(1, 0x40)]);
+
+    let from = other.interface().mac;
+    assert_eq!(
+        other.send(&[request(from, scene.target_mac, 2, write(16))]),
+        1
+    );
+    scene.send(3, write(32));
+    assert_eq!(writes(&scene.settle()), [(3, 0x40)]);
+    let answers: Vec<_> = std::iter::from_fn(|| other.receive().map(<[u8]>::to_vec)).collect();
+    assert_eq!(writes(&answers), [(2, 0x40)]);
+}
+
+/// Of several ports each may hold a part of the buffers only, and a frame of many reads is no way
+/// around that: 6 of 8 with two ports.
+#[test]
+fn reads_in_one_frame_leave_buffers_for_other_ports() {
+    let nets = [SimNet::new(1), SimNet::new(2)];
+    let ports: Vec<SimPort> = nets.iter().map(|net| net.attach("target", 9000)).collect();
+    let to = ports[0].interface().mac;
+    let mut initiator = nets[0].attach("initiator", 9000);
+    let from = initiator.interface().mac;
+    let (mut worker, _folder) = common::worker(ports);
+    let table = Body::Extension(ExtensionTable::new(b"coalesced_read\0\0").unwrap());
+    let mut payload = [0; 400];
+    let len = coalesced(&[9; 20], &mut payload);
+    let reads = Ata::request(Opcode::ReadExt, 3, 1).with_data(&payload[..len]);
+    let frames = [
+        common::frame(from, to, 100, table),
+        request(from, to, 0, reads),
+    ];
+    for frame in frames {
+        assert_eq!(initiator.send(&[frame]), 1);
+        nets[0].step();
+        while worker.turn(NOW).unwrap() {}
+        nets[0].step();
+    }
+    let answers: Vec<_> = std::iter::from_fn(|| initiator.receive().map(<[u8]>::to_vec)).collect();
+    assert_eq!(tags(&answers), [0, 1, 2, 3, 4, 5, 100]);
+    assert_eq!(worker.stats().no_buffer, 15);
 }
