@@ -33,6 +33,7 @@ mod packet;
 mod process;
 mod random;
 mod scratch;
+mod seccomp;
 mod target;
 
 pub use guest::{Guest, GuestOptions, Job};

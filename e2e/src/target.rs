@@ -11,7 +11,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
-use crate::{Log, Namespace, Packages, Process, Scratch, target_folder};
+use crate::{
+    Finished, Log, Namespace, Packages, Process, Scratch, run, seccomp::withhold, target_folder,
+};
 
 /// How long a target may take to serve after it was started.
 const START: Duration = Duration::from_secs(20);
@@ -90,6 +92,7 @@ pub struct Export {
     interfaces: Vec<String>,
     address: (u16, u8),
     arguments: Vec<String>,
+    withheld: Vec<libc::c_long>,
 }
 
 impl Export {
@@ -100,6 +103,7 @@ impl Export {
             interfaces: vec![interface.to_owned()],
             address: (1, 1),
             arguments: Vec::new(),
+            withheld: Vec::new(),
         }
     }
 
@@ -123,6 +127,21 @@ impl Export {
         self.arguments
             .extend(arguments.iter().map(|argument| (*argument).to_owned()));
         self
+    }
+
+    /// Ours gets "permission denied" from these system calls.
+    #[must_use]
+    pub fn without(mut self, calls: &[libc::c_long]) -> Self {
+        self.withheld.extend(calls);
+        self
+    }
+
+    /// Starts our target for it, which ends by itself.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn fail(&self, namespace: &Namespace, within: Duration) -> Result<Finished> {
+        run(Some(namespace), self.aoede()?, within)
     }
 
     /// Starts a target for it on the host `namespace` and waits until it serves.
@@ -167,6 +186,9 @@ impl Export {
             .arg("-i")
             .arg(self.interfaces.join(","))
             .args(&self.arguments);
+        if !self.withheld.is_empty() {
+            withhold(&mut command, &self.withheld);
+        }
         Ok(command)
     }
 

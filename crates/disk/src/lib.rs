@@ -60,6 +60,7 @@ pub use engine::open::{
 pub use engine::pool::{Buffer, Pool, PoolShape};
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
+pub use engine::wrap::{Fault, Faults};
 pub use engine::{Engine, FileId};
 pub use volume::{
     Cause, Changes, DiskError, DiskRequest, Done, LEAST_PAGES, Operation, PAGE_BYTES, RequestId,

@@ -24,9 +24,11 @@ mod open_error;
 pub mod pool;
 #[expect(unsafe_code, reason = "system calls that rustix does not have")]
 mod sys;
+mod trial;
 #[cfg(uring)]
 #[expect(unsafe_code, reason = "the kernel works on buffers while we hold them")]
 pub mod uring;
+pub mod wrap;
 
 use std::io;
 
