@@ -22,6 +22,7 @@ pub mod open;
 mod open_error;
 #[expect(unsafe_code, reason = "maps memory and hands out slices of it")]
 pub mod pool;
+pub mod sim;
 #[expect(unsafe_code, reason = "system calls that rustix does not have")]
 mod sys;
 mod trial;
