@@ -15,7 +15,8 @@ const LENGTHS: [usize; 5] = [20, 100, 400, 1500, 3000];
 const LOCKED: Duration = Duration::from_secs(5);
 
 /// Kills a target under load, starts it again, and compares what it then serves, and what is in
-/// the file after a clean stop, with what was promised. In some rounds it is asked to stop, and killed soon or not at all.
+/// the file after a clean stop, with what was promised. In some rounds it is asked to stop, and
+/// killed soon or not at all.
 ///
 /// # Errors
 /// [`super::BrokenPromises`], a request that fails, a read that returns what it must not, or a
