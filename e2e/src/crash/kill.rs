@@ -9,13 +9,14 @@ use crate::{Export, Log, Random, TargetProcess, wait_until};
 
 /// Most requests of a round, one of these at random: from a crash at the start to one after some
 /// seconds.
-const LENGTHS: [usize; 5] = [20, 100, 400, 1500, 6000];
+const LENGTHS: [usize; 5] = [20, 100, 400, 1500, 3000];
 
 /// How long the file of a killed process may stay locked.
 const LOCKED: Duration = Duration::from_secs(5);
 
 /// Kills a target under load, starts it again, and compares what it then serves, and what is in
-/// the file after a clean stop, with what was promised. In some rounds it is asked to stop first.
+/// the file after a clean stop, with what was promised. In some rounds it is asked to stop, and
+/// killed soon or not at all.
 ///
 /// # Errors
 /// [`super::BrokenPromises`], a request that fails, a read that returns what it must not, or a
@@ -42,17 +43,18 @@ fn load_and_kill(
 ) -> Result<Round> {
     let requests = requests(random, &LENGTHS);
     let moment = moment(random)?;
-    let asked_first = random.below(5) == 0;
+    let end = random.below(10);
     let load_random = Random::new(random.number());
     let mut load = Load::new(&stage.nic, stage.target, promises, way, load_random);
     load.run(requests)?;
-    let mut stopped = false;
-    if asked_first {
-        stopped = target.stop_or_kill(moment)?;
-    } else {
-        thread::sleep(moment);
-        target.kill()?;
-    }
+    let stopped = match end {
+        0 => target.stop().map(|_| true)?,
+        1 | 2 => target.stop_or_kill(moment)?,
+        _ => {
+            thread::sleep(moment);
+            target.kill().map(|()| false)?
+        }
+    };
     load.take_last_words()?;
     let round = Round {
         tally: load.tally(),

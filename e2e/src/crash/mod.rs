@@ -146,8 +146,9 @@ impl Display for Summary {
         } = self.tally;
         write!(
             f,
-            "{} crashes in {:.1?}: {sent} requests, {answered} answered, among them {changes} writes and trims and \
-             {flushes} flushes; {} outstanding at a crash; {} sectors lost what was not promised; no promise broken",
+            "{} crashes in {:.1?}: {sent} requests, {answered} answered, among them {changes} \
+             writes and trims and {flushes} flushes; {} outstanding at a crash; {} sectors lost \
+             what was not promised; no promise broken",
             self.rounds, self.took, self.outstanding, self.lost
         )
     }
