@@ -270,10 +270,18 @@ impl TargetProcess {
     ///
     /// # Errors
     /// It had ended before, does not stop, or stops with an error.
-    pub fn stop(mut self) -> Result<Duration> {
+    pub fn stop(self) -> Result<Duration> {
+        self.stop_by(Signal::TERM)
+    }
+
+    /// The same with another signal.
+    ///
+    /// # Errors
+    /// As [`TargetProcess::stop`].
+    pub fn stop_by(mut self, signal: Signal) -> Result<Duration> {
         let start = Instant::now();
         for process in &mut self.processes {
-            process.signal(Signal::TERM)?;
+            process.signal(signal)?;
             let status = process.wait(STOP)?;
             let clean = status.success() || self.maker == Maker::Vblade;
             ensure!(clean, "stopped with {status}:\n{}", process.stderr.text());

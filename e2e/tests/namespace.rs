@@ -19,6 +19,7 @@ use aoede_e2e::{
     aoe::{self, Addressing, BROADCAST, EVERY_TARGET, Response, ata, config},
     aoede_binary,
 };
+use rustix::process::Signal;
 
 const SOON: Duration = Duration::from_secs(5);
 const SECTORS: u64 = 16_384;
@@ -421,6 +422,52 @@ fn a_window_into_the_file_is_served_and_nothing_beside_it() -> Result<()> {
     Ok(())
 }
 
+/// What was acknowledged is in memory only, until the stop brings it to the file.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_clean_stop_writes_what_was_acknowledged_early() -> Result<()> {
+    if Maker::under_test() != Maker::Aoede {
+        return Ok(());
+    }
+    // A process that was started with SIGHUP ignored goes on ignoring it, and so would ours.
+    let status = fs::read_to_string("/proc/self/status")?;
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.context("no SigIgn")?.trim(), 16)?;
+    let signals = if ignored & 1 == 0 {
+        &[Signal::TERM, Signal::INT, Signal::HUP][..]
+    } else {
+        &[Signal::TERM, Signal::INT]
+    };
+    for &signal in signals {
+        let folder = Scratch::new()?;
+        let image = folder.image("disk.img", SECTORS * 512)?;
+        let (host, initiator) = Namespace::pair(1500)?;
+        let nic = Nic::open(&initiator, "ini0")?;
+        let target = Export::new(&image, "tgt0")
+            .with(&["--cache", "writeback", "--dirty-age", "1h"])
+            .start(&host, Maker::Aoede)?;
+        let e1_1 = Addressing {
+            to: host.mac("tgt0")?,
+            from: nic.mac(),
+            address: (1, 1),
+        };
+        let data = pattern(2 * SECTOR, 5);
+        let frame = ask(&nic, &e1_1.ata(1, ata::WRITE, 100, 2, &data))?;
+        ensure!(Response(&frame).registers() == (0, 0x40), "{frame:02x?}");
+        let written = 100 * SECTOR..102 * SECTOR;
+        ensure!(
+            fs::read(&image)?[written.clone()] == [0; 2 * SECTOR],
+            "it was to stay in memory"
+        );
+        target.stop_by(signal)?;
+        ensure!(
+            fs::read(&image)?[written] == data,
+            "{signal:?}: what was acknowledged is lost"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_stranger_is_not_answered_when_others_are_allowed() -> Result<()> {
@@ -495,7 +542,7 @@ fn called_as_vblade_it_takes_vblades_arguments() -> Result<()> {
         ..e3_4
     };
     ask(&nic, &stranger.ata(3, ata::IDENTIFY, 0, 1, b"")).context("without -m, to a stranger")?;
-    target.signal(rustix::process::Signal::TERM)?;
+    target.signal(Signal::TERM)?;
     let status = target.wait(SOON)?;
     ensure!(status.success(), "{status}");
     Ok(())
@@ -552,7 +599,7 @@ fn called_as_vblade_it_takes_a_window_and_a_list_of_initiators() -> Result<()> {
         answer.is_none(),
         "-m: a stranger is answered: {answer:02x?}"
     );
-    target.signal(rustix::process::Signal::TERM)?;
+    target.signal(Signal::TERM)?;
     let status = target.wait(SOON)?;
     ensure!(status.success(), "{status}");
     Ok(())
