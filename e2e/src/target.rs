@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -286,6 +287,29 @@ impl TargetProcess {
     /// It cannot be killed.
     pub fn kill(mut self) -> Result<()> {
         self.processes.iter_mut().try_for_each(Process::kill)
+    }
+
+    /// Asks it to stop with SIGTERM and kills it with SIGKILL `grace` later. Says whether it had
+    /// stopped by then, cleanly.
+    ///
+    /// # Errors
+    /// It had ended before or cannot be killed.
+    pub fn stop_or_kill(mut self, grace: Duration) -> Result<bool> {
+        for process in &mut self.processes {
+            process.signal(Signal::TERM)?;
+        }
+        thread::sleep(grace);
+        let mut stopped = true;
+        for process in &mut self.processes {
+            process.kill()?;
+            stopped &= process.wait(STOP)?.success();
+        }
+        Ok(stopped)
+    }
+
+    /// Keeps its output for [`TargetProcess::log`]: it is not printed at the end.
+    pub fn keep_quiet(&mut self) {
+        self.processes.iter_mut().for_each(Process::keep_quiet);
     }
 
     fn first(&self) -> Result<&Process> {

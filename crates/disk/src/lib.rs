@@ -14,7 +14,7 @@
 //! let file = engine.attach(&backing)?;
 //! let settings = VolumeSettings {
 //!     capacity: 4,
-//!     changes: backing.changes(),
+//!     stability: backing.stability(),
 //!     size_bytes: backing.sectors * SECTOR_BYTES,
 //!     ..VolumeSettings::default()
 //! };
@@ -63,8 +63,8 @@ pub use engine::uring::UringEngine;
 pub use engine::wrap::{Fault, Faults};
 pub use engine::{Engine, FileId};
 pub use volume::{
-    Cause, Changes, DiskError, DiskRequest, Done, LEAST_PAGES, Operation, PAGE_BYTES, RequestId,
-    RequestKind, TASKS, Volume, VolumeSettings, VolumeStats,
+    Cause, DiskError, DiskRequest, Done, LEAST_PAGES, Operation, PAGE_BYTES, RequestId,
+    RequestKind, Stability, TASKS, Volume, VolumeSettings, VolumeStats,
 };
 
 /// Bytes in a sector, the unit of every address on the wire.

@@ -13,7 +13,7 @@ pub use super::open_error::{OpenError, OpenWarning};
 use super::sys::LockKind;
 use super::trial::{Trial, Way};
 use crate::SECTOR_BYTES;
-use crate::volume::Changes;
+use crate::volume::Stability;
 
 /// Whether the kernel's page cache stands between us and the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -80,6 +80,9 @@ pub struct Backing {
     ///
     /// [`Buffer::lent`]: super::pool::Buffer::lent
     pub lends: bool,
+    /// The device underneath makes single writes stable without a sync of all it holds ("force
+    /// unit access").
+    pub fua: bool,
     /// The device underneath has seek times, if the kernel knows.
     pub rotational: Option<bool>,
     /// Ranges can be discarded.
@@ -90,11 +93,12 @@ pub struct Backing {
 }
 
 impl Backing {
-    /// How many writes a volume may have under way on this file.
-    pub fn changes(&self) -> Changes {
+    /// How durable writes on this file become stable.
+    pub fn stability(&self) -> Stability {
         match (self.io, self.in_memory) {
-            (IoMode::Buffered | IoMode::Uncached, false) => Changes::OneByOne,
-            _ => Changes::Concurrent,
+            (IoMode::Buffered | IoMode::Uncached, false) => Stability::Shared,
+            (IoMode::Direct, false) if !self.fua => Stability::Any,
+            _ => Stability::Each,
         }
     }
 
@@ -208,6 +212,7 @@ impl Opening<'_> {
             lends: self.options.io == IoMode::Buffered
                 && in_memory
                 && metadata.blocks() >= bytes / 512,
+            fua: geometry::fua(&metadata),
             rotational: geometry::rotational(&metadata),
             discard: !self.options.read_only && geometry::can_discard(&file, &metadata, bytes),
             warnings,
