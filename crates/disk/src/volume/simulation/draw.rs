@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{Changes, PAGE_BYTES, VolumeSettings};
+use super::super::{PAGE_BYTES, Stability, VolumeSettings};
 use super::model::SECTOR;
 use crate::engine::sim::random::Random;
 use crate::engine::sim::{Faults, FaultyRegion, Latency, SimDiskShape};
@@ -25,13 +25,21 @@ pub(super) fn shape(random: &mut Random) -> SimDiskShape {
         block_bytes,
         discard_bytes: one_of(random, &[block_bytes, block_bytes, 4096, 32768]),
         capacity: MOST_REQUESTS + SPARE_OPERATIONS,
+        page_cache: random.coin(),
     }
 }
 
 pub(super) fn settings(random: &mut Random, shape: SimDiskShape) -> VolumeSettings {
     VolumeSettings {
         capacity: usize::try_from(random.within(2..=MOST_REQUESTS as u64)).unwrap(),
-        changes: one_of(random, &[Changes::Concurrent, Changes::OneByOne]),
+        stability: if shape.page_cache {
+            Stability::Shared
+        } else {
+            one_of(
+                random,
+                &[Stability::Any, Stability::Each, Stability::Shared],
+            )
+        },
         size_bytes: shape.size_bytes,
         block_bytes: shape.block_bytes,
         discard_bytes: shape.discard_bytes,

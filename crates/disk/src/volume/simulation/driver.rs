@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::{
-    Changes, DiskRequest, Done, Planted, RequestId, RequestKind, Volume, VolumeSettings,
+    DiskRequest, Done, Planted, RequestId, RequestKind, Stability, Volume, VolumeSettings,
 };
 use super::Report;
 use super::draw::{self, Traffic, Weights};
@@ -485,20 +485,16 @@ impl Run {
         assert_eq!(life.request_buffers.count(), life.requests.len());
         let idle = life.operations.is_empty() && life.volume.poll_timeout().is_none();
         assert!(!idle || life.requests.is_empty(), "requests are stuck");
-        if life.settings.changes == Changes::OneByOne {
-            let kinds = life.operations.values();
-            let changes = kinds.filter(|kind| {
-                matches!(
-                    kind,
-                    OpKind::Write { durable: true } | OpKind::Discard | OpKind::Sync
-                )
-            });
-            assert!(
-                changes.count() <= 1,
-                "changes at once: {:?}",
-                life.operations
-            );
-        }
+        let kinds = life.operations.values();
+        let syncs = kinds.filter(|kind| **kind == OpKind::Sync);
+        assert!(syncs.count() <= 1, "syncs at once: {:?}", life.operations);
+        // The kernel may tell the wrong one of two of a failure.
+        let durable = OpKind::Write { durable: true };
+        assert!(
+            life.settings.stability != Stability::Shared
+                || life.operations.values().all(|kind| *kind != durable),
+            "a durable write behind the page cache"
+        );
         if self.is_latched() {
             assert!(
                 life.errors > life.cleared_at,
