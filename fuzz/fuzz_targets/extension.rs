@@ -1,15 +1,20 @@
-//! Any bytes as an extension table, as coalesced reads, as TRIM data and under the checksum; each
-//! compared with a slow and simple reading of the specification.
+//! Any bytes as an extension table, as coalesced reads and write responses, as TRIM data and under
+//! the checksums; each compared with a slow and simple reading of the specification.
 #![no_main]
 
-use aoede_wire::{CoalescedReads, Crc8x4, Extension, ExtensionTable, congestion_id, trim_ranges};
+use aoede_wire::{
+    Checksum, CoalescedReads, CoalescedWrites, Crc8x4, Extension, ExtensionTable, congestion_id,
+    crc32c_append, trim_ranges,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     table(bytes);
     coalesced(bytes);
+    coalesced_writes(bytes);
     trim(bytes);
     checksum(bytes);
+    castagnoli(bytes);
 });
 
 fn table(bytes: &[u8]) {
@@ -69,12 +74,60 @@ fn coalesced(bytes: &[u8]) {
         assert!(bytes.len() < 17);
         return;
     };
+    let mut rest = reads;
     let reads: Vec<_> = reads.reads().collect();
+    assert!(std::iter::from_fn(|| rest.take_first()).eq(reads.iter().copied()));
     assert!(reads.len() <= usize::from(bytes[0]) && 16 * reads.len() < bytes.len());
     let mut out = vec![0xA5; bytes.len()];
     let len = CoalescedReads::encode(&reads, &mut out).expect("it came from as many bytes");
     assert_eq!(out[1..len], bytes[1..len]);
     assert!(out[len..].iter().all(|&byte| byte == 0xA5));
+}
+
+fn coalesced_writes(bytes: &[u8]) {
+    let Some(writes) = CoalescedWrites::decode(bytes) else {
+        assert!(bytes.len() < 17);
+        return;
+    };
+    let writes: Vec<_> = writes.writes().collect();
+    assert!(writes.len() <= usize::from(bytes[0]) && 16 * writes.len() < bytes.len());
+    // Added to an ordinary response one by one.
+    let mut frame = vec![0xA5; 60.max(36 + bytes.len())];
+    frame[..60].fill(0);
+    let mut len = 60;
+    for &write in &writes {
+        len = CoalescedWrites::append(&mut frame, len, write).expect("it came from as many bytes");
+    }
+    assert!(frame[len..].iter().all(|&byte| byte == 0xA5));
+    let again = CoalescedWrites::decode(&frame[36..len]).expect("60 bytes hold one");
+    assert!(again.writes().eq(writes.iter().copied()));
+    // Any bytes as such a frame, of any length.
+    let mut frame = bytes.to_vec();
+    if let Some(&write) = writes.first() {
+        let len = usize::from(bytes[0]) * 16 + 37;
+        match CoalescedWrites::append(&mut frame, len.max(60), write) {
+            Ok(longer) => assert!(longer <= frame.len().max(60)),
+            Err(_) => assert_eq!(frame, bytes),
+        }
+    }
+}
+
+fn castagnoli(bytes: &[u8]) {
+    let mut crc = u32::MAX;
+    for &byte in bytes {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ if crc & 1 == 1 { 0x82F6_3B78 } else { 0 };
+        }
+    }
+    assert_eq!(crc32c_append(0, bytes), !crc);
+    assert_eq!(Checksum::Crc32c.of(bytes), (!crc).to_le_bytes());
+    let (head, tail) = bytes.split_at(
+        bytes
+            .first()
+            .map_or(0, |&at| usize::from(at).min(bytes.len())),
+    );
+    assert_eq!(crc32c_append(crc32c_append(0, head), tail), !crc);
 }
 
 fn trim(bytes: &[u8]) {

@@ -7,6 +7,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::RingUse;
+
 /// The status words of a ring.
 pub(crate) trait StatusWords {
     /// How many slots there are, at least one.
@@ -49,6 +51,27 @@ impl Cursor {
         self.slot += 1;
         if self.slot >= words.slots() {
             self.slot = 0;
+        }
+    }
+
+    /// How many slots the kernel has filled and not. The filled follow each other, from the place in
+    /// the circle on, so that a few words tell.
+    pub(crate) fn ring_use(&self, words: &impl StatusWords) -> RingUse {
+        let slots = words.slots();
+        let (mut filled, mut end) = (0, slots);
+        while filled < end {
+            let middle = filled.midpoint(end);
+            let slot = (self.slot + middle) % slots;
+            let status = words.status(slot).load(Ordering::Relaxed);
+            if status & libc::TP_STATUS_USER == 0 {
+                end = middle;
+            } else {
+                filled = middle + 1;
+            }
+        }
+        RingUse {
+            waiting: filled.saturating_sub(u32::from(self.held)) as usize,
+            free: (slots - filled) as usize,
         }
     }
 }
@@ -149,6 +172,9 @@ mod tests {
                         held = 0;
                     }
                 }
+                let free = count - filled.len() - held;
+                let waiting = filled.len();
+                prop_assert_eq!(cursor.ring_use(&words), RingUse { waiting, free });
             }
         }
     }

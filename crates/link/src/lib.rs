@@ -58,6 +58,15 @@ impl<T: AsRef<[u8]>> Outgoing for T {
     }
 }
 
+/// How full a receive ring is. The frame that is held is neither, and its slot is not free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingUse {
+    /// Frames that wait to be received.
+    pub waiting: usize,
+    /// Frames that can still come.
+    pub free: usize,
+}
+
 /// One Ethernet interface, opened for AoE frames. The worker is generic over it.
 ///
 /// The order of calls in one pass of a worker: [`receive`](Self::receive) until `None` or until
@@ -83,6 +92,9 @@ pub trait Port {
     /// Gives the last received frame back. To be called before sleeping: a frame that is still
     /// held keeps the port readable.
     fn release(&mut self);
+
+    /// How full the receive ring is. Not for every frame.
+    fn ring_use(&self) -> RingUse;
 
     /// Sends whole frames in order, with as few system calls as possible, and returns how many are
     /// dealt with: sent, or counted as lost.

@@ -10,7 +10,7 @@
 
 use crate::ring::{Geometry, Ring};
 use crate::send::{BATCH, Sender};
-use crate::{Interface, Outgoing, Port, PortStats, filter, socket};
+use crate::{Interface, Outgoing, Port, PortStats, RingUse, filter, socket};
 use aoede_wire::{Address, ETHERTYPE};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -170,6 +170,10 @@ impl Port for PacketPort {
 
     fn release(&mut self) {
         self.ring.release();
+    }
+
+    fn ring_use(&self) -> RingUse {
+        self.ring.ring_use()
     }
 
     fn send<F: Outgoing>(&mut self, frames: &[F]) -> usize {

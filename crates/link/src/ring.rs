@@ -14,7 +14,7 @@
 //! | 66 (`tp_mac`) | the frame, placed so that what follows its 14-byte header is aligned to 16 |
 
 use crate::cursor::{Cursor, StatusWords};
-use crate::{PortStats, socket};
+use crate::{PortStats, RingUse, socket};
 use libc::{sockaddr_ll, tpacket2_hdr};
 use rustix::fd::BorrowedFd;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -149,6 +149,10 @@ impl Ring {
 
     pub(crate) fn release(&mut self) {
         self.cursor.give_back(&self.memory);
+    }
+
+    pub(crate) fn ring_use(&self) -> RingUse {
+        self.cursor.ring_use(&self.memory)
     }
 }
 

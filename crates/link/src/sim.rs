@@ -24,7 +24,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
-use crate::{Interface, Outgoing, Port, PortStats};
+use crate::{Interface, Outgoing, Port, PortStats, RingUse};
 use aoede_wire::{Address, MacAddr};
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
@@ -216,6 +216,16 @@ impl Port for SimPort {
                 station.held = false;
             }
         });
+    }
+
+    fn ring_use(&self) -> RingUse {
+        self.with(|segment, station| {
+            let station = segment.stations.get(station);
+            station.map_or_else(RingUse::default, |station| RingUse {
+                waiting: station.ring.len(),
+                free: RING_FRAMES - station.occupied(),
+            })
+        })
     }
 
     fn send<F: Outgoing>(&mut self, frames: &[F]) -> usize {
@@ -573,6 +583,11 @@ mod tests {
         let (_net, mut a, mut b) = pair(0, Faults::default());
         assert_eq!(send_numbers(&mut a, b.interface().mac, 0..300), 300);
         assert_eq!(b.stats().ring_drops, 44);
+        let full = RingUse {
+            waiting: 256,
+            free: 0,
+        };
+        assert_eq!(b.ring_use(), full);
         assert_eq!(received(&mut b).len(), 256);
         assert_eq!(b.stats().received, 256);
     }
@@ -583,6 +598,8 @@ mod tests {
         send_numbers(&mut a, b.interface().mac, 0..1);
         assert!(b.receive().is_some());
         assert!(b.is_readable());
+        let (waiting, free) = (0, 255);
+        assert_eq!(b.ring_use(), RingUse { waiting, free });
         b.release();
         assert!(!b.is_readable());
     }

@@ -8,7 +8,9 @@
     reason = "a test may fail this way"
 )]
 
-use aoede_link::{Change, Interface, Monitor, OpenError, PacketPort, Port, PortOptions, veth};
+use aoede_link::{
+    Change, Interface, Monitor, OpenError, PacketPort, Port, PortOptions, RingUse, veth,
+};
 use aoede_wire::{Address, MacAddr};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
@@ -165,8 +167,12 @@ fn what_does_not_fit_into_the_ring_is_counted() {
         let sent = frames(&a, &b, 1000, 60);
         assert_eq!(a.send(&sent), 1000);
         thread::sleep(Duration::from_millis(200));
+        let full = b.ring_use();
         let received = receive_all(&mut b);
         assert!((256..1000).contains(&received.len()), "{}", received.len());
+        assert_eq!((full.waiting, full.free), (received.len(), 0));
+        let empty = b.ring_use();
+        assert_eq!((empty.waiting, empty.free), (0, received.len()));
         assert!(sent.starts_with(&received), "the first ones, in order");
         let stats = b.stats();
         assert_eq!(stats.received + stats.ring_drops, 1000);
@@ -176,7 +182,10 @@ fn what_does_not_fit_into_the_ring_is_counted() {
         // And the ring is as good as new, at any place in the circle.
         for _ in 0..7 {
             a.send(&sent[..100]);
-            assert!(receive_all(&mut b) == sent[..100]);
+            assert!(b.receive().is_some_and(|frame| frame == sent[0]));
+            let (waiting, free) = (99, received.len() - 100);
+            assert_eq!(b.ring_use(), RingUse { waiting, free });
+            assert!(receive_all(&mut b) == sent[1..100]);
         }
     });
 }

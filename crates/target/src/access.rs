@@ -54,17 +54,25 @@ impl MaskList {
     }
 
     /// Carries out a mask command and encodes the response. Edits must not come by a wildcard.
+    /// `deleted` is told whom an edit took from the list.
     pub(crate) fn answer(
         &mut self,
         request: &Mask<'_>,
         port: &PortFacts,
         response: Header,
         out: &mut [u8],
+        deleted: impl FnMut(MacAddr),
     ) -> Result<usize, NoRoom> {
         let most = port.mask_entries();
         let result = match (request.command, request.directives()) {
             (MaskCommand::Read, _) => Ok(()),
-            (MaskCommand::Edit, Ok(directives)) => self.edit(directives, most),
+            (MaskCommand::Edit, Ok(directives)) => {
+                let deletions = directives
+                    .clone()
+                    .filter(|d| d.code == DirectiveCode::Delete);
+                self.edit(directives, most)
+                    .inspect(|()| deletions.map(|d| d.mac).for_each(deleted))
+            }
             // An unknown sub-command, or directives that the frame does not hold (§13, 8).
             _ => {
                 let header = response.with_error(ErrorCode::BadArgument);

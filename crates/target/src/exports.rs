@@ -3,10 +3,12 @@
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
+use core::time::Duration;
 
 use aoede_wire::{Address, DecodeError, Flags, Frame, MacAddr};
 
-use crate::{IgnoreReason, Ignored, PortFacts, Target};
+use crate::congestion::WaitingRoom;
+use crate::{HeldResponse, Hold, IgnoreReason, Ignored, PortFacts, Target};
 
 /// The exports of one worker, found by shelf and slot.
 ///
@@ -18,6 +20,7 @@ pub struct Exports {
     /// Sorted by address.
     by_address: Vec<(Address, usize)>,
     ignored: Ignored,
+    waiting: WaitingRoom,
 }
 
 /// The exports that a frame is meant for, to be taken one by one with [`Exports::next`].
@@ -76,6 +79,7 @@ impl Exports {
     pub fn remove(&mut self, index: usize) -> Option<Target> {
         let target = self.targets.get_mut(index)?.take()?;
         self.by_address.retain(|&(_, other)| other != index);
+        self.waiting.forget(index);
         Some(target)
     }
 
@@ -138,6 +142,35 @@ impl Exports {
             }
         };
         Some((index, self.get_mut(index)?))
+    }
+
+    /// Keeps a response of the export with this index until it is due; `response` is what the
+    /// export has encoded. Counted already, also when there is no room for it.
+    pub fn hold(&mut self, index: usize, hold: Hold, response: &[u8]) {
+        let held = self.waiting.take(index, hold, response);
+        if let (false, Some(target)) = (held, self.get_mut(index)) {
+            target.count_ignored(IgnoreReason::CongestionFull);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) should be called next, if at all.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.waiting.next_due()
+    }
+
+    /// Tells the time, as in [`Arrival::now`](crate::Arrival::now). Then
+    /// [`poll_response`](Self::poll_response) has what is due.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        self.waiting.set_now(now);
+    }
+
+    /// The next response that was held and is due now, in the order of arrival, moved into `out`.
+    pub fn poll_response(&mut self, out: &mut [u8]) -> Option<HeldResponse> {
+        let response = self.waiting.release(out)?;
+        if let Some(target) = self.get_mut(response.export) {
+            target.count_response();
+        }
+        Some(response)
     }
 
     /// Frames that were ignored before any export was asked; the exports count their own.

@@ -1,10 +1,13 @@
 //! What the network side of a request limits: how long a frame may be, and so how much it holds.
 
+use core::time::Duration;
+
 use aoede_wire::{
-    Directive, ETHERNET_BYTES, HEADER_BYTES, MASK_ARGUMENT_BYTES, MacAddr, RESERVE_ARGUMENT_BYTES,
-    sectors_per_frame,
+    CRC_BYTES, Checksum, Directive, ETHERNET_BYTES, HEADER_BYTES, MASK_ARGUMENT_BYTES, MacAddr,
+    RESERVE_ARGUMENT_BYTES, SECTOR_BYTES, sectors_per_frame,
 };
 
+use crate::DATA_OFFSET;
 use crate::access::MAX_ENTRIES;
 
 /// What a target must know about the port a frame came in by.
@@ -18,10 +21,62 @@ pub struct PortFacts {
     pub max_sectors: u8,
 }
 
+/// How a frame came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The time since some moment that stays the same; never less than before.
+    pub now: Duration,
+    /// The port it came in by.
+    pub port: PortFacts,
+    /// The caller's number for that port: comes back with what is held for it
+    /// ([`HeldResponse`](crate::HeldResponse)).
+    pub seat: usize,
+    /// Where it waited until now.
+    pub queue: Queue,
+}
+
+/// The receive buffer that a frame came from. Looked at for Extensions frames only (§10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Frames that came from it before this one, ever.
+    pub number: u64,
+    /// Frames that wait in it behind this one.
+    pub waiting: usize,
+    /// Frames that it can still take, with this one's place.
+    pub free: usize,
+}
+
+impl Arrival {
+    /// At a port that is the only one, and has room for any number of frames.
+    pub fn new(now: Duration, port: PortFacts) -> Self {
+        Self {
+            now,
+            port,
+            seat: 0,
+            queue: Queue {
+                free: usize::MAX,
+                ..Queue::default()
+            },
+        }
+    }
+}
+
 impl PortFacts {
     /// Most sectors in one frame, as advertised on this port.
     pub fn sectors_per_frame(&self) -> u8 {
         sectors_per_frame(self.mtu, false).min(self.max_sectors)
+    }
+
+    /// Most sectors in one frame to an initiator with this checksum behind its data, in a buffer of
+    /// `room` bytes: one that just holds the data has no room for the checksum.
+    pub(crate) fn sectors_with(&self, checksum: Option<Checksum>, room: usize) -> u8 {
+        if checksum.is_none() {
+            return self.sectors_per_frame();
+        }
+        let room = room.saturating_sub(DATA_OFFSET + CRC_BYTES) / SECTOR_BYTES;
+        sectors_per_frame(self.mtu, true)
+            .min(self.max_sectors)
+            .min(u8::try_from(room).unwrap_or(u8::MAX))
     }
 
     /// Bytes of the longest frame that may be sent.

@@ -1,9 +1,12 @@
 //! One admitted ATA frame, from its admission to its response.
 
 use aoede_wire::{
-    ATA_ARGUMENT_BYTES, Address, Ata, AtaFlags, Body, ErrorCode, HEADER_BYTES, Header,
-    MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES, Status, ata_error,
+    ATA_ARGUMENT_BYTES, Address, Ata, AtaFlags, Body, CRC_BYTES, Checksum, Crc32cAppend, ErrorCode,
+    HEADER_BYTES, Header, MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES, Status, Tag, ata_error,
 };
+
+use crate::peers::{Features, Tracking};
+use crate::write_replies::MergeKey;
 
 /// Where the data of an ATA frame begins.
 pub const DATA_OFFSET: usize = HEADER_BYTES + ATA_ARGUMENT_BYTES;
@@ -22,6 +25,12 @@ pub struct Request {
     reserved: [u8; 2],
     /// Sectors that a successful response carries.
     data_sectors: u8,
+    /// What follows that data.
+    checksum: Option<Checksum>,
+    /// How its tag is followed.
+    tracking: Option<Tracking>,
+    /// A write whose response may share a frame with others.
+    merges: bool,
     /// A SET FEATURES that waits for its flush.
     turns_cache_off: bool,
 }
@@ -47,7 +56,8 @@ impl Ending {
 }
 
 impl Request {
-    pub(crate) fn new(header: Header, ata: &Ata<'_>) -> Self {
+    /// Of an initiator with these features.
+    pub(crate) fn new(header: Header, ata: &Ata<'_>, features: Features) -> Self {
         Self {
             header,
             flags: ata.flags,
@@ -55,6 +65,9 @@ impl Request {
             lba: ata.lba,
             reserved: ata.reserved,
             data_sectors: 0,
+            checksum: features.checksum,
+            tracking: None,
+            merges: false,
             turns_cache_off: false,
         }
     }
@@ -62,6 +75,18 @@ impl Request {
     /// The same request, to be answered with this much data.
     pub(crate) fn with_data(mut self, sectors: u8) -> Self {
         self.data_sectors = sectors;
+        self
+    }
+
+    /// The same request as one whose tag is followed.
+    pub(crate) fn tracked(mut self, tracking: Option<Tracking>) -> Self {
+        self.tracking = tracking;
+        self
+    }
+
+    /// The same request as a write whose response may share a frame with others.
+    pub(crate) fn merging(mut self, merges: bool) -> Self {
+        self.merges = merges;
         self
     }
 
@@ -75,6 +100,14 @@ impl Request {
         self.turns_cache_off
     }
 
+    pub(crate) fn tracking(&self) -> Option<Tracking> {
+        self.tracking
+    }
+
+    pub(crate) fn tag(&self) -> Tag {
+        self.header.tag
+    }
+
     /// The export that admitted it.
     pub fn address(&self) -> Address {
         self.header.address
@@ -85,18 +118,45 @@ impl Request {
         self.header.destination
     }
 
+    /// Whether a checksum over the data will follow it: then the data of a read must really be in
+    /// the frame that is given to [`handle_done`](crate::Target::handle_done).
+    pub fn checks_data(&self) -> bool {
+        self.data_sectors > 0 && self.checksum.is_some()
+    }
+
+    /// Which other responses may share a frame with this one's, if there may be any; `export` and
+    /// `seat` are the caller's numbers for export and port. See
+    /// [`WriteReplies`](crate::WriteReplies).
+    pub fn merge_key(&self, export: usize, seat: usize) -> Option<MergeKey> {
+        self.merges.then_some(MergeKey {
+            export,
+            seat,
+            initiator: self.initiator(),
+        })
+    }
+
     /// Bytes of a successful response: what the frame given to
     /// [`handle_done`](crate::Target::handle_done) must hold at least.
     pub fn response_bytes(&self) -> usize {
         match self.data_sectors {
             0 => MIN_FRAME_BYTES,
-            sectors => DATA_OFFSET + usize::from(sectors) * SECTOR_BYTES,
+            _ if self.checksum.is_some() => self.data_end() + CRC_BYTES,
+            _ => self.data_end(),
         }
+    }
+
+    fn data_end(&self) -> usize {
+        DATA_OFFSET + usize::from(self.data_sectors) * SECTOR_BYTES
     }
 
     /// Writes the response around data that is already in its place and returns its length, or
     /// `None` if `frame` is too short for it.
-    pub(crate) fn end(self, ending: Ending, frame: &mut [u8]) -> Option<usize> {
+    pub(crate) fn end(
+        self,
+        ending: Ending,
+        frame: &mut [u8],
+        crc32c: Crc32cAppend,
+    ) -> Option<usize> {
         let (header, error, count, status) = match ending {
             Ending::Done => (self.header, 0, 0, Status::GOOD),
             Ending::Active => (self.header, 0, 0xFF, Status::GOOD),
@@ -120,16 +180,19 @@ impl Request {
         Body::Ata(registers).encode(header, &mut head).ok()?;
         // Data follows the registers only where the request was carried out; elsewhere zeros do,
         // never what the buffer held before (§13, 17).
-        let (len, head) = match ending {
-            Ending::Done if self.data_sectors > 0 => {
-                (self.response_bytes(), head.get(..DATA_OFFSET)?)
-            }
-            _ => (MIN_FRAME_BYTES, head.as_slice()),
+        let has_data = ending == Ending::Done && self.data_sectors > 0;
+        let (len, head) = if has_data {
+            (self.response_bytes(), head.get(..DATA_OFFSET)?)
+        } else {
+            (MIN_FRAME_BYTES, head.as_slice())
         };
-        frame
-            .get_mut(..len)?
-            .get_mut(..head.len())?
-            .copy_from_slice(head);
+        let frame = frame.get_mut(..len)?;
+        frame.get_mut(..head.len())?.copy_from_slice(head);
+        if let (true, Some(checksum)) = (has_data, self.checksum) {
+            let (covered, sum) = frame.split_at_mut_checked(self.data_end())?;
+            let covered = covered.get(HEADER_BYTES..)?;
+            sum.copy_from_slice(&checksum.with(crc32c, covered));
+        }
         Some(len)
     }
 }

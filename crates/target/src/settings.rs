@@ -22,6 +22,17 @@ pub enum WriteCache {
     Back,
 }
 
+/// Which Query/Config commands end negotiated extensions (§7.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum ExtensionReset {
+    /// A successful set or force set, by whomever, ends those of every initiator of the export.
+    #[default]
+    SetOnly,
+    /// As well, any Query/Config command ends those of its sender. So did the first version of the
+    /// 2014 program.
+    AnyConfig,
+}
+
 /// Whether the backing can discard sectors (§3.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Trim {
@@ -65,6 +76,8 @@ pub struct TargetSettings {
     pub mask: Vec<MacAddr>,
     /// The config string, up to 1024 bytes.
     pub config_string: Vec<u8>,
+    /// What ends negotiated extensions.
+    pub extension_reset: ExtensionReset,
 }
 
 impl TargetSettings {
@@ -85,6 +98,7 @@ impl TargetSettings {
             write_cache: WriteCache::Through,
             mask: Vec::new(),
             config_string: Vec::new(),
+            extension_reset: ExtensionReset::SetOnly,
         }
     }
 

@@ -33,13 +33,25 @@ pub enum IgnoreReason {
     ConfigString,
     /// The config string asked for is not ours.
     ConfigMismatch,
+    /// An extension table that does not end where its length says.
+    ExtensionTable,
+    /// A new congestion measurement within two seconds of the one before.
+    CongestionPause,
+    /// More frames of a congestion measurement than the receive buffer had room for.
+    CongestionFull,
+    /// The checksum behind the data is wrong: the frame was damaged on its way.
+    Checksum,
+    /// A repetition of a write or TRIM that is being carried out.
+    TagInProgress,
+    /// A write or TRIM whose tag is older than all that are remembered.
+    TagStale,
     /// The caller's buffer is shorter than the response: a mistake of ours, not of the sender.
     NoRoom,
 }
 
 impl IgnoreReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 20] = [
         Self::TooShort,
         Self::EtherType,
         Self::Response,
@@ -53,6 +65,12 @@ impl IgnoreReason {
         Self::Wildcard,
         Self::ConfigString,
         Self::ConfigMismatch,
+        Self::ExtensionTable,
+        Self::CongestionPause,
+        Self::CongestionFull,
+        Self::Checksum,
+        Self::TagInProgress,
+        Self::TagStale,
         Self::NoRoom,
     ];
 
@@ -72,6 +90,12 @@ impl IgnoreReason {
             Self::Wildcard => "wildcard",
             Self::ConfigString => "config_string",
             Self::ConfigMismatch => "config_mismatch",
+            Self::ExtensionTable => "extension_table",
+            Self::CongestionPause => "congestion_pause",
+            Self::CongestionFull => "congestion_full",
+            Self::Checksum => "checksum",
+            Self::TagInProgress => "tag_in_progress",
+            Self::TagStale => "tag_stale",
             Self::NoRoom => "no_room",
         }
     }
@@ -93,6 +117,12 @@ impl fmt::Display for IgnoreReason {
             Self::Wildcard => "command not allowed to a wildcard address",
             Self::ConfigString => "config string too long",
             Self::ConfigMismatch => "config string does not match",
+            Self::ExtensionTable => "extension table not closed where its length says",
+            Self::CongestionPause => "congestion measurement too soon after another",
+            Self::CongestionFull => "congestion measurement beyond the receive buffer",
+            Self::Checksum => "wrong checksum behind the data",
+            Self::TagInProgress => "repetition of a write in progress",
+            Self::TagStale => "tag of a write older than all remembered",
             Self::NoRoom => "no room for the response",
         })
     }
@@ -145,8 +175,15 @@ pub struct TargetStats {
     pub trims: u64,
     /// Requests that the disk failed.
     pub device_failures: u64,
-    /// Frames answered at once, refusals included.
+    /// Frames, and reads of a coalesced frame, answered without the disk: at once, refusals
+    /// included, or after they were held.
     pub responses: u64,
+    /// Of those, writes and TRIMs that were repeated after they had been carried out.
+    pub duplicates: u64,
+    /// Writes and TRIMs that came without the checksum that was negotiated, and were accepted.
+    pub unchecked_writes: u64,
+    /// Frames that brought several reads.
+    pub coalesced_reads: u64,
     /// Frames left unanswered, by reason.
     pub ignored: Ignored,
 }

@@ -1,21 +1,30 @@
 //! One export: may this initiator ask, and what does its frame mean?
 //!
-//! Read next: `ata/mod.rs` for task files, `access.rs` and `config_string.rs` for the lists and
-//! the string that initiators may change, `request.rs` for responses.
+//! Read next: `target/task_file.rs` and `ata/mod.rs` for task files, `access.rs` and
+//! `config_string.rs` for the lists and the string that initiators may change, `request.rs` for
+//! responses, `extension.rs` and `peers.rs` for what initiators negotiate.
+
+mod task_file;
 
 use aoede_wire::{
-    Address, Ata, Body, Command, Config, ConfigCommand, DecodeError, ErrorCode, Flags, Frame,
-    HEADER_BYTES, Header, MacAddr, Mask, MaskCommand, NoRoom, Opcode, Reserve, ReserveCommand,
-    VERSION,
+    Address, Ata, Body, Command, Config, ConfigCommand, Crc32cAppend, DecodeError, ErrorCode,
+    ExtensionTable, Flags, Frame, HEADER_BYTES, Header, MacAddr, Mask, MaskCommand, NoRoom,
+    Reserve, ReserveCommand, VERSION, crc32c_append,
 };
 
 use crate::access::{MaskList, Reservation};
-use crate::ata::identify::{Changing, Identify};
-use crate::ata::{self, Action, Device, Verdict};
+use crate::ata::Action;
+use crate::ata::identify::Identify;
 use crate::config_string::ConfigString;
-use crate::request::{DATA_OFFSET, Ending, Request};
+use crate::congestion::{Hold, Probe};
+use crate::peers::Peers;
+use crate::reads::Reads;
+use crate::request::{Ending, Request};
 use crate::settings::MAX_SECTORS;
-use crate::{IgnoreReason, PortFacts, SettingsError, TargetSettings, TargetStats, WriteCache};
+use crate::{
+    Arrival, ExtensionReset, IgnoreReason, PortFacts, SettingsError, TargetSettings, TargetStats,
+    WriteCache, extension,
+};
 
 /// The firmware version in Query/Config responses. It has no defined meaning, but must not be the
 /// `0x4015` by which the 2014 program is recognised (§4.3).
@@ -29,6 +38,10 @@ pub enum Outcome<'f> {
     Respond(usize),
     /// Carry this out, then call [`Target::handle_done`].
     Disk(Admitted<'f>),
+    /// Several reads: [`Target::next_read`] makes an outcome of each.
+    Reads(Reads<'f>),
+    /// Send the response that was encoded later: give it to [`Exports::hold`](crate::Exports::hold).
+    Hold(Hold),
     /// Stay silent. Counted already.
     Ignore(IgnoreReason),
 }
@@ -71,6 +84,10 @@ pub struct Target {
     mask: MaskList,
     reservation: Reservation,
     config_string: ConfigString,
+    extension_reset: ExtensionReset,
+    /// What initiators have negotiated.
+    peers: Peers,
+    crc32c: Crc32cAppend,
     stats: TargetStats,
 }
 
@@ -94,6 +111,9 @@ impl Target {
             mask: MaskList::new(&settings.mask)?,
             reservation: Reservation::new(),
             config_string: ConfigString::new(settings.config_string)?,
+            extension_reset: settings.extension_reset,
+            peers: Peers::new(settings.buffer_count.into()),
+            crc32c: crc32c_append,
             stats: TargetStats::default(),
         })
     }
@@ -105,20 +125,29 @@ impl Target {
     /// [`port.frame_bytes()`](PortFacts::frame_bytes); what was in it before is never sent.
     pub fn handle_frame<'f>(
         &mut self,
-        port: &PortFacts,
+        arrival: &Arrival,
         frame: &Frame<'f>,
         out: &mut [u8],
     ) -> Outcome<'f> {
         debug_assert!(frame.header.address.selects(self.address));
-        let len = out.len().min(port.frame_bytes());
-        let (out, _) = out.split_at_mut(len);
-        let outcome = self.judge(port, frame, out);
-        match &outcome {
-            Ok(Outcome::Disk(admitted)) => self.stats.count(admitted.action),
-            Ok(_) => self.stats.responses += 1,
-            Err(Silence(reason)) => self.stats.ignored.count(*reason),
-        }
-        outcome.unwrap_or_else(|Silence(reason)| Outcome::Ignore(reason))
+        let outcome = self.judge(arrival, frame, within(&arrival.port, out));
+        self.counted(outcome)
+    }
+
+    /// Decides what becomes of the next of several reads, as
+    /// [`handle_frame`](Self::handle_frame) does of a frame; `None` if there is none. `arrival` is
+    /// the frame's, `out` another buffer for each.
+    pub fn next_read<'f>(
+        &mut self,
+        arrival: &Arrival,
+        reads: &mut Reads<'f>,
+        out: &mut [u8],
+    ) -> Option<Outcome<'f>> {
+        let (response, ata) = reads.take_first()?;
+        let out = within(&arrival.port, out);
+        let features = self.peers.features(response.destination);
+        let outcome = self.handle_task_file(arrival, features, response, &ata, out);
+        Some(self.counted(outcome))
     }
 
     /// Ends a request that the disk has carried out, or failed to. Encodes the response into
@@ -145,7 +174,12 @@ impl Target {
             Err(DeviceFailure::Fault) => Ending::FAULT,
         };
         self.stats.device_failures += u64::from(result.is_err());
-        request.end(ending, frame).unwrap_or(0)
+        if let Some(tracking) = request.tracking() {
+            let (initiator, tag) = (request.initiator(), request.tag());
+            // Before the response leaves: what it makes the initiator send finds it noted.
+            self.peers.finish(tracking, initiator, tag, result.is_ok());
+        }
+        request.end(ending, frame, self.crc32c).unwrap_or(0)
     }
 
     /// How many announcements tell everyone who may know: one broadcast, or one frame for each
@@ -157,7 +191,8 @@ impl Target {
     }
 
     /// Encodes announcement `index`, below [`announcement_count`](Self::announcement_count), and
-    /// returns its length; 0 if there is no such announcement or `out` is too short.
+    /// returns its length; 0 if there is no such announcement or `out` is too short. `out` is like
+    /// that of [`handle_frame`](Self::handle_frame).
     pub fn announcement(&self, port: &PortFacts, index: usize, out: &mut [u8]) -> usize {
         let destination = match (self.mask.entries(), index) {
             ([], 0) => MacAddr::BROADCAST,
@@ -172,6 +207,11 @@ impl Target {
         };
         self.encode_config(port, header, ConfigCommand::Read, out)
             .unwrap_or(0)
+    }
+
+    /// Computes CRC-32C by this function from now on, which has the processor's instructions for it.
+    pub fn set_crc32c(&mut self, append: Crc32cAppend) {
+        self.crc32c = append;
     }
 
     /// Tells the target its new size; whether it is a change, to be announced.
@@ -227,14 +267,36 @@ impl Target {
         &self.stats
     }
 
+    /// Counts a response that left after it was held.
+    pub(crate) fn count_response(&mut self) {
+        self.stats.responses += 1;
+    }
+
+    /// Counts a frame that is left unanswered after all.
+    pub(crate) fn count_ignored(&mut self, reason: IgnoreReason) {
+        self.stats.ignored.count(reason);
+    }
+
+    fn counted<'f>(&mut self, outcome: Result<Outcome<'f>, Silence>) -> Outcome<'f> {
+        match &outcome {
+            Ok(Outcome::Disk(admitted)) => self.stats.count(admitted.action),
+            Ok(Outcome::Reads(_)) => self.stats.coalesced_reads += 1,
+            // Counted when it leaves, or finds no room.
+            Ok(Outcome::Hold(_)) => {}
+            Ok(_) => self.stats.responses += 1,
+            Err(Silence(reason)) => self.stats.ignored.count(*reason),
+        }
+        outcome.unwrap_or_else(|Silence(reason)| Outcome::Ignore(reason))
+    }
+
     /// Checks 5 to 11 of §2, in order.
     fn judge<'f>(
         &mut self,
-        port: &PortFacts,
+        arrival: &Arrival,
         frame: &Frame<'f>,
         out: &mut [u8],
     ) -> Result<Outcome<'f>, Silence> {
-        let header = &frame.header;
+        let (header, port) = (&frame.header, &arrival.port);
         if !self.mask.admits(header.source) {
             return Err(Silence(IgnoreReason::Masked));
         }
@@ -253,10 +315,13 @@ impl Target {
         let len = match header.command {
             Command::Ata => {
                 let ata = Ata::decode(frame.argument)?;
-                return self.handle_ata(port, frame, response, &ata, out);
+                return self.handle_ata(arrival, frame, response, &ata, out);
             }
             Command::Config => {
                 let request = Config::decode(frame.argument)?;
+                if self.extension_reset == ExtensionReset::AnyConfig {
+                    self.peers.forget(header.source);
+                }
                 self.handle_config(port, response, &request, out)?
             }
             Command::Mask => {
@@ -264,7 +329,9 @@ impl Target {
                 if wildcard && request.command != MaskCommand::Read {
                     return Err(Silence(IgnoreReason::Wildcard));
                 }
-                self.mask.answer(&request, port, response, out)?
+                let peers = &mut self.peers;
+                let deleted = |mac| peers.forget(mac);
+                self.mask.answer(&request, port, response, out, deleted)?
             }
             Command::Reserve => {
                 let request = Reserve::decode(frame.argument)?;
@@ -273,9 +340,8 @@ impl Target {
                 }
                 self.reservation.answer(&request, port, response, out)?
             }
-            // No extension is spoken yet. What one initiator negotiates will belong to the pair of
-            // export and source MAC: kept beside `mask`, looked up here.
-            Command::Extension | Command::Unknown(_) => {
+            Command::Extension => return self.handle_extension(arrival, frame, response, out),
+            Command::Unknown(_) => {
                 if wildcard {
                     return Err(Silence(IgnoreReason::UnknownCommand));
                 }
@@ -289,83 +355,35 @@ impl Target {
         Ok(Outcome::Respond(len))
     }
 
-    fn handle_ata<'f>(
+    /// Notes what an initiator wants and answers with its own frame, accepted names in upper case.
+    fn handle_extension<'f>(
         &mut self,
-        port: &PortFacts,
+        arrival: &Arrival,
         frame: &Frame<'f>,
         response: Header,
-        ata: &Ata<'f>,
         out: &mut [u8],
     ) -> Result<Outcome<'f>, Silence> {
-        let opcode = ata.opcode();
-        if frame.header.address.is_wildcard() && !ata::allowed_to_wildcard(opcode) {
-            return Err(Silence(IgnoreReason::Wildcard));
+        let table = ExtensionTable::decode(frame.argument)?;
+        let malformed = |_| Silence(IgnoreReason::ExtensionTable);
+        let entries = table.entries().map_err(malformed)?;
+        // Before anything is changed: now there is room for the answer.
+        let len = encode_echo(response, frame, out)?;
+        let wanted = extension::read(entries, |entry| {
+            let start = ExtensionTable::OFFSET + entry.start;
+            let name = out.get_mut(start..start + entry.bytes.len());
+            name.unwrap_or_default().make_ascii_uppercase();
+        });
+        let initiator = response.destination;
+        match self.peers.negotiate(arrival, initiator, &wanted) {
+            Probe::Answer => Ok(Outcome::Respond(len)),
+            Probe::Hold { until, place } => Ok(Outcome::Hold(Hold {
+                len,
+                seat: arrival.seat,
+                until,
+                place,
+            })),
+            Probe::Drop => Err(Silence(IgnoreReason::CongestionPause)),
         }
-        let request = Request::new(response, ata);
-        let device = self.device(port);
-        let verdict = if opcode == Opcode::Identify || self.reservation.admits(frame.header.source)
-        {
-            ata::judge(ata, &device)
-        } else {
-            Err(Ending::Refused(ErrorCode::Reserved))
-        };
-        let (request, ending) = match verdict {
-            Ok(Verdict::Disk(action, data)) => {
-                let request = match action {
-                    Action::Read { .. } => request.with_data(ata.count),
-                    _ => request,
-                };
-                return Ok(Outcome::Disk(Admitted {
-                    request,
-                    action,
-                    data,
-                }));
-            }
-            Ok(Verdict::CacheOff) if self.write_cache_may_hold_data() => {
-                // Off at once for new writes, so that the flush covers every early acknowledgement.
-                self.cache_on = false;
-                self.turning_cache_off = self.turning_cache_off.saturating_add(1);
-                return Ok(Outcome::Disk(Admitted {
-                    request: request.turning_cache_off(),
-                    action: Action::Flush,
-                    data: &[],
-                }));
-            }
-            Ok(Verdict::CacheOff) => (request, Ending::Done),
-            Ok(Verdict::CacheOn) => {
-                self.cache_on = true;
-                (request, Ending::Done)
-            }
-            Ok(Verdict::Identify) => {
-                let identity = self.identify.to_bytes(Changing {
-                    sectors: self.sectors,
-                    write_cache_on: self.write_cache_may_hold_data(),
-                    trim_blocks: device.trim_blocks(),
-                });
-                out.get_mut(DATA_OFFSET..DATA_OFFSET + identity.len())
-                    .ok_or(NoRoom)?
-                    .copy_from_slice(&identity);
-                (request.with_data(1), Ending::Done)
-            }
-            Ok(Verdict::Nothing(ending)) | Err(ending) => (request, ending),
-        };
-        Ok(Outcome::Respond(request.end(ending, out).ok_or(NoRoom)?))
-    }
-
-    fn device(&self, port: &PortFacts) -> Device {
-        Device {
-            sectors: self.sectors,
-            max_sectors: port.sectors_per_frame(),
-            read_only: self.read_only,
-            trim: self.trim,
-            write_back: self.write_cache == WriteCache::Back,
-        }
-    }
-
-    /// Whether word 85 has to admit to a write cache: it does until the last flush for turning it
-    /// off is through.
-    fn write_cache_may_hold_data(&self) -> bool {
-        self.cache_on || self.turning_cache_off > 0
     }
 
     fn handle_config(
@@ -376,7 +394,12 @@ impl Target {
         out: &mut [u8],
     ) -> Result<usize, Silence> {
         let header = match self.config_string.handle(request).map_err(Silence)? {
-            Ok(()) => response,
+            Ok(()) => {
+                if let ConfigCommand::Set | ConfigCommand::ForceSet = request.command {
+                    self.peers.forget_all();
+                }
+                response
+            }
             Err(code) => response.with_error(code),
         };
         Ok(self.encode_config(port, header, request.command, out)?)
@@ -389,10 +412,11 @@ impl Target {
         command: ConfigCommand,
         out: &mut [u8],
     ) -> Result<usize, NoRoom> {
+        let checksum = self.peers.checksum(header.destination);
         let fixed = Config {
             buffer_count: self.buffer_count,
             firmware: FIRMWARE_VERSION,
-            sector_count: port.sectors_per_frame(),
+            sector_count: port.sectors_with(checksum, out.len()),
             version: VERSION,
             command,
             ..Config::default()
@@ -404,13 +428,23 @@ impl Target {
     }
 }
 
-/// Answers with all that came behind the header. A frame longer than the port can send has not
-/// come over this port's network: its end is left out.
+/// The part of `out` that a frame of this port may fill.
+fn within<'o>(port: &PortFacts, out: &'o mut [u8]) -> &'o mut [u8] {
+    let len = out.len().min(port.frame_bytes());
+    out.split_at_mut(len).0
+}
+
+/// Answers with all that came behind the header.
 fn echo<'f>(header: Header, frame: &Frame<'_>, out: &mut [u8]) -> Result<Outcome<'f>, Silence> {
+    Ok(Outcome::Respond(encode_echo(header, frame, out)?))
+}
+
+/// A frame longer than the port can send has not come over this port's network: its end is left
+/// out.
+fn encode_echo(header: Header, frame: &Frame<'_>, out: &mut [u8]) -> Result<usize, NoRoom> {
     let most = out.len().saturating_sub(HEADER_BYTES);
     let argument = frame.argument.get(..most).unwrap_or(frame.argument);
-    let body = Body::Unknown(header.command.into(), argument);
-    Ok(Outcome::Respond(body.encode(header, out)?))
+    Body::Unknown(header.command.into(), argument).encode(header, out)
 }
 
 /// The reason of an ignored frame, on its way out of the checks.

@@ -4,7 +4,11 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use aoede_target::{Action, DATA_OFFSET, Exports, Outcome, PortFacts, Target, TargetSettings};
+use std::time::Duration;
+
+use aoede_target::{
+    Action, Arrival, DATA_OFFSET, Exports, Outcome, PortFacts, Target, TargetSettings,
+};
 use aoede_wire::{
     Address, Ata, Body, Config, ConfigCommand, Directive, DirectiveCode, Header, MacAddr, Mask,
     MaskCommand, MaskError, Opcode, Reserve, ReserveCommand,
@@ -94,13 +98,14 @@ fn no_frame_allocates() {
         frame(Body::Unknown(0x7F, &data)),
     ];
     let mut out = vec![0; PORT.frame_bytes()];
+    let arrival = Arrival::new(Duration::ZERO, PORT);
     let mut answered = 0;
 
     let before = ALLOCATIONS.get();
     for bytes in frames.iter().cycle().take(frames.len() * 100) {
         let (frame, mut selection) = exports.screen(&PORT, bytes).unwrap();
         while let Some((_, target)) = exports.next(&mut selection) {
-            let len = match target.handle_frame(&PORT, &frame, &mut out) {
+            let len = match target.handle_frame(&arrival, &frame, &mut out) {
                 Outcome::Respond(len) => len,
                 Outcome::Disk(admitted) => {
                     if let Action::Read { sectors, .. } = admitted.action {
@@ -108,7 +113,7 @@ fn no_frame_allocates() {
                     }
                     target.handle_done(admitted.request, Ok(()), &mut out)
                 }
-                Outcome::Ignore(_) => 0,
+                Outcome::Ignore(_) | Outcome::Reads(_) | Outcome::Hold(_) => 0,
             };
             answered += usize::from(len >= 60);
         }

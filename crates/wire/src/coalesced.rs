@@ -9,12 +9,28 @@
 //! | +10 | 5 | reserved |
 //! | +15 | 1 | sector count |
 
-use crate::{NoRoom, Tag};
+use crate::{ATA_ARGUMENT_BYTES, ETHERNET_BYTES, HEADER_BYTES, NoRoom, Tag};
 
-/// Bytes of one further read.
+/// Bytes of one further read, and of one further write response (§18.1).
 pub const ENTRY_BYTES: usize = 16;
-/// Fewest bytes behind the task file that can hold a further read.
+/// Fewest bytes behind the task file that can hold an entry.
 const MIN_BYTES: usize = 1 + ENTRY_BYTES;
+/// Where the entries begin in a frame.
+const ENTRIES_OFFSET: usize = HEADER_BYTES + ATA_ARGUMENT_BYTES + 1;
+
+/// Most entries in one frame on an interface of this MTU (bytes): reads in a request, or write
+/// responses.
+///
+/// ```
+/// assert_eq!(aoede_wire::coalesced_entries_per_frame(1500), 92);
+/// ```
+pub fn coalesced_entries_per_frame(mtu: u32) -> u8 {
+    let frame = usize::try_from(mtu)
+        .unwrap_or(usize::MAX)
+        .saturating_add(ETHERNET_BYTES);
+    let entries = frame.saturating_sub(ENTRIES_OFFSET) / ENTRY_BYTES;
+    u8::try_from(entries).unwrap_or(u8::MAX)
+}
 
 /// A further read of a coalesced request. Opcode and flags are those of the first read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +108,7 @@ impl<'a> CoalescedReads<'a> {
     /// Reads what follows the task file ([`Ata::data`](crate::Ata::data)). `None` if that is too
     /// short for a further read: then it is padding.
     pub fn decode(data: &'a [u8]) -> Option<Self> {
-        if data.len() < MIN_BYTES {
-            return None;
-        }
-        let (&announced, entries) = data.split_first()?;
+        let (announced, entries) = split(data)?;
         Some(Self { announced, entries })
     }
 
@@ -106,14 +119,15 @@ impl<'a> CoalescedReads<'a> {
 
     /// The further reads that are there in full.
     pub fn reads(&self) -> impl ExactSizeIterator<Item = CoalescedRead> + Clone + use<'a> {
-        self.entries
-            .chunks_exact(ENTRY_BYTES)
-            .take(usize::from(self.announced))
-            .map(|chunk| {
-                let mut bytes = [0; ENTRY_BYTES];
-                bytes.copy_from_slice(chunk);
-                CoalescedRead::from_bytes(bytes)
-            })
+        entries(self.announced, self.entries).map(CoalescedRead::from_bytes)
+    }
+
+    /// Takes the first of them out.
+    pub fn take_first(&mut self) -> Option<CoalescedRead> {
+        let announced = self.announced.checked_sub(1)?;
+        let (&entry, entries) = self.entries.split_first_chunk::<ENTRY_BYTES>()?;
+        *self = Self { announced, entries };
+        Some(CoalescedRead::from_bytes(entry))
     }
 
     /// Writes count and reads (at most 255) to `out`, ready to be the data of the first read.
@@ -130,6 +144,31 @@ impl<'a> CoalescedReads<'a> {
         }
         Ok(put.written())
     }
+}
+
+/// Count byte and entries behind a task file; `None` if that is too short for an entry.
+pub(crate) fn split(data: &[u8]) -> Option<(u8, &[u8])> {
+    if data.len() < MIN_BYTES {
+        return None;
+    }
+    let (&announced, entries) = data.split_first()?;
+    Some((announced, entries))
+}
+
+/// The entries that are announced and there in full.
+pub(crate) fn entries(
+    announced: u8,
+    bytes: &[u8],
+) -> impl ExactSizeIterator<Item = [u8; ENTRY_BYTES]> + Clone + use<'_> {
+    let announced = usize::from(announced);
+    bytes
+        .chunks_exact(ENTRY_BYTES)
+        .take(announced)
+        .map(|chunk| {
+            let mut entry = [0; ENTRY_BYTES];
+            entry.copy_from_slice(chunk);
+            entry
+        })
 }
 
 #[cfg(test)]
@@ -187,6 +226,28 @@ mod tests {
                 "{announced} less {cut} bytes"
             );
             assert!(reads.reads().all(|read| read == READ));
+            // One by one.
+            let mut taken = reads;
+            for left in (0..expected).rev() {
+                assert_eq!(taken.take_first(), Some(READ));
+                assert_eq!(taken.reads().len(), left);
+            }
+            assert_eq!(taken.take_first(), None);
+        }
+    }
+
+    #[test]
+    fn a_frame_holds_as_many_entries_as_the_table_says() {
+        // §8: MTU, entries.
+        for (mtu, entries) in [
+            (0, 0),
+            (38, 0),
+            (39, 1),
+            (1500, 92),
+            (9000, 255),
+            (u32::MAX, 255),
+        ] {
+            assert_eq!(coalesced_entries_per_frame(mtu), entries, "MTU {mtu}");
         }
     }
 

@@ -32,11 +32,15 @@ pub enum Extension {
     Congestion,
     /// `crc8x4`: checksum behind data, §11.
     Crc8x4,
+    /// `coalesced_write_reply`: many write responses in one frame, §18.1.
+    CoalescedWriteReply,
+    /// `crc32c`: another checksum behind data, §18.2.
+    Crc32c,
 }
 
 impl Extension {
     /// Every extension, in the order of §7.2.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Reset,
         Self::CoalescedRead,
         Self::TagIncLe,
@@ -44,6 +48,8 @@ impl Extension {
         Self::TagRandom,
         Self::Congestion,
         Self::Crc8x4,
+        Self::CoalescedWriteReply,
+        Self::Crc32c,
     ];
 
     /// The name as an initiator sends it.
@@ -56,6 +62,8 @@ impl Extension {
             Self::TagRandom => "tag_random",
             Self::Congestion => "congestion",
             Self::Crc8x4 => "crc8x4",
+            Self::CoalescedWriteReply => "coalesced_write_reply",
+            Self::Crc32c => "crc32c",
         }
     }
 
@@ -235,6 +243,8 @@ mod tests {
             ("tag_random", Extension::TagRandom),
             ("congestion", Extension::Congestion),
             ("crc8x4", Extension::Crc8x4),
+            ("coalesced_write_reply", Extension::CoalescedWriteReply),
+            ("crc32c", Extension::Crc32c),
         ] {
             assert_eq!(Extension::from_name(name.as_bytes()), Some(extension));
             assert_eq!(extension.name(), name);

@@ -26,6 +26,8 @@ pub const HEADER_BYTES: usize = 24;
 /// Shortest frame that is sent, without frame check sequence: real cards pad to it, virtual links
 /// do not, and common tools discard shorter responses.
 pub const MIN_FRAME_BYTES: usize = 60;
+/// Where a frame says what its argument is.
+const COMMAND_OFFSET: usize = 19;
 /// The protocol version this crate speaks.
 pub const VERSION: u8 = 1;
 
@@ -94,6 +96,13 @@ pub enum Command {
     Extension,
     /// Anything else.
     Unknown(u8),
+}
+
+impl Command {
+    /// The command of a frame, whatever else is in it; `None` if it ends before.
+    pub fn of_frame(frame: &[u8]) -> Option<Self> {
+        frame.get(COMMAND_OFFSET).map(|&code| code.into())
+    }
 }
 
 impl From<u8> for Command {
@@ -350,7 +359,11 @@ mod tests {
             assert_eq!(Command::from(code), command);
             assert_eq!(u8::from(command), code);
             assert_eq!(command.to_string(), name);
+            let mut frame = [0xA5; 20];
+            frame[19] = code;
+            assert_eq!(Command::of_frame(&frame), Some(command));
         }
+        assert_eq!(Command::of_frame(&[0; 19]), None);
     }
 
     #[test]

@@ -27,9 +27,12 @@
 
 mod address;
 mod ata;
+mod checksum;
 mod coalesced;
+mod coalesced_write;
 mod config;
 mod crc;
+mod crc32c;
 mod error;
 mod extension;
 mod frame;
@@ -43,9 +46,12 @@ pub use ata::{
     ATA_ARGUMENT_BYTES, Ata, AtaFlags, Feature, MAX_SECTORS_PER_FRAME, Opcode, SECTOR_BYTES,
     Status, TrimRange, TrimRanges, ata_error, sectors_per_frame, trim_ranges,
 };
-pub use coalesced::{CoalescedRead, CoalescedReads, ENTRY_BYTES};
+pub use checksum::{Checksum, Crc32cAppend};
+pub use coalesced::{CoalescedRead, CoalescedReads, ENTRY_BYTES, coalesced_entries_per_frame};
+pub use coalesced_write::{CoalescedWrite, CoalescedWrites};
 pub use config::{CONFIG_ARGUMENT_BYTES, Config, ConfigCommand, MAX_CONFIG_BYTES};
 pub use crc::{CRC_BYTES, Crc8x4};
+pub use crc32c::crc32c_append;
 pub use error::{DecodeError, ErrorCode, NoRoom};
 pub use extension::{Entries, Entry, Extension, ExtensionTable, congestion_id};
 pub use frame::{Body, Frame};

@@ -1,5 +1,6 @@
-//! Frames of real targets, as files that a person can read: each decodes to the line of text beside
-//! it and to typed fields, and encodes back to the same bytes.
+//! Frames of real targets, and for what only ours do frames made by hand, as files that a person can
+//! read: each decodes to the line of text beside it and to typed fields, and encodes back to the
+//! same bytes.
 //!
 //! A file of `tests/golden/` holds one exchange. A line that begins with `#` is a comment, one with
 //! `=` starts a frame and says how it must print; the lines below are its bytes in hexadecimal,
@@ -14,9 +15,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use aoede_wire::{
-    Address, Ata, Body, CoalescedRead, CoalescedReads, Command, Config, ConfigCommand, Crc8x4,
-    DecodeError, ErrorCode, Extension, ExtensionTable, Flags, Frame, Header, MacAddr, Mask,
-    MaskCommand, MaskError, Opcode, Reserve, ReserveCommand, Status, Tag,
+    Address, Ata, Body, Checksum, CoalescedRead, CoalescedReads, CoalescedWrite, CoalescedWrites,
+    Command, Config, ConfigCommand, Crc8x4, DecodeError, ErrorCode, Extension, ExtensionTable,
+    Flags, Frame, Header, MacAddr, Mask, MaskCommand, MaskError, Opcode, Reserve, ReserveCommand,
+    Status, Tag,
 };
 
 const TARGET: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0A]);
@@ -141,7 +143,7 @@ fn every_frame_prints_as_stated_and_encodes_back_to_the_same_bytes() {
             seen += 1;
         }
     }
-    assert!(seen > 35, "only {seen} frames in {}", folder().display());
+    assert!(seen > 53, "only {seen} frames in {}", folder().display());
 }
 
 #[test]
@@ -471,4 +473,87 @@ fn crc_8x4() {
     // One lane of the check string: every byte four times.
     let four_times: Vec<u8> = b"123456789".iter().flat_map(|&byte| [byte; 4]).collect();
     assert_eq!(Crc8x4::of(&four_times), [0x27; 4]);
+}
+
+/// The vectors of §18.2: CRC-32C over the same bytes.
+#[test]
+fn crc_32c() {
+    let read = [0x41, 0, 1, 0x24, 0, 0, 0, 0, 0, 0, 0, 0];
+    let write = [0x41, 0, 2, 0x34, 0x78, 0x56, 0x34, 0x12, 0, 0, 0, 0];
+    let answer = [0x40, 0, 0, 0x40, 0x78, 0x56, 0x34, 0x12, 0, 0, 0, 0];
+    let counting: Vec<u8> = (0..=255).chain(0..=255).collect();
+    let sevens: Vec<u8> = (0..1024_u32)
+        .map(|i| (7 * i + 3).to_le_bytes()[0])
+        .collect();
+    for (header, data, crc) in [
+        ([0; 12], vec![0; 512], [0xC4, 0xB2, 0x82, 0xEA]),
+        (read, vec![0; 512], [0xAA, 0x4E, 0xC9, 0xDC]),
+        (read, counting, [0x30, 0x4D, 0x25, 0x42]),
+        (write, sevens.clone(), [0xC1, 0xDE, 0xB7, 0xFA]),
+        (answer, sevens, [0x55, 0x62, 0x8C, 0xD6]),
+    ] {
+        assert_eq!(Checksum::Crc32c.of(&[&header[..], &data].concat()), crc);
+    }
+}
+
+/// A write and a read, each with its checksum behind the data.
+#[test]
+fn checksums_in_frames() {
+    for (name, checksum) in [("crc8x4", Checksum::Crc8x4), ("crc32c", Checksum::Crc32c)] {
+        let [ask, answer, write, written, read, data] = golden(name);
+        let (_, table) = extension(&ask);
+        let wanted: Vec<_> = table.entries().unwrap().map(|entry| entry.bytes).collect();
+        assert_eq!(wanted, [name.as_bytes()]);
+        let (_, table) = extension(&answer);
+        let accepted: Vec<_> = table.entries().unwrap().map(|entry| entry.bytes).collect();
+        assert_eq!(accepted, [name.to_ascii_uppercase().as_bytes()]);
+
+        for bytes in [&write, &data] {
+            let (covered, crc) = bytes[24..].split_at(12 + 512);
+            assert_eq!(checksum.of(covered), crc);
+        }
+        for bytes in [&written, &read] {
+            assert_eq!(ata(bytes).1.data, [0; 24]);
+        }
+    }
+}
+
+#[test]
+fn coalesced_write_responses() {
+    let [ask, accepted, first, second, third, answer] = golden("coalesced-write-reply");
+    let table = extension(&ask).1;
+    let wanted: Vec<_> = table.entries().unwrap().map(|entry| entry.bytes).collect();
+    assert_eq!(wanted, [Extension::CoalescedWriteReply.name().as_bytes()]);
+    let table = extension(&accepted).1;
+    let names: Vec<_> = table.entries().unwrap().map(|entry| entry.bytes).collect();
+    assert_eq!(names, [&b"COALESCED_WRITE_REPLY"[..]]);
+
+    let (header, registers) = ata(&answer);
+    assert_eq!(header, response(Command::Ata, 0x32));
+    assert_eq!((registers.lba48(), registers.status()), (8, Status::GOOD));
+    let further = |tag, lba, error, status, count| CoalescedWrite {
+        tag: Tag([0, 0, 0, tag]),
+        lba: [lba, 0, 0, 0, 0, 0],
+        error,
+        status,
+        count,
+    };
+    let entries = [
+        further(0x33, 16, 0, Status::GOOD, 0),
+        further(0x31, 24, aoede_wire::ata_error::ABRT, Status::FAULT, 1),
+    ];
+    let writes = CoalescedWrites::decode(registers.data).unwrap();
+    assert!(writes.writes().eq(entries));
+    for (bytes, tag, lba) in [(first, 0x31, 24), (second, 0x32, 8), (third, 0x33, 16)] {
+        let (header, write) = ata(&bytes);
+        assert_eq!(header, request(Command::Ata, tag));
+        assert_eq!((write.opcode(), write.lba48()), (Opcode::WriteExt, lba));
+    }
+
+    // Made from the ordinary response, one by one.
+    let mut frame = [0; 1514];
+    frame[..36].copy_from_slice(&answer[..36]);
+    let len = CoalescedWrites::append(&mut frame, 60, entries[0]).unwrap();
+    let len = CoalescedWrites::append(&mut frame, len, entries[1]).unwrap();
+    assert_eq!(frame[..len], answer);
 }

@@ -1,9 +1,10 @@
 //! What must hold for every value and for every string of bytes.
 
 use aoede_wire::{
-    Address, Ata, AtaFlags, Body, CoalescedRead, CoalescedReads, Command, Config, Crc8x4,
-    Directive, ExtensionTable, Flags, Frame, HEADER_BYTES, Header, MIN_FRAME_BYTES, MacAddr, Mask,
-    NoRoom, Reserve, Tag, congestion_id, encode_mask_list, encode_reserve_list, trim_ranges,
+    Address, Ata, AtaFlags, Body, CoalescedRead, CoalescedReads, CoalescedWrite, CoalescedWrites,
+    Command, Config, Crc8x4, Directive, ExtensionTable, Flags, Frame, HEADER_BYTES, Header,
+    MIN_FRAME_BYTES, MacAddr, Mask, NoRoom, Reserve, Status, Tag, congestion_id, encode_mask_list,
+    encode_reserve_list, trim_ranges,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -279,6 +280,37 @@ proptest! {
             CoalescedReads::encode(&reads, &mut out[..short.index(len)]),
             Err(NoRoom)
         );
+    }
+
+    #[test]
+    fn coalesced_writes_are_read_as_they_were_added(
+        entries in vec(any::<([u8; 4], [u8; 6], u8, u8, u8)>(), 0..300),
+        frame_bytes in 60..5000_usize,
+    ) {
+        let writes: Vec<_> = entries
+            .into_iter()
+            .map(|(tag, lba, error, status, count)| CoalescedWrite {
+                tag: Tag(tag),
+                lba,
+                error,
+                status: Status(status),
+                count,
+            })
+            .collect();
+        let mut frame = vec![0xA5; frame_bytes];
+        frame[..60].fill(0);
+        let mut len = 60;
+        let mut added = 0;
+        for &write in &writes {
+            let Ok(longer) = CoalescedWrites::append(&mut frame, len, write) else { break };
+            len = longer;
+            added += 1;
+        }
+        prop_assert_eq!(added, writes.len().min((frame_bytes - 37) / 16).min(255));
+        prop_assert_eq!(len, 60.max(37 + 16 * added));
+        let decoded = CoalescedWrites::decode(&frame[36..len]).unwrap();
+        prop_assert!(decoded.writes().eq(writes[..added].iter().copied()));
+        prop_assert!(frame[len..].iter().all(|&byte| byte == 0xA5));
     }
 
     /// §7.3: a length that is valid in both byte orders gives the same entries in both.

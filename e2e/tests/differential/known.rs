@@ -93,12 +93,30 @@ pub(crate) const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "extensions",
+        reason: "vblade does not know the command Extensions. We answer with the request, what we \
+                 know in upper case, also to a wildcard address; a malformed table is silence.",
+        rewrite: |x, answer| match answer {
+            Answer::Frames(frames)
+                if x.command() == EXTENSIONS && x.version() == 1 && !frames.is_empty() =>
+            {
+                Some(extended(x))
+            }
+            _ => None,
+        },
+    },
+    Known {
         name: "wildcard-unknown",
         reason: "vblade answers a command it does not know with error 1 also when it came to a \
-                 wildcard address. We stay silent there: an extension that is broadcast would earn \
-                 an error from every old target of the segment.",
+                 wildcard address. We stay silent there: a command that is broadcast would earn an \
+                 error from every old target of the segment.",
         rewrite: |x, answer| match answer {
-            Answer::Frames(frames) if x.is_wildcard() && x.command() > 3 && !frames.is_empty() => {
+            Answer::Frames(frames)
+                if x.is_wildcard()
+                    && x.command() > 3
+                    && x.command() != EXTENSIONS
+                    && !frames.is_empty() =>
+            {
                 Some(SILENCE)
             }
             _ => None,
@@ -377,6 +395,44 @@ pub(crate) const KNOWN: &[Known] = &[
         },
     },
 ];
+
+const EXTENSIONS: u8 = 0x23;
+/// Those that the corpus asks for and we know; `congestion` without an id does nothing.
+const FEATURES: [&[u8]; 7] = [
+    b"reset",
+    b"coalesced_read",
+    b"tag_inc_le",
+    b"tag_inc_be",
+    b"tag_random",
+    b"congestion",
+    b"crc8x4",
+];
+
+/// What we answer to an extension table.
+fn extended(x: &Exchange<'_>) -> Answer {
+    let Some(table) = x.request().get(26..) else {
+        return SILENCE;
+    };
+    let (low, high) = (usize::from(x.byte(24)), usize::from(x.byte(25)));
+    let closed = |len: usize| table.get(..len).is_some_and(|t| t.ends_with(&[0, 0]));
+    if !closed(low + 256 * high) && !closed(high + 256 * low) {
+        return SILENCE;
+    }
+    let mut frame = x.echo(0x08, 0);
+    let mut start = 26;
+    for entry in table.split(|&byte| byte == 0) {
+        if entry.is_empty() {
+            break;
+        }
+        let end = start + entry.len();
+        if FEATURES.contains(&entry) {
+            let name = frame.get_mut(start..end);
+            name.unwrap_or_default().make_ascii_uppercase();
+        }
+        start = end + 1;
+    }
+    one(frame)
+}
 
 /// Success without data where vblade aborted.
 fn instead_of_abort(x: &Exchange<'_>, answer: &Answer, applies: bool) -> Option<Answer> {

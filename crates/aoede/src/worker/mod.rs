@@ -22,8 +22,11 @@ use aoede_disk::{
     SECTOR_BYTES, Volume,
 };
 use aoede_link::{Outgoing, Port};
-use aoede_target::{Action, AddressTaken, DeviceFailure, Exports, Outcome, PortFacts, Target};
-use aoede_wire::MacAddr;
+use aoede_target::{
+    Action, AddressTaken, Arrival, DeviceFailure, Exports, Outcome, PortFacts, Queue, Target,
+    WriteReplies, merge_write_response,
+};
+use aoede_wire::{Command, MacAddr};
 
 use pending::{Pending, PendingTable};
 
@@ -40,6 +43,10 @@ const PART_OF_THE_BUSY: usize = 4;
 const LEAST_WHILE_BUSY: usize = 8;
 /// and no more than that.
 const MOST_WHILE_BUSY: usize = 16;
+
+/// Responses that were held and are sent in one turn: a part at a time, so that frames get buffers
+/// meanwhile.
+const HELD_PER_TURN: usize = 16;
 
 /// What an empty seat's port is like; no frame comes from it.
 const NO_PORT: PortFacts = PortFacts {
@@ -66,6 +73,20 @@ impl Outgoing for Response {
     }
 }
 
+impl Response {
+    /// Takes another write response along; whether there was room for it.
+    fn merge(&mut self, other: &Self, port: &PortFacts) -> bool {
+        let whole = self.buffer.with_head_mut(HEAD_BYTES);
+        let most = whole.len().min(port.frame_bytes());
+        let Some(frame) = whole.get_mut(..most) else {
+            return false;
+        };
+        let longer = merge_write_response(frame, self.len, other.head());
+        self.len = longer.unwrap_or(self.len);
+        longer.is_some()
+    }
+}
+
 /// A port and what waits to be sent there.
 struct Seat<P> {
     /// `None` while the interface is away.
@@ -77,6 +98,10 @@ struct Seat<P> {
     pending: usize,
     /// Announcements still to be sent: export and position in its mask list.
     announce: Vec<(usize, usize)>,
+    /// Where an Extensions frame is copied to, as it asks about the ring that it came in.
+    copied: Vec<u8>,
+    /// Frames that came in here.
+    received: u64,
 }
 
 /// What stands behind one export.
@@ -94,9 +119,11 @@ pub struct WorkerStats {
     pub frames_received: u64,
     /// Handed to the ports, which count those they lose.
     pub responses: u64,
-    /// Broadcast requests that found no buffer for one more export's answer.
+    /// Broadcast requests that found no buffer for one more export's answer, and reads of a
+    /// coalesced frame that found none.
     pub no_buffer: u64,
-    /// Responses whose interface went away before they could be sent.
+    /// Responses whose interface went away before they could be sent, and held ones that found too
+    /// many others waiting there.
     pub responses_lost: u64,
 }
 
@@ -112,6 +139,8 @@ pub struct Worker<P, E> {
     last_error: Option<DiskError>,
     /// The seat that is served first in the next turn.
     first_seat: usize,
+    /// Write responses of this turn, in the outboxes.
+    write_replies: WriteReplies,
 }
 
 impl<P, E> std::fmt::Debug for Worker<P, E> {
@@ -136,6 +165,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             outbox: Vec::with_capacity(buffers),
             pending: 0,
             announce: Vec::new(),
+            copied: Vec::new(),
+            received: 0,
         };
         Self {
             seats: std::iter::repeat_with(seat).take(seats).collect(),
@@ -147,6 +178,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             stats: WorkerStats::default(),
             last_error: None,
             first_seat: 0,
+            write_replies: WriteReplies::new(buffers),
         }
     }
 
@@ -157,10 +189,11 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// The address is taken.
     pub fn add_export(
         &mut self,
-        target: Target,
+        mut target: Target,
         file: FileId,
         volume: Volume<Buffer>,
     ) -> Result<usize, AddressTaken> {
+        target.set_crc32c(crc32c::crc32c_append);
         // Exports are not removed yet, so that indices follow each other.
         let index = self.exports.insert(target)?;
         debug_assert_eq!(index, self.disks.len());
@@ -259,8 +292,11 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
 
     /// When the next turn is due although nothing has happened.
     pub fn poll_timeout(&self) -> Option<Duration> {
+        // What was held needs a buffer to be sent from; one that comes home wakes by itself.
+        let held = self.exports.poll_timeout().filter(|_| self.pool.free() > 0);
         let disks = self.disks.iter();
-        disks.filter_map(|disk| disk.volume.poll_timeout()).min()
+        let disks = disks.filter_map(|disk| disk.volume.poll_timeout());
+        disks.chain(held).min()
     }
 
     /// Whether the disk still works on a request, or on what it has acknowledged.
@@ -284,12 +320,13 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     }
 
     /// Does all that can be done without waiting. Returns whether anything was done: if not, the
-    /// caller may sleep until a port or the engine has something.
+    /// caller may sleep until a port or the engine has something, or until
+    /// [`poll_timeout`](Self::poll_timeout).
     ///
     /// # Errors
     /// The engine failed as a whole; single operations that fail are answered, not reported here.
     pub fn turn(&mut self, now: Duration) -> io::Result<bool> {
-        let mut busy = false;
+        let mut busy = self.send_held(now);
         let batch = match self.engine.in_flight() {
             0 => FRAMES_PER_TURN,
             busy => (busy / PART_OF_THE_BUSY).clamp(LEAST_WHILE_BUSY, MOST_WHILE_BUSY),
@@ -312,7 +349,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// # Errors
     /// As for [`turn`](Self::turn).
     pub fn drain(&mut self, now: Duration) -> io::Result<bool> {
-        let mut busy = self.run_disks(FRAMES_PER_TURN, now)?;
+        let mut busy = self.send_held(now);
+        busy |= self.run_disks(FRAMES_PER_TURN, now)?;
         for seat in &mut self.seats {
             busy |= self.stats.send(seat);
         }
@@ -327,15 +365,36 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             facts,
             outbox,
             pending,
+            copied,
+            received,
             ..
         }) = self.seats.get_mut(seat_index)
         else {
             return false;
         };
+        let mut arrival = Arrival {
+            now,
+            port: *facts,
+            seat: seat_index,
+            queue: Queue::default(),
+        };
         let mut taken = 0;
         while taken < batch && self.pool.free() > 0 && outbox.len() + *pending < most {
             let Some(bytes) = port.receive() else { break };
             taken += 1;
+            let bytes = if Command::of_frame(bytes) == Some(Command::Extension) {
+                copied.clear();
+                copied.extend_from_slice(bytes);
+                let ring = port.ring_use();
+                arrival.queue = Queue {
+                    number: *received + taken as u64,
+                    waiting: ring.waiting,
+                    free: ring.free + 1,
+                };
+                copied.as_slice()
+            } else {
+                bytes
+            };
             // What is no request for us is counted by its reason.
             let Ok((frame, mut selection)) = self.exports.screen(facts, bytes) else {
                 continue;
@@ -345,28 +404,40 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                     self.stats.no_buffer += 1;
                     break;
                 };
-                match target.handle_frame(facts, &frame, buffer.with_head_mut(HEAD_BYTES)) {
-                    Outcome::Respond(len) => outbox.push(Response { buffer, len }),
-                    Outcome::Disk(admitted) => {
-                        let Some(disk) = self.disks.get_mut(export) else {
-                            continue;
-                        };
-                        let cache_on = target.is_write_cache_on();
-                        let kind = request_kind(admitted.action, cache_on);
-                        let asked = Pending {
-                            request: admitted.request,
-                            seat: seat_index,
-                        };
-                        let started = fill(&mut buffer, admitted.data)
-                            && disk.start(now, kind, buffer, asked, &mut self.pending);
-                        *pending += usize::from(started);
+                let mut intake = Intake {
+                    seat: seat_index,
+                    outbox,
+                    pending,
+                    disk: self.disks.get_mut(export),
+                    table: &mut self.pending,
+                    now,
+                };
+                match target.handle_frame(&arrival, &frame, buffer.with_head_mut(HEAD_BYTES)) {
+                    Outcome::Hold(hold) => {
+                        self.exports
+                            .hold(export, hold, buffer.with_head(HEAD_BYTES));
                     }
-                    // Counted by the target; the buffer goes back to the pool.
-                    Outcome::Ignore(_) => {}
+                    Outcome::Reads(mut reads) => {
+                        let mut first = Some(buffer);
+                        while reads.left() > 0 {
+                            let free = intake.outbox.len() + *intake.pending < most;
+                            let another = || free.then(|| self.pool.take()).flatten();
+                            let Some(mut buffer) = first.take().or_else(another) else {
+                                self.stats.no_buffer += reads.left() as u64;
+                                break;
+                            };
+                            let out = buffer.with_head_mut(HEAD_BYTES);
+                            if let Some(outcome) = target.next_read(&arrival, &mut reads, out) {
+                                intake.take(outcome, buffer, target.is_write_cache_on());
+                            }
+                        }
+                    }
+                    outcome => intake.take(outcome, buffer, target.is_write_cache_on()),
                 }
             }
         }
         port.release();
+        *received += taken as u64;
         self.stats.frames_received += taken as u64;
         taken > 0
     }
@@ -404,6 +475,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                 self.finish(index, done);
             }
         }
+        self.write_replies.clear();
         Ok(busy)
     }
 
@@ -420,7 +492,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         let Some(target) = self.exports.get_mut(export) else {
             return;
         };
-        let result = result.map_err(|error| {
+        let mut result = result.map_err(|error| {
             let failure = match error.operation {
                 Operation::Read => DeviceFailure::Unreadable,
                 _ => DeviceFailure::Fault,
@@ -428,16 +500,58 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             self.last_error = Some(error);
             failure
         });
+        // A checksum is over data that can be read here. A file that became shorter has none.
+        if request.checks_data() && buffer.settle().is_err() {
+            result = Err(DeviceFailure::Unreadable);
+        }
+        let merge_key = request.merge_key(export, seat);
         let len = target.handle_done(request, result, buffer.with_head_mut(HEAD_BYTES));
         let Some(seat) = self.seats.get_mut(seat) else {
             return;
         };
         seat.pending -= 1;
-        if seat.port.is_some() {
-            seat.outbox.push(Response { buffer, len });
-        } else {
+        if seat.port.is_none() {
             self.stats.responses_lost += 1;
+            return;
         }
+        let response = Response { buffer, len };
+        if let Some(key) = merge_key {
+            let first = self.write_replies.place(key);
+            let first = first.and_then(|place| seat.outbox.get_mut(place));
+            if first.is_some_and(|first| first.merge(&response, &seat.facts)) {
+                return;
+            }
+            self.write_replies.set_place(key, seat.outbox.len());
+        }
+        seat.outbox.push(response);
+    }
+
+    /// Responses that were held and are due, into the outboxes. Returns whether there were any.
+    fn send_held(&mut self, now: Duration) -> bool {
+        if self.exports.poll_timeout().is_none_or(|due| now < due) {
+            return false;
+        }
+        self.exports.handle_timeout(now);
+        let most = self.buffers_for_a_seat();
+        let mut busy = false;
+        for _ in 0..HELD_PER_TURN {
+            let Some(mut buffer) = self.pool.take() else {
+                break;
+            };
+            let out = buffer.with_head_mut(HEAD_BYTES);
+            let Some(held) = self.exports.poll_response(out) else {
+                break;
+            };
+            busy = true;
+            let len = held.len;
+            match self.seats.get_mut(held.seat) {
+                Some(seat) if seat.port.is_some() && seat.outbox.len() + seat.pending < most => {
+                    seat.outbox.push(Response { buffer, len });
+                }
+                _ => self.stats.responses_lost += 1,
+            }
+        }
+        busy
     }
 
     fn send_announcements(&mut self, seat_index: usize) -> bool {
@@ -532,6 +646,38 @@ impl Disk {
             any = true;
         }
         any
+    }
+}
+
+/// Where the outcomes of one frame at one export go.
+struct Intake<'w> {
+    seat: usize,
+    /// Of the seat.
+    outbox: &'w mut Vec<Response>,
+    pending: &'w mut usize,
+    disk: Option<&'w mut Disk>,
+    table: &'w mut PendingTable,
+    now: Duration,
+}
+
+impl Intake<'_> {
+    /// Files what a target made of one request; `cache_on` is its write cache.
+    fn take(&mut self, outcome: Outcome<'_>, mut buffer: Buffer, cache_on: bool) {
+        match (outcome, &mut self.disk) {
+            (Outcome::Respond(len), _) => self.outbox.push(Response { buffer, len }),
+            (Outcome::Disk(admitted), Some(disk)) => {
+                let kind = request_kind(admitted.action, cache_on);
+                let asked = Pending {
+                    request: admitted.request,
+                    seat: self.seat,
+                };
+                let started = fill(&mut buffer, admitted.data)
+                    && disk.start(self.now, kind, buffer, asked, self.table);
+                *self.pending += usize::from(started);
+            }
+            // Counted by the target; the buffer goes back to the pool.
+            _ => {}
+        }
     }
 }
 

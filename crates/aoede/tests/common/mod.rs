@@ -25,16 +25,26 @@ pub(crate) type TestWorker<P> = Worker<P, BlockingEngine<Buffer>>;
 pub(crate) fn worker<P: Port>(ports: Vec<P>) -> (TestWorker<P>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let backing = disk(&folder);
+    let volume = volume(&backing);
+    (worker_on(&backing, volume, ports), folder)
+}
+
+/// The same on a file of one's own.
+pub(crate) fn worker_on<P: Port>(
+    backing: &Backing,
+    volume: Volume<Buffer>,
+    ports: Vec<P>,
+) -> TestWorker<P> {
     let mut engine = BlockingEngine::new(BUFFERS + TASKS + 1);
-    let file = engine.attach(&backing).unwrap();
+    let file = engine.attach(backing).unwrap();
     let mut worker = Worker::new(engine, pool(), ports.len());
     let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
-    worker.add_export(target, file, volume(&backing)).unwrap();
+    worker.add_export(target, file, volume).unwrap();
     for (seat, port) in ports.into_iter().enumerate() {
         worker.set_facts(seat, facts(port.interface()));
         worker.set_port(seat, Some(port));
     }
-    (worker, folder)
+    worker
 }
 
 /// As many buffers as the tests count on.
@@ -63,7 +73,7 @@ pub(crate) fn volume_settings(backing: &Backing) -> VolumeSettings {
     }
 }
 
-fn disk(folder: &TempDir) -> Backing {
+pub(crate) fn disk(folder: &TempDir) -> Backing {
     let options = OpenOptions {
         create_bytes: Some(SECTORS * 512),
         ..OpenOptions::default()
@@ -81,12 +91,17 @@ pub(crate) fn facts(interface: &Interface) -> PortFacts {
 
 /// An ATA request to `e1.1`.
 pub(crate) fn request(from: MacAddr, to: MacAddr, tag: u32, ata: Ata<'_>) -> Vec<u8> {
+    frame(from, to, tag, Body::Ata(ata))
+}
+
+/// A request to `e1.1`.
+pub(crate) fn frame(from: MacAddr, to: MacAddr, tag: u32, body: Body<'_>) -> Vec<u8> {
     let header = Header {
         tag: Tag(tag.to_be_bytes()),
         ..Header::request(from, to, E1_1)
     };
     let mut bytes = vec![0; 9014];
-    let len = Body::Ata(ata).encode(header, &mut bytes).unwrap();
+    let len = body.encode(header, &mut bytes).unwrap();
     bytes.truncate(len);
     bytes
 }

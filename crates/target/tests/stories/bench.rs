@@ -1,12 +1,14 @@
 //! One export, e1.1, between an initiator and a disk in memory.
 
+use std::time::Duration;
+
 use aoede_target::{
-    Action, Admitted, DATA_OFFSET, DeviceFailure, Exports, IgnoreReason, Outcome, PortFacts,
-    Request, Target, TargetSettings,
+    Action, Admitted, Arrival, DATA_OFFSET, DeviceFailure, Exports, IgnoreReason, Outcome,
+    PortFacts, Queue, Request, Target, TargetSettings,
 };
 use aoede_wire::{
-    Address, Ata, Body, Config, ConfigCommand, Directive, DirectiveCode, Header, MacAddr, Mask,
-    MaskCommand, MaskError, Opcode, Reserve, ReserveCommand, trim_ranges,
+    Address, Ata, Body, Config, ConfigCommand, Directive, DirectiveCode, ExtensionTable, Header,
+    MacAddr, Mask, MaskCommand, MaskError, Opcode, Reserve, ReserveCommand, trim_ranges,
 };
 
 /// The target's port.
@@ -41,6 +43,8 @@ pub(crate) struct Bench {
     pub(crate) actions: Vec<Action>,
     /// How the disk fails from now on.
     pub(crate) failure: Option<DeviceFailure>,
+    pub(crate) now: Duration,
+    pub(crate) queue: Queue,
 }
 
 /// An [`Outcome`] that owns its bytes.
@@ -48,6 +52,10 @@ pub(crate) struct Bench {
 pub(crate) enum Seen {
     Response(Vec<u8>),
     Disk(Request, Action, Vec<u8>),
+    /// What becomes of each read.
+    Reads(Vec<Self>),
+    /// Given to the exports for later.
+    Held,
     Ignored(IgnoreReason),
 }
 
@@ -62,6 +70,12 @@ impl Bench {
             disk,
             actions: Vec::new(),
             failure: None,
+            now: Duration::ZERO,
+            queue: Queue {
+                number: 1000,
+                waiting: 0,
+                free: usize::MAX,
+            },
         }
     }
 
@@ -75,44 +89,109 @@ impl Bench {
         self.exports.get_mut(0).unwrap()
     }
 
+    pub(crate) fn arrival(&self) -> Arrival {
+        Arrival {
+            now: self.now,
+            port: self.port,
+            seat: 7,
+            queue: self.queue,
+        }
+    }
+
+    pub(crate) fn wait(&mut self, ms: u64) {
+        self.now += Duration::from_millis(ms);
+    }
+
     /// What the target makes of a frame, before the disk has done anything.
     pub(crate) fn see(&mut self, bytes: &[u8]) -> Seen {
+        self.queue.number += 1;
         // Longer than a frame may be: the port is the limit, not the buffer.
         let mut out = vec![POISON; self.port.frame_bytes() + 2000];
         let (frame, mut selection) = match self.exports.screen(&self.port, bytes) {
             Ok(screened) => screened,
             Err(reason) => return Seen::Ignored(reason),
         };
-        let (_, target) = self.exports.next(&mut selection).unwrap();
-        match target.handle_frame(&self.port, &frame, &mut out) {
-            Outcome::Respond(len) => {
-                out.truncate(len);
-                check_response(&self.port, bytes, &out);
-                Seen::Response(out)
+        let arrival = self.arrival();
+        let (export, target) = self.exports.next(&mut selection).unwrap();
+        match target.handle_frame(&arrival, &frame, &mut out) {
+            Outcome::Reads(mut reads) => {
+                let count = reads.left();
+                let mut next = || {
+                    out.fill(POISON);
+                    let outcome = target.next_read(&arrival, &mut reads, &mut out)?;
+                    Some(seen(outcome, &out))
+                };
+                let all: Vec<_> = std::iter::from_fn(&mut next).collect();
+                assert_eq!(all.len(), count);
+                Seen::Reads(all)
             }
-            Outcome::Disk(Admitted {
-                request,
-                action,
-                data,
-            }) => Seen::Disk(request, action, data.to_vec()),
-            Outcome::Ignore(reason) => Seen::Ignored(reason),
+            Outcome::Hold(hold) => {
+                check_response(&self.port, bytes, &out[..hold.len]);
+                self.exports.hold(export, hold, &out);
+                Seen::Held
+            }
+            outcome => {
+                if let Outcome::Respond(len) = outcome {
+                    check_response(&self.port, bytes, &out[..len]);
+                }
+                seen(outcome, &out)
+            }
         }
     }
 
     /// The response, after the disk has done what it was asked for.
     pub(crate) fn answer(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let seen = self.see(bytes);
+        let response = self.finish(seen);
+        check_response(&self.port, bytes, &response);
+        response
+    }
+
+    /// The responses to a frame with several reads.
+    pub(crate) fn answers(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
         match self.see(bytes) {
+            Seen::Reads(all) => all.into_iter().map(|seen| self.finish(seen)).collect(),
+            seen => panic!("not several reads: {seen:?}"),
+        }
+    }
+
+    /// The response, after the disk has done what it was asked for.
+    pub(crate) fn finish(&mut self, seen: Seen) -> Vec<u8> {
+        match seen {
             Seen::Response(response) => response,
             Seen::Disk(request, action, data) => {
                 let mut out = vec![POISON; self.port.frame_bytes()];
                 let result = self.perform(action, &data, &mut out);
                 let len = self.target().handle_done(request, result, &mut out);
                 out.truncate(len);
-                check_response(&self.port, bytes, &out);
                 out
             }
-            Seen::Ignored(reason) => panic!("no response: {reason}"),
+            seen => panic!("no response: {seen:?}"),
         }
+    }
+
+    /// What was held and is due now.
+    pub(crate) fn released(&mut self) -> Vec<Vec<u8>> {
+        self.exports.handle_timeout(self.now);
+        let mut all = Vec::new();
+        let mut out = vec![POISON; self.port.frame_bytes()];
+        while let Some(held) = self.exports.poll_response(&mut out) {
+            assert_eq!(held.seat, 7);
+            all.push(out[..held.len].to_vec());
+            out.fill(POISON);
+        }
+        all
+    }
+
+    /// Negotiates; every name must be accepted.
+    pub(crate) fn extend(&mut self, from: MacAddr, names: &[&str]) {
+        let request = extension(from, names);
+        let response = self.answer(&request);
+        assert_eq!(response[26..], request[26..].to_ascii_uppercase());
+    }
+
+    pub(crate) fn ignored(&mut self, reason: IgnoreReason) -> u64 {
+        self.target().stats().ignored.get(reason)
     }
 
     /// The reason why there is no response.
@@ -150,6 +229,20 @@ impl Bench {
             Action::Flush => assert!(data.is_empty()),
         }
         Ok(())
+    }
+}
+
+/// An outcome that needs no more of the target.
+fn seen(outcome: Outcome<'_>, out: &[u8]) -> Seen {
+    match outcome {
+        Outcome::Respond(len) => Seen::Response(out[..len].to_vec()),
+        Outcome::Disk(Admitted {
+            request,
+            action,
+            data,
+        }) => Seen::Disk(request, action, data.to_vec()),
+        Outcome::Ignore(reason) => Seen::Ignored(reason),
+        other => panic!("not of a single request: {other:?}"),
     }
 }
 
@@ -194,6 +287,12 @@ pub(crate) fn request(from: MacAddr, body: Body<'_>) -> Vec<u8> {
     let len = body.encode(header, &mut bytes).unwrap();
     bytes.truncate(len);
     bytes[20..24].copy_from_slice(&[0x80, 0x01, 0x02, 0x03]);
+    bytes
+}
+
+/// The same frame from another station.
+pub(crate) fn from(mac: MacAddr, mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes[6..12].copy_from_slice(&mac.0);
     bytes
 }
 
@@ -253,6 +352,21 @@ pub(crate) fn reserve(from: MacAddr, command: ReserveCommand, macs: &[MacAddr]) 
         rest: &rest,
     };
     request(from, Body::Reserve(reserve))
+}
+
+/// A request for these extensions.
+pub(crate) fn extension(from: MacAddr, names: &[&str]) -> Vec<u8> {
+    let entries = names.iter().flat_map(|name| [name.as_bytes(), b"\0"]);
+    let table = [entries.collect::<Vec<_>>().concat(), vec![0; 1]].concat();
+    // An empty table is two NULs.
+    let table = if names.is_empty() { vec![0; 2] } else { table };
+    request(from, Body::Extension(ExtensionTable::new(&table).unwrap()))
+}
+
+/// The same frame with this tag.
+pub(crate) fn tagged(mut bytes: Vec<u8>, tag: [u8; 4]) -> Vec<u8> {
+    bytes[20..24].copy_from_slice(&tag);
+    bytes
 }
 
 /// The n-th of many stations.

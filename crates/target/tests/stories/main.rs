@@ -8,10 +8,15 @@
 
 mod ata;
 mod bench;
+mod checksums;
+mod coalesced;
 mod config;
+mod congestion;
 mod defects;
+mod extensions;
 mod frames;
 mod golden;
 mod mask;
 mod properties;
 mod reserve;
+mod tags;
