@@ -967,7 +967,7 @@ fn a_trim_that_a_failed_sync_meets_on_its_way_fails() {
         end(&mut volume, op, Ok(4096));
         let sync = expect(&mut volume, OpKind::Sync, 0, 0);
         let mut buffer = vec![0; 4096];
-        buffer[..8].copy_from_slice(&(500_u64 | 8 << 48).to_le_bytes());
+        buffer[..8].copy_from_slice(&(0x1F4_u64 | 8 << 48).to_le_bytes());
         let kind = RequestKind::Trim { blocks: 1, early };
         let request = DiskRequest {
             id: RequestId(2),
