@@ -19,7 +19,8 @@
 //!   fail each operation that touches them; a transfer may end short before them first.
 //! - **Failed syncs.** Each sector that it covers may have been stored, or stay unsynced, or fall
 //!   back to its stable content, or, as in Linux, be seen by reads and be taken for synced from then
-//!   on without being stored. The next sync may succeed all the same.
+//!   on without being stored. The next sync may succeed all the same. Behind the page cache it
+//!   covers, when it fails, also what was completed after its start.
 //! - **Power cuts** ([`SimDisk::cut_power`]): each unsynced sector on its own keeps its stable
 //!   content or any version written since. Operations in flight have reached any of their sectors.
 //! - **The end of the process** ([`SimDisk::kill`]): operations in flight have reached any of their
@@ -88,6 +89,8 @@ pub struct SimDiskShape {
     pub discard_bytes: u32,
     /// Most operations at once.
     pub capacity: usize,
+    /// It is behind the kernel's page cache.
+    pub page_cache: bool,
 }
 
 impl Default for SimDiskShape {
@@ -97,6 +100,7 @@ impl Default for SimDiskShape {
             block_bytes: 512,
             discard_bytes: 512,
             capacity: 256,
+            page_cache: false,
         }
     }
 }

@@ -74,7 +74,7 @@ impl Flushes {
     /// A flush arrives, while data is dirty or not.
     pub(super) fn arrive(&mut self, dirty: bool) -> Arrival {
         match self.state {
-            State::Idle if !dirty && self.unsynced.is_none() => Arrival::NothingToDo,
+            State::Idle if !dirty && !self.has_unsynced() => Arrival::NothingToDo,
             State::Idle => Arrival::Begin,
             _ if !self.uncovered => Arrival::Running,
             _ => {
@@ -97,13 +97,13 @@ impl Flushes {
 
     /// All of it is written. Whether that was all: then the flush is over.
     pub(super) fn all_written(&mut self) -> bool {
-        let stable = self.unsynced.is_none();
-        self.state = if stable {
-            State::Idle
-        } else {
-            State::SyncWanted
+        self.state = match (self.unsynced, self.syncing) {
+            (Some(_), _) => State::SyncWanted,
+            // A sync for other writes runs, and covers all there is.
+            (None, Some(_)) => State::Syncing,
+            (None, None) => State::Idle,
         };
-        stable
+        self.state == State::Idle
     }
 
     /// Whether a sync is due.

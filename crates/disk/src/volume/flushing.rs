@@ -120,16 +120,25 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 cause,
             });
         }
-        if self.stability == Stability::Shared {
-            // The kernel tells of a loss once: it may have been that of a write which this sync
-            // did not cover, and the next one will not know of it.
-            for slot in &mut self.slots {
-                slot.suspect |= slot.stage == Stage::InFlight && slot.step.changes();
-            }
-            for _ in 0..self.settling.len() {
-                if let Some(index) = self.settling.pop_front() {
-                    self.write_again(index);
-                }
+        // This sync has covered the first part of what is transferred in several. And behind the
+        // page cache the kernel tells of a loss once: it may have been that of a write which this
+        // sync did not cover at all.
+        let shared = self.stability == Stability::Shared;
+        for slot in &mut self.slots {
+            let begun = match slot.stage {
+                Stage::InFlight | Stage::Settling => shared || slot.sent > 1,
+                Stage::Ready => slot.sent > 0,
+                _ => false,
+            };
+            slot.suspect |= begun && slot.step.changes();
+        }
+        for task in &mut self.tasks {
+            task.suspect |= shared || task.transfer.done > 0;
+        }
+        // Those that wait for the next sync, which will not know of the loss.
+        for _ in 0..self.settling.len() {
+            if let Some(index) = self.settling.pop_front() {
+                self.settle(index);
             }
         }
         for _ in 0..self.covered.len() {

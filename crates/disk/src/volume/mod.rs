@@ -39,6 +39,8 @@ mod plan;
 mod read_ahead;
 mod request;
 mod requests;
+#[cfg(test)]
+mod simulation;
 mod slot;
 mod task;
 #[cfg(test)]

@@ -567,6 +567,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         oldest
     }
 
+    /// The run is to be written again: a part of it may be lost.
+    pub(super) fn write_again(&mut self, run: Run) {
+        for piece in pieces(run.start, run.end) {
+            if let Some(index) = self.find(piece.number) {
+                self.came_back_dirty(index);
+            }
+        }
+    }
+
     /// The run was not written: its pages are to be tried again, each alone. A page that was alone
     /// already goes to the failed ones.
     pub(super) fn not_written(&mut self, run: Run) {

@@ -8,7 +8,7 @@ use super::order::Extent;
 use super::request::{Cause, DiskError};
 use super::slot::{Advance, Stage, Step, Transfer};
 use super::{LEAST_PAGES, PAGE_BYTES, Stability, Volume, operation, page_part};
-use crate::device::{Completion, DeviceOp, Memory, OpId, Part};
+use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, Part};
 
 /// Most buffers and bytes of writes merged into one operation.
 pub(super) const MERGED_BUFFERS: usize = 128;
@@ -48,6 +48,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             _ => slot.begin(step, start, end),
         }
         slot.suspect = false;
+        slot.sent = 0;
         match slot.step {
             Step::Read => self.read_ahead.observe(start, end),
             Step::Absorb => {}
@@ -304,6 +305,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             slot.settles = shared && (!slot.alone || self.stability == Stability::Shared);
         }
         slot.stage = Stage::InFlight;
+        slot.sent = slot.sent.saturating_add(1);
         Some(operation(OpId(index), slot.kind(), &slot.transfer, memory))
     }
 
@@ -397,13 +399,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     fn finish_members(&mut self, first: u32) {
         self.give_list(first);
         let head = self.slots.get(first as usize);
-        let (settles, suspect) = head.map_or((false, false), |slot| (slot.settles, slot.suspect));
+        let Some((settles, suspect, sent)) =
+            head.map(|slot| (slot.settles, slot.suspect, slot.sent))
+        else {
+            return;
+        };
         let mut next = first;
         while next != NONE {
             let member = next;
             next = self.unlink(member);
             if let Some(slot) = self.slots.get_mut(member as usize) {
-                (slot.settles, slot.suspect) = (settles, suspect);
+                (slot.settles, slot.suspect, slot.sent) = (settles, suspect, sent);
             }
             self.step_done(member);
         }
@@ -419,6 +425,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             next = self.unlink(member);
             if let Some(slot) = self.slots.get_mut(member as usize) {
                 slot.alone = true;
+                slot.sent = 0;
                 slot.begin(Step::Write, slot.start, slot.end);
             }
             // In front of the others, in their own order.
@@ -494,6 +501,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                         part.copy_from_slice(data);
                     },
                 );
+                slot.sent = 0;
                 slot.begin(Step::ModifyWrite, first, last);
                 return self.changes.push_front(index);
             }
@@ -505,6 +513,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 }
                 if !early {
                     return self.settle(index);
+                }
+                if slot.suspect {
+                    return self.write_again(index);
                 }
                 self.flushes.acknowledged();
                 self.flushes.unsynced(self.now, 0);
@@ -520,7 +531,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     }
 
     /// The device has taken a change: it is done when a sync that starts from now on is.
-    fn settle(&mut self, index: u32) {
+    pub(super) fn settle(&mut self, index: u32) {
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
@@ -563,7 +574,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         self.finish(index, Err(error));
     }
 
-    /// Hands a write to the device again, all of it; a trim has nothing to be repeated.
+    /// Hands a write to the device again, all of it. A trim that may be undone has failed.
     pub(super) fn write_again(&mut self, index: u32) {
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
@@ -571,12 +582,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         match slot.step {
             Step::Write | Step::ModifyWrite => {
                 slot.stage = Stage::Ready;
-                slot.transfer.done = 0;
+                slot.sent = 0;
+                slot.suspect = false;
+                if slot.step == Step::Write {
+                    // It may have stood for a group.
+                    slot.begin(Step::Write, slot.start, slot.end);
+                } else {
+                    slot.transfer.done = 0;
+                }
                 self.changes.push_back(index);
             }
             _ => {
-                slot.stage = Stage::Settling;
-                self.settling.push_back(index);
+                let error = slot.error(Cause::Device(Errno::IO));
+                self.finish(index, Err(error));
             }
         }
     }

@@ -29,6 +29,8 @@ pub(super) struct Slot<B> {
     pub(super) settles: bool,
     /// A sync has failed while it was with the device: it is to be written again.
     pub(super) suspect: bool,
+    /// Operations that the device was given for this change so far.
+    pub(super) sent: u32,
     pub(super) result: Result<(), DiskError>,
 }
 
@@ -166,6 +168,7 @@ impl<B: AsRef<[u8]>> Slot<B> {
             alone: false,
             settles: false,
             suspect: false,
+            sent: 0,
             result: Ok(()),
         }
     }

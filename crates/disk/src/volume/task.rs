@@ -21,6 +21,8 @@ pub(super) struct Task<B> {
     pub(super) first: u64,
     pub(super) count: u64,
     pub(super) transfer: Transfer,
+    /// A sync failed meanwhile, and a part of what it writes may be lost.
+    pub(super) suspect: bool,
     /// The list for the operation's memory, while that is not with the device.
     pub(super) list: Vec<Part<B>>,
 }
@@ -44,6 +46,7 @@ impl<B> Task<B> {
             first: 0,
             count: 0,
             transfer: Transfer::default(),
+            suspect: false,
             list: Vec::with_capacity(MOST_PAGES),
         }
     }

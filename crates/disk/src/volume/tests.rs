@@ -879,3 +879,107 @@ fn there_is_one_sync_at_a_time_and_it_counts_for_all() {
     assert!(answered(&mut volume, 3).is_ok());
     assert!(volume.failure().is_some());
 }
+
+/// A sync that durable writes wait for may cover early data too: a flush waits for it.
+#[test]
+fn a_flush_waits_for_a_sync_that_runs_for_others() {
+    let mut volume = volume_of(VolumeSettings {
+        stability: Stability::Shared,
+        dirty_bytes: 16 << 10,
+        ..SETTINGS
+    });
+    filled(&mut volume, 1, early(300, 16), 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    let data = expect(&mut volume, PLAIN, 300, 16);
+    request(&mut volume, 2, WRITE);
+    let op = expect(&mut volume, PLAIN, 100, 8);
+    end(&mut volume, data, Ok(8192));
+    end(&mut volume, op, Ok(4096));
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    request(&mut volume, 3, RequestKind::Flush);
+    assert!(volume.poll_device().is_none() && volume.poll_done().is_none());
+    end(&mut volume, sync, Ok(0));
+    assert!(volume.poll_device().is_none(), "one sync for both");
+    let mut answers: Vec<_> = std::iter::from_fn(|| volume.poll_done()).collect();
+    answers.sort_by_key(|done| done.id);
+    let ids: Vec<_> = answers.iter().map(|done| done.id.0).collect();
+    assert_eq!(ids, [2, 3]);
+}
+
+/// The first of a merged group kept the group's range, and was written again as all of it.
+#[test]
+fn merged_writes_that_a_sync_loses_are_written_again_each_for_itself() {
+    let mut volume = volume_of(VolumeSettings {
+        stability: Stability::Any,
+        capacity: 8,
+        ..SETTINGS
+    });
+    for (id, lba) in [(1, 100), (2, 108), (3, 500), (4, 600), (5, 700), (6, 800)] {
+        filled(&mut volume, id, write(lba, 8), 1);
+    }
+    let merged = expect(&mut volume, PLAIN, 100, 16);
+    end(&mut volume, merged, Ok(8192));
+    let mut sync = None;
+    while let Some(op) = volume.poll_device() {
+        if op.kind == OpKind::Sync {
+            sync = Some(op);
+        }
+    }
+    end(&mut volume, sync.unwrap(), Err(Errno::IO));
+    for lba in [100, 108] {
+        expect(&mut volume, DURABLE, lba, 8);
+    }
+}
+
+/// The first part was covered by the sync that failed, and no later one would store it.
+#[test]
+fn data_whose_first_part_a_failed_sync_may_have_lost_is_written_again() {
+    let mut volume = volume_of(VolumeSettings {
+        dirty_bytes: 32 << 10,
+        ..SETTINGS
+    });
+    filled(&mut volume, 1, early(100, 16), 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    request(&mut volume, 2, RequestKind::Flush);
+    let data = expect(&mut volume, PLAIN, 100, 16);
+    trim(&mut volume, 3, &[(500, 8)]);
+    let op = expect(&mut volume, OpKind::Discard, 500, 8);
+    end(&mut volume, data, Ok(8 * 512));
+    let rest = expect(&mut volume, PLAIN, 108, 8);
+    end(&mut volume, op, Ok(0));
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    end(&mut volume, sync, Err(Errno::IO));
+    assert!(volume.poll_done().is_some_and(|done| done.result.is_err()));
+    end(&mut volume, rest, Ok(8 * 512));
+    expect(&mut volume, PLAIN, 100, 16);
+}
+
+/// What it has discarded so far may be undone.
+#[test]
+fn a_trim_that_a_failed_sync_meets_on_its_way_fails() {
+    for early in [true, false] {
+        let mut volume = volume_of(VolumeSettings {
+            stability: Stability::Shared,
+            ..SETTINGS
+        });
+        request(&mut volume, 1, WRITE);
+        let op = expect(&mut volume, PLAIN, 100, 8);
+        end(&mut volume, op, Ok(4096));
+        let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+        let mut buffer = vec![0; 4096];
+        buffer[..8].copy_from_slice(&(0x1F4_u64 | 8 << 48).to_le_bytes());
+        let kind = RequestKind::Trim { blocks: 1, early };
+        let request = DiskRequest {
+            id: RequestId(2),
+            kind,
+            buffer,
+        };
+        volume.handle_request(NOW, request).unwrap();
+        let op = expect(&mut volume, OpKind::Discard, 500, 8);
+        end(&mut volume, sync, Err(Errno::IO));
+        end(&mut volume, op, Ok(0));
+        for id in [1, 2] {
+            assert!(answered(&mut volume, id).is_err(), "{id}, early: {early}");
+        }
+    }
+}

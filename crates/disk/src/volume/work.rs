@@ -135,6 +135,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                         Writable::Run(run) => {
                             task.work = Work::Write(Some(run));
                             task.transfer = Transfer::new(run.start, run.end);
+                            task.suspect = false;
                             let part = |buffer| list.push(page_part(buffer));
                             self.pages.send(run, part);
                         }
@@ -195,6 +196,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             _ => None,
         };
         let (work, first, transfer) = (task.work, task.first, task.transfer);
+        let suspect = task.suspect;
         match work {
             Work::Nothing => {}
             Work::Fill => {
@@ -227,7 +229,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                     self.pages.came_back(number, part.buffer);
                 }
                 let bytes = self.pages.dirty_bytes();
-                if let Some(error) = failed {
+                if suspect && failed.is_none() {
+                    self.pages.write_again(run);
+                } else if let Some(error) = failed {
                     let alone = pages == 1;
                     self.pages.not_written(run);
                     if alone {

@@ -244,7 +244,12 @@ impl<B: AsMut<[u8]>> Device<B> {
 
     fn sync(&mut self, covers: u64) -> Result<u32, Errno> {
         if self.random.chance(self.faults.sync_error_ppm) {
-            self.sectors.fail_sync(covers, &mut self.random);
+            let concerned = if self.shape.page_cache {
+                self.sectors.sequence()
+            } else {
+                covers
+            };
+            self.sectors.fail_sync(concerned, &mut self.random);
             return Err(Errno::IO);
         }
         self.sectors.sync(covers);

@@ -321,6 +321,32 @@ fn a_faulty_region_fails_what_touches_it() {
     assert_eq!(run(&mut disk, op(OpKind::Read, 4, 4, 1)).result, Ok(2048));
 }
 
+/// The kernel writes back when it likes, and tells of a failure once.
+#[test]
+fn behind_the_page_cache_a_failed_sync_concerns_what_came_after_its_start() {
+    let lost = |page_cache| {
+        (0..50).any(|seed| {
+            let mut disk = SimDisk::new(
+                seed,
+                SimDiskShape {
+                    page_cache,
+                    ..SimDiskShape::default()
+                },
+            );
+            start(&mut disk, op(OpKind::Sync, 0, 0, 0));
+            start(&mut disk, op(PLAIN, 1, 1, 5));
+            disk.set_faults(Faults {
+                sync_error_ppm: ALWAYS,
+                ..Faults::default()
+            });
+            end(&mut disk);
+            end(&mut disk);
+            disk.sector(1) == [0; 512]
+        })
+    };
+    assert!(lost(true) && !lost(false));
+}
+
 #[test]
 fn a_power_cut_ends_what_is_in_flight_and_the_end_of_the_process_loses_nothing() {
     let mut seen = BTreeSet::new();
@@ -420,7 +446,7 @@ fn what_is_not_whole_blocks_or_not_on_the_disk_is_a_mistake() {
         size_bytes: 26 * 512,
         block_bytes: 4096,
         discard_bytes: 8192,
-        capacity: 8,
+        ..SimDiskShape::default()
     };
     let panics = |op| panics(shape, self::op(OpKind::Sync, 0, 0, 0), op);
     for (kind, good, bad) in [
