@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 mod checksum;
+mod discover;
 mod error;
 mod features;
 mod identity;
@@ -16,6 +17,7 @@ mod tags;
 mod time;
 mod window;
 
+pub use discover::{Discovery, Found};
 pub use error::{Error, Refusal, Refused, Registers};
 pub use features::Features;
 pub use identity::Identity;

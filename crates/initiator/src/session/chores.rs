@@ -7,6 +7,7 @@ use super::{Notice, Session};
 use crate::features::{Features, names};
 use crate::paths::{Chore, Measurement, Path, State, TRIES, Task, Timer};
 use crate::settings::{Settings, Wanted};
+use crate::window::Window;
 use crate::{Identity, Instant};
 
 /// Extensions are negotiated at most this often on one path, whatever others announce.
@@ -130,6 +131,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 });
             }
         }
+        let in_flight = self.settings.in_flight;
         if returned {
             if let Some(path) = self.paths.get_mut(index) {
                 // Who knows what happened to it meanwhile.
@@ -138,6 +140,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 path.features = Features::default();
                 path.measured = false;
                 path.misses = 0;
+                path.window = Window::new(u32::from(path.buffer_count.min(in_flight)));
             }
         }
         self.next_chores(now);
@@ -172,6 +175,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             }
         }
         self.notify(Notice::PathReady { port, mac });
+        // What waits for an answer on a silent path need not wait any longer.
+        for other in 0..self.paths.len() {
+            if self
+                .paths
+                .get(other)
+                .is_some_and(|path| path.state == State::Silent)
+            {
+                self.flights_again(now, other);
+            }
+        }
         self.next_chores(now);
     }
 

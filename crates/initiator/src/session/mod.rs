@@ -126,7 +126,6 @@ pub struct Transmit {
 ///
 /// Memory is taken when a session is made, for as much as its [`Settings`] allow; later only
 /// control commands allocate.
-#[derive(Debug)]
 pub struct Session<B> {
     address: Address,
     settings: Settings,
@@ -162,6 +161,22 @@ pub struct Session<B> {
     notices: VecDeque<Notice>,
     last_heard: Instant,
     stats: SessionStats,
+}
+
+impl<B> core::fmt::Debug for Session<B> {
+    /// Without the data that it holds.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Session")
+            .field("address", &self.address)
+            .field("ports", &self.ports)
+            .field("paths", &self.paths)
+            .field("attached", &self.attached)
+            .field("in_flight", &self.in_flight)
+            .field("again", &self.again.len())
+            .field("fresh", &self.fresh.len())
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {

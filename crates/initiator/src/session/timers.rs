@@ -145,7 +145,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             path.entry_misses += 1;
         }
         match path.missed(now, full) {
-            Miss::Nothing => {}
+            // Others are chosen before it from now on: so something must ask whether it lives.
+            Miss::Nothing => path.look_again |= path.state == State::Ready,
             Miss::GoShort => self.go_short(index),
             Miss::GoSilent => self.go_silent(now, index),
         }

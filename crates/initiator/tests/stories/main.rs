@@ -8,5 +8,6 @@
 
 mod basics;
 mod bench;
+mod paths;
 mod rules;
 mod target;
