@@ -2,6 +2,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     clippy::cast_possible_truncation,
     reason = "tests: a panic is how they fail, and their numbers are small"
 )]
@@ -10,4 +11,5 @@ mod basics;
 mod bench;
 mod paths;
 mod rules;
+mod simulation;
 mod target;
