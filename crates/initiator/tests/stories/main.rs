@@ -9,6 +9,7 @@
 
 mod basics;
 mod bench;
+mod client;
 mod paths;
 mod rules;
 mod simulation;

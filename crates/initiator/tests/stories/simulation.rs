@@ -590,7 +590,7 @@ fn simulate(name: &str, scenario: Scenario, mut look: impl FnMut(&World)) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seeds = match (number("AOEDE_SEED"), number("AOEDE_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
-        (None, seeds) => 0..seeds.unwrap_or(12),
+        (None, seeds) => 0..seeds.unwrap_or(8),
     };
     for seed in seeds {
         let mut world = World::new(seed, scenario);
