@@ -92,7 +92,7 @@ pub enum Refusal {
     /// As many requests as the settings allow are unfinished; one of them must end first.
     #[error("too many requests are under way")]
     Full,
-    /// The disk is not known yet: wait for [`Event::Attached`](crate::Event::Attached).
+    /// The disk is not known yet: wait for [`Notice::Attached`](crate::Notice::Attached).
     #[error("the session is not attached")]
     NotAttached,
     /// The buffer is no whole number of sectors.

@@ -257,7 +257,15 @@ impl Path {
     pub(crate) fn is_usable(&self) -> bool {
         matches!(self.state, State::Ready | State::Silent)
             && self.agreed
+            && self.payload > 0
             && self.measurement.is_none()
+    }
+
+    /// Whether its place may be given to another: it was asked who it is, never answered, and was
+    /// never used.
+    pub(crate) fn is_a_shadow(&self) -> bool {
+        let asked = self.chore.map_or(0, |chore| chore.tries);
+        self.state == State::New && self.last_used == 0 && asked >= TRIES
     }
 
     /// Whether the target is the 2014 AoEde.

@@ -2,7 +2,7 @@
 
 use aoede_wire::{
     ATA_ARGUMENT_BYTES, Ata, Command, Config, ConfigCommand, ErrorCode, ExtensionTable, Flags,
-    Frame, Header, MIN_FRAME_BYTES, SECTOR_BYTES, VERSION,
+    Frame, HEADER_BYTES, Header, MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES, VERSION,
 };
 use core::time::Duration;
 
@@ -67,7 +67,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.stats.unmatched += 1;
             return Some(());
         };
-        if !self.answers_chore(now, index, &frame) && !self.answers_piece(now, index, &frame) {
+        if !self.answers_chore(now, index, &frame)
+            && !self.answers_piece(now, index, &Response::of(&frame))
+        {
             self.count_unmatched(header);
         }
         Some(())
@@ -82,13 +84,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let mtu = self.port(port).map_or(0, |port| port.mtu);
         let mut paths = self.paths.iter();
         let known = paths.position(|path| path.port == port && path.mac == mac);
-        let index = known.unwrap_or(self.paths.len());
-        if known.is_none() {
-            if self.paths.len() >= crate::MAX_PATHS {
-                return;
-            }
-            self.paths.push(Path::new(port, mac));
-        }
+        let Some(index) = known.or_else(|| self.add_path(port, mac)) else {
+            return;
+        };
         let Some(path) = self.paths.get_mut(index) else {
             return;
         };
@@ -110,6 +108,18 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.negotiate_anew(now, index);
         }
         self.next_chores(now);
+    }
+
+    /// Makes a path, if there is room for one.
+    fn add_path(&mut self, port: PortId, mac: MacAddr) -> Option<usize> {
+        let path = Path::new(port, mac);
+        if self.paths.len() < crate::MAX_PATHS {
+            self.paths.push(path);
+            return Some(self.paths.len() - 1);
+        }
+        let index = self.paths.iter().position(Path::is_a_shadow)?;
+        *self.paths.get_mut(index)? = path;
+        Some(index)
     }
 
     /// Whether the frame answers what its path has to find out.
@@ -211,8 +221,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     }
 
     /// Whether the frame answers a request: by tag, MAC and command (§15, 4).
-    fn answers_piece(&mut self, now: Instant, index: usize, frame: &Frame<'_>) -> bool {
-        let tag = frame.header.tag.big_endian();
+    fn answers_piece(&mut self, now: Instant, index: usize, response: &Response<'_>) -> bool {
+        let tag = response.tag;
         let bit = 1_u32
             .checked_shl(u32::try_from(index).unwrap_or(u32::MAX))
             .unwrap_or(0);
@@ -226,15 +236,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let Some(op) = self.ops.get(piece.op) else {
             return false;
         };
-        if op.command() != frame.header.command {
+        if op.command() != response.command {
             return false;
         }
         let (slot, first_copy) = (piece.op, piece.transmissions == 1);
         let (entry, waits) = (piece.entry, piece.place);
         let full = piece.sectors > u64::from(BASE_SECTORS);
-        let effect = match error_of(&frame.header) {
-            Some(code) => self.refused(place, index, code, frame),
-            None => self.understand(now, place, index, frame),
+        let effect = match response.error {
+            Some(code) => self.refused(place, index, code, response),
+            None => self.understand(now, place, index, response),
         };
         if matches!(effect, Effect::Lost) {
             return true;
@@ -298,7 +308,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     }
 
     /// What an AoE error means for a request (§15, 6).
-    fn refused(&mut self, place: u32, index: usize, code: ErrorCode, frame: &Frame<'_>) -> Effect {
+    fn refused(
+        &mut self,
+        place: u32,
+        index: usize,
+        code: ErrorCode,
+        response: &Response<'_>,
+    ) -> Effect {
         let Some(piece) = self.pieces.get(place) else {
             return Effect::Lost;
         };
@@ -321,7 +337,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             ErrorCode::BadArgument => Effect::Failed(Error::BadArgument),
             ErrorCode::DeviceUnavailable => Effect::Later,
             ErrorCode::ConfigPresent => {
-                let config = Config::decode(frame.argument).ok();
+                let config = Config::decode(response.argument).ok();
                 let string = config.and_then(|config| config.string().ok());
                 Effect::Failed(Error::ConfigPresent {
                     string: string.unwrap_or_default().to_vec(),
@@ -345,8 +361,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     }
 
     /// What a response without an AoE error means for a request.
-    fn understand(&mut self, now: Instant, place: u32, index: usize, frame: &Frame<'_>) -> Effect {
-        let effect = self.read_response(place, index, frame);
+    fn understand(
+        &mut self,
+        now: Instant,
+        place: u32,
+        index: usize,
+        response: &Response<'_>,
+    ) -> Effect {
+        let effect = self.read_response(place, index, response);
         match effect {
             Ok(effect) => effect,
             Err(Distrust::Short) => {
@@ -368,7 +390,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         &mut self,
         place: u32,
         index: usize,
-        frame: &Frame<'_>,
+        response: &Response<'_>,
     ) -> Result<Effect, Distrust> {
         let (Some(piece), Some(path)) = (self.pieces.get(place), self.paths.get(index)) else {
             return Err(Distrust::Damaged);
@@ -377,10 +399,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return Err(Distrust::Damaged);
         };
         if let Kind::Control(control) = &op.kind {
-            let answer = control.answer(frame.argument).ok_or(Distrust::Damaged)?;
+            let answer = control.answer(response.argument).ok_or(Distrust::Damaged)?;
             return Ok(Effect::Done(Some(answer)));
         }
-        let ata = Ata::decode(frame.argument).map_err(|_| Distrust::Short)?;
+        let ata = Ata::decode(response.argument).map_err(|_| Distrust::Short)?;
         let lba = op.lba.saturating_add(piece.offset);
         let sectors = u8::try_from(piece.sectors).unwrap_or(u8::MAX);
         // Who agreed on a checksum returns the address unchanged (§3.3), so it tells a response to
@@ -393,7 +415,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         if strict && ata.lba != sent_lba {
             return Err(Distrust::Damaged);
         }
-        let no_data = frame.len() <= MIN_FRAME_BYTES;
+        let no_data = HEADER_BYTES + response.argument.len() <= MIN_FRAME_BYTES;
         if ata.status().is_failure() {
             if strict && (ata.feature_or_error == 0 || !no_data) {
                 return Err(Distrust::Damaged);
@@ -420,7 +442,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         match path
             .features
             .checksum()
-            .judge(frame.argument, ATA_ARGUMENT_BYTES + data_bytes)
+            .judge(response.argument, ATA_ARGUMENT_BYTES + data_bytes)
         {
             Verdict::Good => {}
             Verdict::Damaged => return Err(Distrust::Damaged),
@@ -453,6 +475,27 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.stats.late += 1;
         } else {
             self.stats.unmatched += 1;
+        }
+    }
+}
+
+/// The answer to one request.
+struct Response<'f> {
+    command: Command,
+    tag: u32,
+    error: Option<ErrorCode>,
+    /// The bytes behind the common header.
+    argument: &'f [u8],
+}
+
+impl<'f> Response<'f> {
+    /// The one that a frame is for the tag in its header.
+    fn of(frame: &Frame<'f>) -> Self {
+        Self {
+            command: frame.header.command,
+            tag: frame.header.tag.big_endian(),
+            error: error_of(&frame.header),
+            argument: frame.argument,
         }
     }
 }
