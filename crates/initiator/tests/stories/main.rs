@@ -10,7 +10,9 @@
 mod basics;
 mod bench;
 mod client;
+mod network;
 mod paths;
+mod properties;
 mod rules;
 mod simulation;
 mod target;
