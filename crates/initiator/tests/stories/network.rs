@@ -13,8 +13,8 @@ use crate::bench::{E1_1, SECTORS, facts};
 use crate::target::{ALL, Model, settings};
 
 /// A target on an interface, until it is told to stop.
-fn serve(interface: Interface, stop: Arc<AtomicBool>) -> JoinHandle<()> {
-    let mut port = PacketPort::open(&interface, &PortOptions::default()).unwrap();
+fn serve(interface: &Interface, stop: Arc<AtomicBool>) -> JoinHandle<()> {
+    let mut port = PacketPort::open(interface, &PortOptions::default()).unwrap();
     let mut model = Model::new(settings(E1_1, SECTORS), ALL);
     let facts = facts(interface.mac, interface.mtu);
     spawn(move || {
@@ -59,7 +59,7 @@ fn a_disk_over_a_virtual_cable_outlives_its_failures() {
     let mut monitor = Monitor::open().unwrap();
     let ours = interface(&mut monitor, "i0");
     let stop = Arc::new(AtomicBool::new(false));
-    let target = serve(interface(&mut monitor, "t0"), Arc::clone(&stop));
+    let target = serve(&interface(&mut monitor, "t0"), Arc::clone(&stop));
 
     let client = Client::open(&[ours]).unwrap();
     let found = client.discover(Duration::from_millis(200)).unwrap();
