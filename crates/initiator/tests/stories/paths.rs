@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aoede_initiator::{Answer, Error, Notice, PortId, Request, Settings};
+use aoede_target::Action;
 use aoede_wire::{MacAddr, Opcode};
 
 use crate::bench::{Bench, I, J, T, U, Way, ms, quick};
@@ -223,4 +224,53 @@ fn damaged_data_is_not_believed() {
     }
     bench.receive(port, &answer);
     assert_eq!(bench.wait(id, ms(1)).buffer.unwrap(), data);
+}
+
+/// A request may be damaged into another that succeeds: a WRITE into a READ, a FLUSH into CHECK
+/// POWER MODE. None of these may pass for what was asked.
+#[test]
+fn no_bit_flipped_in_a_request_passes_for_its_success() {
+    let mut settings = quick();
+    settings.wanted.crc8x4 = true;
+    settings.wanted.tags = false;
+    let requests: [fn() -> Request<Vec<u8>>; 4] = [
+        || write_at(5, 7),
+        || Request::Read {
+            lba: 9,
+            buffer: vec![0; 512],
+        },
+        || Request::Flush,
+        || Request::Trim { lba: 3, sectors: 1 },
+    ];
+    for (kind, request) in requests.into_iter().enumerate() {
+        let mut successes = 0;
+        for bit in 14 * 8..36 * 8 {
+            let mut bench = Bench::new(1500, crate::target::ALL_AND_CRC, settings.clone());
+            bench.attach();
+            assert!(bench.path(0).features.crc8x4);
+            for lba in 0..64 {
+                bench.models[0].disk[lba * 512..][..512].fill(lba as u8 + 100);
+            }
+            bench.submit(request());
+            let (port, mut frame) = bench.transmit().remove(0);
+            frame[bit / 8] ^= 1 << (bit % 8);
+            for answer in bench.deliver(&frame) {
+                bench.receive(port, &answer);
+            }
+            bench.take_events();
+            let Some(done) = bench.done.first().filter(|done| done.result.is_ok()) else {
+                continue;
+            };
+            successes += 1;
+            let model = &bench.models[0];
+            let kept = match kind {
+                0 => model.disk[5 * 512..6 * 512] == [7; 512],
+                1 => done.buffer.as_deref() == Some(&[109; 512]),
+                2 => model.actions.contains(&Action::Flush),
+                _ => model.disk[3 * 512..4 * 512] == [0; 512],
+            };
+            assert!(kept, "request {kind}, bit {bit}");
+        }
+        assert!(successes > 0, "some bits mean nothing");
+    }
 }
