@@ -690,7 +690,73 @@ fn rule_8_coalesced_reads_that_stay_unanswered_are_given_up() {
         assert!(!bench.path(0).features.coalesced_read);
         let negotiations = if firmware.is_none() { 2 } else { 1 };
         assert_eq!(bench.stats().negotiations, negotiations);
+        // Nor are they asked for again; of the old program nothing is left to ask for.
+        bench.sent.clear();
+        bench.announce(0);
+        bench.run(SECOND);
+        let asked: Vec<_> = (bench.sent_commands(Command::Extension).iter())
+            .map(|frame| frame.argument.escape_ascii().to_string())
+            .collect();
+        assert_eq!(asked.len(), usize::from(firmware.is_none()));
+        assert!(asked.iter().all(|text| !text.contains("coalesced")));
     }
+}
+
+/// A READ damaged into a WRITE would store what follows it.
+#[test]
+fn rule_8_a_coalesced_read_is_too_short_to_be_a_write() {
+    let settings = Settings {
+        coalesce: 256,
+        ..quick()
+    };
+    let mut bench = Bench::new(9000, ALL, settings);
+    bench.attach();
+    for lba in 0..200 {
+        bench.read(lba, 1);
+    }
+    for lba in 0..200 {
+        bench.submit(read_at(lba, 1));
+    }
+    bench.run(SECOND);
+    let entries = |ata: &Ata<'_>| ata.data[0];
+    let most = bench
+        .sent_ata(Opcode::ReadExt)
+        .iter()
+        .map(|(_, ata)| entries(ata))
+        .max();
+    // 1 + 16 × 31 bytes are fewer than a sector.
+    assert_eq!(most, Some(31));
+}
+
+/// Where a checksum was agreed on, registers must fit the request too.
+#[test]
+fn rule_6_registers_that_do_not_fit_are_damage() {
+    let wanted = Wanted {
+        crc8x4: true,
+        ..quick().wanted
+    };
+    let mut bench = Bench::new(1500, ALL_AND_CRC, Settings { wanted, ..quick() });
+    bench.attach();
+    let id = bench.submit(Request::Flush);
+    let (port, request) = bench.transmit().remove(0);
+    let wrong: [fn(&mut Ata<'_>); 5] = [
+        // CHECK POWER MODE says so.
+        |ata| ata.count = 0xFF,
+        |ata| ata.feature_or_error = 4,
+        |ata| ata.lba[0] = 1,
+        |ata| ata.command_or_status = 0x41,
+        |ata| ata.data = &[0; 100],
+    ];
+    for (count, wrong) in (1..).zip(wrong) {
+        let answer = response(&request, |_, ata| wrong(ata));
+        bench.session.handle_frame(bench.now, port, &answer);
+        bench.take_events();
+        assert!(bench.done.is_empty());
+        assert_eq!(bench.stats().damaged, count);
+    }
+    let answer = response(&request, |_, _| {});
+    bench.session.handle_frame(bench.now, port, &answer);
+    assert_eq!(bench.wait(id, ms(1)).result, Ok(Answer::Done));
 }
 
 #[test]

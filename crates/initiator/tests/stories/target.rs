@@ -113,6 +113,9 @@ impl Model {
         let mut out = vec![0xA5; port.frame_bytes()];
         let len = self.target().announcement(port, 0, &mut out);
         out.truncate(len);
+        if let Some(firmware) = self.firmware {
+            out[26..28].copy_from_slice(&firmware.to_be_bytes());
+        }
         out
     }
 
