@@ -125,7 +125,27 @@ pub struct Transmit {
 /// One target, as one initiator sees it. `B` is the caller's buffer type.
 ///
 /// Memory is taken when a session is made, for as much as its [`Settings`] allow; later only
-/// control commands allocate.
+/// control commands, and what is told about disks, allocate.
+///
+/// ```
+/// use aoede_initiator::{Instant, LocalPort, PortId, Refusal, Request, Session, Settings};
+/// use aoede_wire::MacAddr;
+///
+/// let mut session = Session::new("e1.1".parse()?, Settings::default(), 1);
+/// let mac = MacAddr([2, 0, 0, 0, 0, 0x0B]);
+/// let now = Instant::START;
+/// session.handle_port(now, PortId(0), LocalPort { mac, mtu: 1500, up: true });
+///
+/// let mut out = vec![0; session.frame_bytes()];
+/// let transmit = session.poll_transmit(now, &mut out).expect("a question for e1.1");
+/// assert_eq!((transmit.port, transmit.len), (PortId(0), 60));
+///
+/// // Nobody has answered yet; the buffer comes back.
+/// let request = Request::Read { lba: 0, buffer: vec![0; 512] };
+/// let refused = session.submit(now, request).unwrap_err();
+/// assert_eq!(refused.why, Refusal::NotAttached);
+/// # Ok::<(), aoede_wire::AddressError>(())
+/// ```
 pub struct Session<B> {
     address: Address,
     settings: Settings,
