@@ -203,6 +203,8 @@ pub(crate) struct Path {
     pub(crate) entries_suspected: bool,
     /// They are not tried again.
     pub(crate) entries_ignored: bool,
+    /// When a change was last sent again on it, trusting in the target's tag window.
+    pub(crate) repeated_at: Option<Instant>,
     /// Counts when it was last chosen.
     pub(crate) last_used: u64,
 }
@@ -249,6 +251,7 @@ impl Path {
             answered_others: 0,
             entries_suspected: false,
             entries_ignored: false,
+            repeated_at: None,
             last_used: 0,
         }
     }

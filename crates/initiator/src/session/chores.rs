@@ -51,9 +51,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 if names(wanted).count() == 1 {
                     return self.agree(now, index, Features::default());
                 }
-                if self.tracked {
-                    self.leap(now);
-                }
                 Task::Negotiate
             }
             State::Ready if path.look_again => Task::Identify,

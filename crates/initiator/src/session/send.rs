@@ -53,10 +53,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
 
     /// What a path has to find out.
     fn transmit_chore(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
+        if self.tracked {
+            self.hold_negotiations(now);
+        }
         let index = self.paths.iter().position(|path| {
             let due = path.chore.is_some_and(|chore| chore.timer == Timer::Due);
             due && self.port(path.port).is_some_and(|port| port.up)
         })?;
+        let first = |chore: Chore| chore.task == Task::Negotiate && chore.tries == 0;
+        if self.tracked && self.paths.get(index)?.chore.is_some_and(first) {
+            self.leap(now);
+        }
         let path = self.paths.get_mut(index)?;
         let port = self.ports.get(usize::from(path.port.0)).copied()??;
         let chore = path.chore.as_mut()?;
@@ -104,6 +111,31 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             port: path.port,
             len: len.ok()?,
         })
+    }
+
+    /// A fresh window takes whatever comes first, so none is started while copies of writes may be
+    /// under way that only the old one can tell.
+    fn hold_negotiations(&mut self, now: Instant) {
+        for index in 0..self.paths.len() {
+            let Some(path) = self.paths.get(index) else {
+                return;
+            };
+            let same_mac = self.paths.iter().filter(|other| other.port == path.port);
+            let last = same_mac.filter_map(|other| other.repeated_at).max();
+            let Some(quiet_at) = last.map(|last| last + self.settings.linger) else {
+                continue;
+            };
+            if let Some(chore) = self
+                .paths
+                .get_mut(index)
+                .and_then(|path| path.chore.as_mut())
+            {
+                let first = chore.task == Task::Negotiate && chore.tries == 0;
+                if first && chore.timer == Timer::Due && now < quiet_at {
+                    chore.timer = Timer::Until(quiet_at);
+                }
+            }
+        }
     }
 
     /// One of the frames that measure how many requests fit: as long as a full write (§10).
@@ -252,6 +284,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             // The target drops late copies if it tracks tags, which it does for each of our MACs
             // on its own.
             op.copies_astray |= !path.features.tags || elsewhere;
+            if op.changes() && path.features.tags {
+                path.repeated_at = Some(now);
+            }
         }
         self.tracked |= path.features.tags && op.changes();
         let patience = match piece.patience {

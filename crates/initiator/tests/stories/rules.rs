@@ -702,6 +702,25 @@ fn rule_8_coalesced_reads_that_stay_unanswered_are_given_up() {
     }
 }
 
+/// A fresh window takes whatever comes first: once, a late copy of a write came first and replaced a
+/// newer trim (simulation of two paths, seed 15).
+#[test]
+fn rule_8_no_fresh_window_while_copies_of_writes_may_be_under_way() {
+    let mut bench = Bench::attached(1500, ALL);
+    let id = bench.submit(write_at(5, 1, 1));
+    let _late = bench.transmit();
+    bench.now += ms(30);
+    bench.session.handle_timeout(bench.now);
+    assert_eq!(bench.wait(id, ms(1)).result, Ok(Answer::Done));
+    bench.sent.clear();
+    bench.announce(0);
+    bench.run(ms(150));
+    assert_eq!(bench.sent_commands(Command::Extension).len(), 0);
+    bench.run(ms(100));
+    assert_eq!(bench.sent_commands(Command::Extension).len(), 1);
+    bench.write(5, vec![2; 512]).unwrap();
+}
+
 /// A READ damaged into a WRITE would store what follows it.
 #[test]
 fn rule_8_a_coalesced_read_is_too_short_to_be_a_write() {
