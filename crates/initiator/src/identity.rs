@@ -1,0 +1,151 @@
+//! What IDENTIFY DEVICE tells (§3.6).
+
+use aoede_wire::SECTOR_BYTES;
+
+/// A disk as it describes itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a bit on the wire")]
+pub struct Identity {
+    /// Serial number; words 10–19, without the padding.
+    pub serial: String,
+    /// Model; words 27–46.
+    pub model: String,
+    /// Version of the target's software; words 23–26.
+    pub firmware: String,
+    /// Size in sectors of 512 bytes.
+    pub sectors: u64,
+    /// Whether addresses may have 48 bits; otherwise 28.
+    pub lba48: bool,
+    /// FLUSH CACHE is known.
+    pub flush: bool,
+    /// FLUSH CACHE EXT is known.
+    pub flush_ext: bool,
+    /// Most blocks of ranges in one TRIM; 0 if it is not known.
+    pub trim_blocks: u16,
+    /// Whether writes may be acknowledged before they are stable.
+    pub write_cache: bool,
+    /// Binary logarithm of sectors in a physical sector.
+    pub physical_sector_exponent: u8,
+}
+
+impl Identity {
+    /// Reads the data of a response. `None` if it is too short, or its checksum is wrong.
+    pub(crate) fn decode(data: &[u8]) -> Option<Self> {
+        let data = data.get(..SECTOR_BYTES)?;
+        let word = |index: usize| match data.get(2 * index..2 * index + 2) {
+            Some(&[low, high]) => u16::from_le_bytes([low, high]),
+            _ => 0,
+        };
+        let number = |first: usize, words: usize| {
+            (first..first + words)
+                .rev()
+                .fold(0, |sum, index| sum << 16 | u64::from(word(index)))
+        };
+        let sum = data.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+        if word(255) & 0xFF == 0xA5 && sum != 0 {
+            return None;
+        }
+        // Words 82 to 87 count if bits 15 and 14 of word 83 are 01.
+        let valid = word(83) >> 14 == 0b01;
+        let feature = |index: usize, bit: u32| valid && word(index) >> bit & 1 == 1;
+        let lba48 = feature(83, 10);
+        Some(Self {
+            serial: string(data, 20..40),
+            model: string(data, 54..94),
+            firmware: string(data, 46..54),
+            sectors: if lba48 { number(100, 3) } else { number(60, 2) },
+            lba48,
+            flush: feature(83, 12),
+            flush_ext: feature(83, 13),
+            trim_blocks: if word(169) & 1 == 1 {
+                word(105).max(1)
+            } else {
+                0
+            },
+            write_cache: feature(85, 5),
+            physical_sector_exponent: if word(106) >> 13 == 0b011 {
+                u8::try_from(word(106) & 0x0F).unwrap_or(0)
+            } else {
+                0
+            },
+        })
+    }
+
+    /// Whether the other is the same disk (§15, 2).
+    pub(crate) fn is_same_disk(&self, other: &Self) -> bool {
+        self.is_same_apart_from_size(other) && self.sectors == other.sectors
+    }
+
+    /// Whether the other is the same disk, which may have grown or shrunk.
+    pub(crate) fn is_same_apart_from_size(&self, other: &Self) -> bool {
+        self.serial == other.serial && self.model == other.model
+    }
+}
+
+/// A string: two characters a word, the first in the high byte.
+fn string(data: &[u8], bytes: std::ops::Range<usize>) -> String {
+    let words = data.get(bytes).unwrap_or_default().chunks_exact(2);
+    let characters = words.flat_map(|pair| pair.iter().rev());
+    let text: String = characters
+        .map(|&byte| char::from(byte))
+        .map(|c| if c.is_ascii_graphic() { c } else { ' ' })
+        .collect();
+    text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(data: &mut [u8], index: usize, word: u16) {
+        data[2 * index..][..2].copy_from_slice(&word.to_le_bytes());
+    }
+
+    /// Words as §3.6 lists them for the 2014 AoEde, and for this project's target.
+    #[test]
+    fn words_are_read_where_the_table_has_them() {
+        let mut data = [0; 512];
+        data[20..26].copy_from_slice(&[0x2E, 0x31, 0x3A, 0x31, 0x6D, 0x76]);
+        data[26..40].fill(b' ');
+        set(&mut data, 23, u16::from_be_bytes(*b"V2"));
+        set(&mut data, 24, u16::from_be_bytes(*b"1 "));
+        set(&mut data, 60, 0x4000);
+        set(&mut data, 83, 0x5400);
+        set(&mut data, 100, 0x5678);
+        set(&mut data, 101, 0x1234);
+        set(&mut data, 102, 1);
+        let identity = Identity::decode(&data).unwrap();
+        assert_eq!(identity.serial, "1.1:vm");
+        assert_eq!(identity.firmware, "V21");
+        assert_eq!(identity.sectors, 0x1_1234_5678);
+        assert!(identity.lba48 && identity.flush && !identity.flush_ext);
+        assert_eq!((identity.trim_blocks, identity.write_cache), (0, false));
+
+        set(&mut data, 83, 0x7400);
+        set(&mut data, 85, 0x0020);
+        set(&mut data, 105, 2);
+        set(&mut data, 106, 0x6003);
+        set(&mut data, 169, 1);
+        let identity = Identity::decode(&data).unwrap();
+        assert!(identity.flush_ext && identity.write_cache);
+        assert_eq!(identity.trim_blocks, 2);
+        assert_eq!(identity.physical_sector_exponent, 3);
+
+        set(&mut data, 83, 0x5000);
+        assert_eq!(Identity::decode(&data).unwrap().sectors, 0x4000);
+        // Without the fixed bits the words say nothing.
+        set(&mut data, 83, 0x3400);
+        assert!(!Identity::decode(&data).unwrap().lba48);
+    }
+
+    #[test]
+    fn short_and_damaged_data_is_no_identity() {
+        assert_eq!(Identity::decode(&[0; 511]), None);
+        let mut data = [0; 512];
+        data[510] = 0xA5;
+        data[511] = 0x5B;
+        assert!(Identity::decode(&data).is_some());
+        data[7] = 1;
+        assert_eq!(Identity::decode(&data), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! What a path finds out before it is used, and again when there is reason to: the disk at its end
+//! (§15, 2), extensions (§15, 8), the size of frames (§15, 3), how many fit (§10).
+
+use core::time::Duration;
+
+use super::{Notice, Session};
+use crate::features::{Features, names};
+use crate::paths::{Chore, Measurement, Path, State, TRIES, Task, Timer};
+use crate::settings::{Settings, Wanted};
+use crate::window::Window;
+use crate::{Identity, Instant};
+
+/// Extensions are negotiated at most this often on one path, whatever others announce.
+const NEGOTIATE_EVERY: Duration = Duration::from_secs(1);
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
+    /// What may be asked of the target at the end of a path (§15, 8; §10).
+    pub(super) fn wanted_of(settings: &Settings, path: &Path) -> Wanted {
+        let trusted = !path.is_old() || settings.sole_initiator;
+        let wanted = settings.wanted;
+        Wanted {
+            coalesced_read: wanted.coalesced_read && !path.entries_ignored,
+            tags: wanted.tags && trusted,
+            congestion: wanted.congestion && trusted,
+            ..wanted
+        }
+    }
+
+    /// Gives every path that has nothing to find out the next thing it should.
+    pub(super) fn next_chores(&mut self, now: Instant) {
+        for index in 0..self.paths.len() {
+            self.next_chore(now, index);
+        }
+    }
+
+    fn next_chore(&mut self, now: Instant, index: usize) {
+        let measuring = self.paths.iter().any(|path| path.measurement.is_some());
+        let Some(path) = self.paths.get(index) else {
+            return;
+        };
+        if path.chore.is_some() || path.measurement.is_some() {
+            return;
+        }
+        let mtu = self.mtu_of(path);
+        let wanted = Self::wanted_of(&self.settings, path);
+        let task = match path.state {
+            State::Foreign => return,
+            State::New | State::Silent => Task::Identify,
+            State::Ready if !path.agreed => {
+                // `reset` alone is nothing to ask for.
+                if names(wanted).count() == 1 {
+                    return self.agree(now, index, Features::default());
+                }
+                Task::Negotiate
+            }
+            State::Ready if path.look_again => Task::Identify,
+            State::Ready => match path.size_to_prove(mtu) {
+                Some(sectors) => Task::ProveOut(sectors),
+                None => return self.rest(now, index, mtu, measuring),
+            },
+        };
+        if let Some(path) = self.paths.get_mut(index) {
+            path.look_again &= task != Task::Identify;
+            path.chore = Some(Chore::new(task));
+        }
+    }
+
+    /// All is found out, but for what is measured or tried again later.
+    fn rest(&mut self, now: Instant, index: usize, mtu: u32, measuring: bool) {
+        let again_at = now + self.settings.prove_again_after;
+        let Some(path) = self.paths.get_mut(index) else {
+            return;
+        };
+        if path.payload < path.limit(mtu) {
+            path.prove_again_at.get_or_insert(again_at);
+        }
+        if path.features.congestion && !path.measured && !measuring {
+            path.measured = true;
+            let buffer_count = path.buffer_count;
+            if let Some(first) = self.tags.take(super::send::tags(&self.pieces)) {
+                // Not −1, which the 2014 AoEde takes for the id before the first.
+                let id = self.next_random() >> 16;
+                if let Some(path) = self.paths.get_mut(index) {
+                    path.measurement = Some(Measurement::new(id, first, buffer_count));
+                }
+            }
+        }
+    }
+
+    /// A target has told which disk it is.
+    pub(super) fn identified(&mut self, now: Instant, index: usize, identity: Identity) {
+        let Some(path) = self.paths.get_mut(index) else {
+            return;
+        };
+        let (port, mac) = (path.port, path.mac);
+        let established = matches!(path.state, State::Ready | State::Silent);
+        let returned = path.state != State::Ready;
+        let must_agree = core::mem::take(&mut path.must_agree);
+        path.chore = None;
+        match &self.identity {
+            Some(known) if known.is_same_disk(&identity) => {}
+            None => self.identity = Some(identity),
+            Some(known)
+                if established && !must_agree && known.is_same_apart_from_size(&identity) =>
+            {
+                let sectors = identity.sectors;
+                self.identity = Some(identity);
+                self.notify(Notice::Resized { sectors });
+                for (other, path) in self.paths.iter_mut().enumerate() {
+                    if other != index && path.state == State::Ready {
+                        path.look_again = true;
+                        path.must_agree = true;
+                    }
+                }
+            }
+            Some(_) => {
+                self.go_silent(now, index);
+                if let Some(path) = self.paths.get_mut(index) {
+                    path.state = State::Foreign;
+                    path.agreed = false;
+                    path.chore = None;
+                }
+                let identity = Box::new(identity);
+                return self.notify(Notice::ForeignDisk {
+                    port,
+                    mac,
+                    identity,
+                });
+            }
+        }
+        let in_flight = self.settings.in_flight;
+        if returned {
+            if let Some(path) = self.paths.get_mut(index) {
+                // Who knows what happened to it meanwhile.
+                path.state = State::Ready;
+                path.agreed = false;
+                path.features = Features::default();
+                path.measured = false;
+                path.misses = 0;
+                path.window = Window::new(u32::from(path.buffer_count.min(in_flight)));
+            }
+        }
+        self.next_chores(now);
+    }
+
+    /// Extensions are settled on a path: it may be used.
+    pub(super) fn agree(&mut self, now: Instant, index: usize, features: Features) {
+        let Some(path) = self.paths.get(index) else {
+            return;
+        };
+        let mtu = self.mtu_of(path);
+        let Some(path) = self.paths.get_mut(index) else {
+            return;
+        };
+        path.chore = None;
+        path.agreed = true;
+        path.features = features;
+        path.entry_misses = 0;
+        path.negotiate_after = now + NEGOTIATE_EVERY;
+        path.prove_anew(mtu);
+        let (port, mac, old) = (path.port, path.mac, path.is_old());
+        if features.crc8x4 {
+            // Sectors in a frame are fewer now (§11).
+            self.ask |= 1_u32.checked_shl(port.0.into()).unwrap_or(0);
+        }
+        if !self.attached {
+            self.attached = true;
+            self.last_heard = now;
+            self.notify(Notice::Attached);
+            if old {
+                self.notify(Notice::FlushProvesNothing);
+            }
+        }
+        self.notify(Notice::PathReady { port, mac });
+        // What waits for an answer on a silent path need not wait any longer.
+        for other in 0..self.paths.len() {
+            if self
+                .paths
+                .get(other)
+                .is_some_and(|path| path.state == State::Silent)
+            {
+                self.flights_again(now, other);
+            }
+        }
+        self.next_chores(now);
+    }
+
+    /// Something says that the target has forgotten what was agreed on (§7.5).
+    pub(super) fn negotiate_anew(&mut self, now: Instant, index: usize) {
+        let Some(path) = self.paths.get_mut(index) else {
+            return;
+        };
+        if path.state != State::Ready || !path.agreed || now < path.negotiate_after {
+            return;
+        }
+        path.agreed = false;
+        path.measurement = None;
+        path.chore = None;
+        self.flights_again(now, index);
+        self.next_chores(now);
+    }
+
+    /// A size of frame passes in one direction, or both.
+    pub(super) fn proven(&mut self, now: Instant, index: usize, task: Task) {
+        if let Some(path) = self.paths.get_mut(index) {
+            path.chore = match task {
+                Task::ProveOut(sectors) => Some(Chore::new(Task::ProveIn(sectors))),
+                Task::ProveIn(sectors) => {
+                    path.payload = path.payload.max(sectors);
+                    None
+                }
+                Task::Identify | Task::Negotiate => None,
+            };
+        }
+        self.next_chores(now);
+    }
+
+    /// A size of frame does not pass.
+    pub(super) fn too_large(&mut self, now: Instant, index: usize, sectors: u8) {
+        if let Some(path) = self.paths.get_mut(index) {
+            path.chore = None;
+            path.too_large = Some(sectors);
+        }
+        self.next_chores(now);
+    }
+
+    /// A chore's question was not answered in time.
+    pub(super) fn chore_missed(&mut self, now: Instant, index: usize) {
+        let Some(path) = self.paths.get_mut(index) else {
+            return;
+        };
+        let Some(chore) = &mut path.chore else {
+            return;
+        };
+        let given_up = chore.tries >= TRIES;
+        match chore.task {
+            Task::Negotiate if given_up => self.agree(now, index, Features::default()),
+            Task::ProveOut(sectors) | Task::ProveIn(sectors) if given_up => {
+                self.too_large(now, index, sectors);
+            }
+            Task::Identify if given_up && path.state == State::Ready => {
+                self.go_silent(now, index);
+            }
+            _ => chore.timer = Timer::Due,
+        }
+    }
+
+    /// All that was held has been answered.
+    pub(super) fn measured(&mut self, now: Instant, index: usize) {
+        if let Some(path) = self.paths.get_mut(index) {
+            if let Some(measurement) = path.measurement.take() {
+                let answered = measurement.count();
+                path.window.seed(answered);
+                path.answered_probes = Some(answered);
+            }
+        }
+        self.next_chores(now);
+    }
+}

@@ -1,0 +1,225 @@
+//! The shell: a real thread and real time, over a segment in memory whose other end is served
+//! whenever the client waits.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use aoede_initiator::{
+    Answer, Client, ClientError, Disk, Error, Notice, Refusal, Request, Settings, Waiter, Wanted,
+};
+use aoede_link::Port as _;
+use aoede_link::sim::{Faults, SimNet, SimPort};
+use aoede_wire::{Address, ConfigCommand, ReserveCommand};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::bench::{E1_1, SECTORS, facts, quick};
+use crate::target::{ALL, Model, settings};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The other end of the segment.
+struct Other {
+    net: SimNet,
+    port: SimPort,
+    model: Model,
+    /// After so many waits waiting fails.
+    lasts: u32,
+}
+
+impl Other {
+    fn serve(&mut self) {
+        let facts = facts(self.port.interface().mac, 1500);
+        let mut answers = Vec::new();
+        while let Some(frame) = self.port.receive() {
+            answers.extend(self.model.answer(&facts, frame));
+        }
+        self.port.release();
+        self.port.send(&answers);
+    }
+}
+
+impl Waiter<SimPort> for Other {
+    fn wait(
+        &mut self,
+        ports: &mut [SimPort],
+        _room: &[bool],
+        wake: BorrowedFd<'_>,
+        patience: Option<Duration>,
+    ) -> io::Result<()> {
+        self.lasts = self.lasts.checked_sub(1).ok_or(io::ErrorKind::Other)?;
+        let start = Instant::now();
+        loop {
+            self.net.step();
+            self.serve();
+            let over = patience.is_some_and(|patience| start.elapsed() >= patience);
+            if over || ports.iter().any(SimPort::is_readable) {
+                return Ok(());
+            }
+            // A step of the segment takes a millisecond, unless somebody calls.
+            let step = Timespec::try_from(Duration::from_millis(1)).unwrap();
+            let mut fds = [PollFd::from_borrowed_fd(wake, PollFlags::IN)];
+            if poll(&mut fds, Some(&step))? > 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn client(faults: Faults, lasts: u32) -> Client {
+    Client::start(move || {
+        let net = SimNet::new(5);
+        net.set_faults(faults);
+        let port = net.attach("target", 1500);
+        let initiator = net.attach("initiator", 1500);
+        let model = Model::new(settings(E1_1, SECTORS), ALL);
+        let other = Other {
+            net,
+            port,
+            model,
+            lasts,
+        };
+        Ok((vec![initiator], other))
+    })
+    .unwrap()
+}
+
+fn attached(faults: Faults) -> Disk {
+    client(faults, u32::MAX)
+        .attach(E1_1, quick(), PATIENCE)
+        .unwrap()
+}
+
+#[test]
+fn a_disk_reads_and_writes() {
+    let disk = attached(Faults::default());
+    assert_eq!((disk.address(), disk.sectors().unwrap()), (E1_1, SECTORS));
+    let data: Vec<u8> = (0..9 * 512_u32).map(|i| (i / 5) as u8).collect();
+    disk.write_at(11, &data).unwrap();
+    disk.flush().unwrap();
+    let mut back = vec![0; data.len()];
+    disk.read_at(11, &mut back).unwrap();
+    assert_eq!(back, data);
+    disk.trim(11, 2).unwrap();
+    disk.read_at(11, &mut back).unwrap();
+    assert_eq!(back[..1024], [0; 1024]);
+    assert_eq!(back[1024..], data[1024..]);
+    assert_eq!(
+        disk.config(ConfigCommand::ForceSet, b"mine").unwrap(),
+        b"mine"
+    );
+    let wrong = disk.config(ConfigCommand::Test, b"other");
+    assert!(matches!(wrong, Err(ClientError::Failed(Error::NoMatch))));
+    assert_eq!(disk.reserve(ReserveCommand::Read, &[]).unwrap(), []);
+    assert_eq!(disk.mask(&[]).unwrap(), Answer::Mask(Vec::new()));
+    let beyond = disk.read_at(SECTORS, &mut back);
+    assert!(matches!(beyond, Err(ClientError::Refused(Refusal::Beyond))));
+    let info = disk.info().unwrap();
+    assert_eq!(info.identity.serial, "serial 1");
+    assert!(info.notices.contains(&Notice::Attached));
+    assert!(info.paths[0].ready && info.stats.answered > 0);
+    assert!(disk.info().unwrap().notices.is_empty(), "told once");
+}
+
+#[test]
+fn many_threads_share_a_disk_over_a_bad_network() {
+    let faults = Faults {
+        loss_ppm: 20_000,
+        duplicate_ppm: 20_000,
+        ..Faults::default()
+    };
+    let disk = attached(faults);
+    std::thread::scope(|scope| {
+        for thread in 0..8_u64 {
+            let disk = disk.clone();
+            scope.spawn(move || {
+                let mut back = [0; 4 * 512];
+                for round in 0..20_u64 {
+                    let lba = thread * 64 + round % 5;
+                    let data = [(thread * 20 + round) as u8; 4 * 512];
+                    disk.write_at(lba, &data).unwrap();
+                    disk.read_at(lba, &mut back).unwrap();
+                    assert_eq!(back, data, "thread {thread}, round {round}");
+                }
+            });
+        }
+    });
+    assert!(disk.info().unwrap().stats.repeated > 0);
+}
+
+/// More requests than a session takes wait for their turn.
+#[test]
+fn a_queue_has_many_requests_under_way() {
+    let settings = Settings {
+        requests: 4,
+        ..quick()
+    };
+    let client = client(Faults::default(), u32::MAX);
+    let disk = client.attach(E1_1, settings, PATIENCE).unwrap();
+    let mut queue = disk.queue(16);
+    for token in 0..16 {
+        let buffer = vec![token as u8 + 1; 512];
+        queue
+            .submit(token, Request::Write { lba: token, buffer })
+            .unwrap();
+    }
+    let buffer = vec![0; 512];
+    let refused = queue
+        .submit(99, Request::Read { lba: 0, buffer })
+        .unwrap_err();
+    assert_eq!(refused.why, Refusal::Full);
+    let mut tokens: Vec<_> = std::iter::from_fn(|| queue.wait())
+        .map(|done| {
+            assert!(matches!(done.result, Ok(Answer::Done)));
+            assert_eq!(done.buffer.unwrap(), [done.token as u8 + 1; 512]);
+            done.token
+        })
+        .collect();
+    tokens.sort_unstable();
+    assert_eq!(tokens, (0..16).collect::<Vec<_>>());
+    assert_eq!(queue.under_way(), 0);
+    queue.submit(1, refused.request).unwrap();
+    assert_eq!(queue.wait().unwrap().buffer.unwrap(), [1; 512]);
+}
+
+#[test]
+fn targets_are_found_or_not() {
+    let client = client(Faults::default(), u32::MAX);
+    let found = client.discover(Duration::from_millis(50)).unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].address, found[0].buffer_count), (E1_1, 64));
+    let other = Address { shelf: 9, slot: 9 };
+    let missing = client.attach(other, Settings::default(), Duration::from_millis(50));
+    assert!(matches!(missing, Err(ClientError::NotFound { address }) if address == other));
+    let wanted = Wanted::NOTHING;
+    let plain = Settings {
+        wanted,
+        ..Settings::default()
+    };
+    let disk = client.attach(E1_1, plain, PATIENCE).unwrap();
+    drop(client);
+    disk.write_at(0, &[1; 512]).unwrap();
+}
+
+#[test]
+fn when_the_thread_ends_every_call_says_so() {
+    let client = client(Faults::default(), 200);
+    let disk = client.attach(E1_1, quick(), PATIENCE).unwrap();
+    let mut data = [0; 512];
+    let error = loop {
+        if let Err(error) = disk.read_at(0, &mut data) {
+            break error;
+        }
+    };
+    assert!(matches!(error, ClientError::Stopped));
+    assert!(matches!(disk.flush(), Err(ClientError::Stopped)));
+    let mut queue = disk.queue(1);
+    queue.submit(1, Request::Flush).unwrap();
+    assert!(matches!(
+        queue.wait().unwrap().result,
+        Err(ClientError::Stopped)
+    ));
+    let failed = Client::start::<SimPort, Other, _>(|| Err(io::ErrorKind::Other.into())).unwrap();
+    let attach = failed.attach(E1_1, quick(), PATIENCE);
+    assert!(matches!(attach, Err(ClientError::Stopped)));
+}
