@@ -76,7 +76,12 @@ pub(crate) fn accepted(wanted: Wanted, answer: &ExtensionTable<'_>) -> Option<Fe
             Extension::TagIncBe => features.tags = is_upper,
             Extension::Crc8x4 => features.crc8x4 = is_upper,
             Extension::Congestion => features.congestion = is_upper,
-            Extension::Reset | Extension::TagIncLe | Extension::TagRandom => {}
+            // Never asked for, or without anything to remember.
+            Extension::Reset
+            | Extension::TagIncLe
+            | Extension::TagRandom
+            | Extension::CoalescedWriteReply
+            | Extension::Crc32c => {}
         }
     }
     Some(features)
