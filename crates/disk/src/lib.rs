@@ -39,6 +39,7 @@
 
 pub mod device;
 pub mod engine;
+pub mod shadow;
 pub mod volume;
 
 pub use device::{Completion, DeviceOp, Errno, Memory, OpId, OpKind, Part};
@@ -51,6 +52,7 @@ pub use engine::pool::{Buffer, Pool, PoolShape};
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
 pub use engine::{Engine, FileId};
+pub use shadow::{Shadow, ShadowFile, ShadowSettings, WhenFull};
 pub use volume::{
     Cause, Changes, DiskError, DiskRequest, Done, Durability, Operation, RequestId, RequestKind,
     Volume, VolumeSettings,
