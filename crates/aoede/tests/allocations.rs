@@ -126,14 +126,14 @@ fn no_frame_allocates_on_its_whole_way() {
     };
     let (mut worker, _folder) = common::worker(vec![port]);
     // Once around for whatever is made on first use.
-    while worker.turn().unwrap() {}
+    while worker.turn(common::NOW).unwrap() {}
 
     let answers = 6;
     let port = worker.port_mut(0).unwrap();
     let before = (port.sent, ALLOCATIONS.get());
     assert_eq!(before.0, 2 * answers);
     port.left = rounds * port.frames.len();
-    while worker.turn().unwrap() {}
+    while worker.turn(common::NOW).unwrap() {}
 
     let allocations = ALLOCATIONS.get() - before.1;
     let port = worker.port(0).unwrap();

@@ -9,12 +9,12 @@
 mod common;
 
 use aoede::worker::Worker;
-use aoede_disk::{Engine as _, IoMode, OpenOptions, UringEngine, open};
+use aoede_disk::{Engine as _, IoMode, OpenOptions, TASKS, UringEngine, Volume, open};
 use aoede_link::Port as _;
 use aoede_link::sim::{Faults, SimNet, SimPort};
 use aoede_target::{Target, TargetSettings};
 use aoede_wire::{Ata, Body, Flags, Frame, MacAddr, Opcode, SECTOR_BYTES};
-use common::{BUFFERS, E1_1, SECTORS, TestWorker, facts, request};
+use common::{BUFFERS, E1_1, NOW, SECTORS, TestWorker, facts, request};
 
 /// A segment with a worker and an initiator on it.
 struct Scene {
@@ -52,7 +52,7 @@ impl Scene {
         let mut answers = Vec::new();
         loop {
             self.net.step();
-            let busy = self.worker.turn().unwrap();
+            let busy = self.worker.turn(NOW).unwrap();
             while let Some(frame) = self.initiator.receive() {
                 answers.push(frame.to_vec());
             }
@@ -163,7 +163,7 @@ fn a_port_that_is_taken_out_keeps_no_buffer() {
         ..Faults::default()
     });
     scene.net.step();
-    while scene.worker.turn().unwrap() {}
+    while scene.worker.turn(NOW).unwrap() {}
     assert!(scene.worker.waits_to_send(0));
     scene.worker.set_port(0, None);
     assert!(scene.worker.is_idle());
@@ -231,7 +231,7 @@ fn a_port_that_cannot_send_does_not_keep_all_buffers() {
         ..Faults::default()
     });
     nets.iter().for_each(SimNet::step);
-    while worker.turn().unwrap() {
+    while worker.turn(NOW).unwrap() {
         nets.iter().for_each(SimNet::step);
     }
     assert!(worker.waits_to_send(0) && !worker.takes_frames(0));
@@ -260,7 +260,7 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     assert!(backing.lends);
 
     let pool = common::pool();
-    let mut engine = UringEngine::new(BUFFERS, &pool).unwrap();
+    let mut engine = UringEngine::new(BUFFERS + TASKS + 1, &pool).unwrap();
     let file = engine.attach(&backing).unwrap();
     let net = SimNet::new(1);
     let port = net.attach("target", 9000);
@@ -268,7 +268,8 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     let (to, from) = (port.interface().mac, initiator.interface().mac);
     let mut worker = Worker::new(engine, pool, 1);
     let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
-    worker.add_export(target, file, backing.changes()).unwrap();
+    let volume = Volume::new(common::volume_settings(&backing), Vec::new());
+    worker.add_export(target, file, volume).unwrap();
     worker.set_facts(0, facts(port.interface()));
     worker.set_port(0, Some(port));
 
@@ -291,11 +292,11 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     };
     net.set_faults(full);
     net.step();
-    while worker.turn().unwrap() {}
+    while worker.turn(NOW).unwrap() {}
     assert!(worker.waits_to_send(0));
     net.set_faults(Faults::default());
     net.step();
-    while worker.turn().unwrap() {}
+    while worker.turn(NOW).unwrap() {}
     net.step();
     let mut answers = Vec::new();
     while let Some(bytes) = initiator.receive() {

@@ -1,8 +1,10 @@
 //! Measures a volume on an engine, without a network: operations per second and CPU time each.
 //!
-//! `iops FILE [direct|buffered] [uring|aio|blocking] [randread|seqread|randwrite] [BYTES] [DEPTH] [SECONDS]`
+//! `iops FILE [direct|buffered|uncached] [uring|aio|blocking] [PATTERN] [BYTES] [DEPTH] [SECONDS]`
 //!
-//! Writes are durable ones and destroy the file's contents.
+//! PATTERN: `randread`, `seqread`, `randwrite`, `seqwrite`, `randwrite-early`, `seqwrite-early`.
+//! Writes destroy the file's contents; `early` ones are acknowledged in the cache, the others when
+//! they are on stable storage.
 
 use std::error::Error;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,8 +12,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aoede_disk::{
-    AioEngine, BlockingEngine, Buffer, DiskRequest, Durability, Engine, IoMode, OpenOptions, Pool,
-    PoolShape, RequestId, RequestKind, SECTOR_BYTES, Volume, VolumeSettings, open,
+    AioEngine, BlockingEngine, Buffer, DiskRequest, Engine, IoMode, OpenOptions, Pool, PoolShape,
+    RequestId, RequestKind, SECTOR_BYTES, TASKS, Volume, VolumeSettings, open,
 };
 use rustix::event::epoll;
 
@@ -37,9 +39,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let io = match argument(1, "direct").as_str() {
         "buffered" => IoMode::Buffered,
+        "uncached" => IoMode::Uncached,
         _ => IoMode::Direct,
     };
-    let read_only = work.pattern != "randwrite";
+    let read_only = work.pattern.contains("read");
     let options = OpenOptions {
         read_only,
         io,
@@ -55,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         data_bytes: work.bytes,
         alignment: 512,
     })?;
-    let (depth, sectors) = (work.depth, backing.sectors);
+    let (depth, sectors) = (work.depth + TASKS + 1, backing.sectors);
     match argument(2, "uring").as_str() {
         "blocking" => {
             let mut engine = BlockingEngine::new(depth);
@@ -107,11 +110,12 @@ fn measure<E: Engine<Buffer>>(
     work: &Work,
     wait: impl Fn() -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
-    let mut volume = Volume::new(VolumeSettings {
+    let settings = VolumeSettings {
         capacity: work.depth,
-        durability: Durability::Writethrough,
-        changes: aoede_disk::Changes::Concurrent,
-    });
+        size_bytes: sectors * SECTOR_BYTES,
+        ..VolumeSettings::default()
+    };
+    let mut volume = Volume::new(settings, Pool::cache(40 << 20)?);
     let each = u32::try_from(work.bytes as u64 / SECTOR_BYTES)?;
     let places = sectors / u64::from(each);
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
@@ -124,13 +128,19 @@ fn measure<E: Engine<Buffer>>(
                     .wrapping_mul(6_364_136_223_846_793_005)
                     .wrapping_add(1);
                 let place = match work.pattern.as_str() {
-                    "seqread" => (done + volume.outstanding() as u64) % places,
+                    "seqread" | "seqwrite" | "seqwrite-early" => {
+                        (done + volume.outstanding() as u64) % places
+                    }
                     _ => (state >> 20) % places,
                 };
                 let lba = place * u64::from(each);
                 let kind = match work.pattern.as_str() {
-                    "randwrite" => RequestKind::Write { lba, sectors: each },
-                    _ => RequestKind::Read { lba, sectors: each },
+                    "randread" | "seqread" => RequestKind::Read { lba, sectors: each },
+                    pattern => RequestKind::Write {
+                        lba,
+                        sectors: each,
+                        early: pattern.ends_with("early"),
+                    },
                 };
                 let request = DiskRequest {
                     id: RequestId(0),
@@ -138,7 +148,7 @@ fn measure<E: Engine<Buffer>>(
                     buffer,
                 };
                 volume
-                    .handle_request(request)
+                    .handle_request(start.elapsed(), request)
                     .map_err(|_| "volume is full")?;
             }
             while let Some(op) = volume.poll_device() {
@@ -147,12 +157,13 @@ fn measure<E: Engine<Buffer>>(
             engine.kick()?;
             let mut completed = false;
             while let Some((_, completion)) = engine.poll() {
-                volume.handle_device(completion);
+                volume.handle_device(start.elapsed(), completion);
                 completed = true;
             }
             while let Some(answer) = volume.poll_done() {
                 answer.result?;
                 done += 1;
+                completed = true;
             }
             if !completed {
                 sleeps += 1;
@@ -173,6 +184,7 @@ fn measure<E: Engine<Buffer>>(
         cpu.as_secs_f64() * 1e6 / count,
         sleeps / count,
     ));
+    volume.begin_flush(start.elapsed());
     while !volume.is_idle() {
         // Requests held back by others become operations now.
         while let Some(op) = volume.poll_device() {
@@ -180,7 +192,7 @@ fn measure<E: Engine<Buffer>>(
         }
         engine.kick()?;
         while let Some((_, completion)) = engine.poll() {
-            volume.handle_device(completion);
+            volume.handle_device(start.elapsed(), completion);
         }
         while volume.poll_done().is_some() {}
     }

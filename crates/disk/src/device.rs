@@ -66,15 +66,15 @@ impl<B: AsMut<[u8]>> Memory<B> {
     ///
     /// # Errors
     /// [`Errno::INVAL`]: there is less memory than that. Nothing is said of pieces seen before.
-    pub fn for_each_mut(
-        &mut self,
+    pub fn for_each_mut<'a>(
+        &'a mut self,
         start: usize,
         len_bytes: u64,
-        mut each: impl FnMut(&mut [u8]),
+        mut each: impl FnMut(&'a mut [u8]),
     ) -> Result<(), Errno> {
         let mut skip = start;
         let mut left = usize::try_from(len_bytes).map_err(|_| Errno::INVAL)?;
-        let mut take = |bytes: &mut [u8]| {
+        let mut take = |bytes: &'a mut [u8]| {
             let whole = bytes.len();
             let bytes = bytes.get_mut(skip..).unwrap_or_default();
             let len = bytes.len().min(left);

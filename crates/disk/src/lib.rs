@@ -2,7 +2,7 @@
 //!
 //! Two halves that meet in [`device`]: a [`Volume`] decides what has to happen to the device, in
 //! which order and what that means for the requests; an [`Engine`] makes it happen. The volume
-//! knows no file and no clock; an engine knows no request. A worker stands between them:
+//! knows no file and no clock, which is told it with each call; an engine knows no request. A worker stands between them:
 //!
 //! ```
 //! use aoede_disk::*;
@@ -12,19 +12,27 @@
 //! let pool = Pool::new(PoolShape { count: 4, headroom_bytes: 64, data_bytes: 4096, alignment: 4096 })?;
 //! let mut engine = BlockingEngine::new(4);
 //! let file = engine.attach(&backing)?;
-//! let mut volume = Volume::new(VolumeSettings { capacity: 4, durability: Durability::Writethrough, changes: backing.changes() });
+//! let settings = VolumeSettings {
+//!     capacity: 4,
+//!     changes: backing.changes(),
+//!     size_bytes: backing.sectors * SECTOR_BYTES,
+//!     ..VolumeSettings::default()
+//! };
+//! let mut volume = Volume::new(settings, Pool::cache(1 << 20)?);
+//! let start = std::time::Instant::now();
 //!
 //! let mut buffer = pool.take().ok_or("a buffer is free")?;
 //! buffer.data_mut().fill(7);
-//! let write = RequestKind::Write { lba: 0, sectors: 8 };
-//! volume.handle_request(DiskRequest { id: RequestId(1), kind: write, buffer }).map_err(|_| "room for one")?;
+//! let write = RequestKind::Write { lba: 0, sectors: 8, early: false };
+//! let request = DiskRequest { id: RequestId(1), kind: write, buffer };
+//! volume.handle_request(start.elapsed(), request).map_err(|_| "room for one")?;
 //! while !volume.is_idle() {
 //!     while let Some(op) = volume.poll_device() {
 //!         engine.submit(file, op).map_err(|_| "the engine has room")?;
 //!     }
 //!     engine.kick()?;
 //!     while let Some((_, completion)) = engine.poll() {
-//!         volume.handle_device(completion);
+//!         volume.handle_device(start.elapsed(), completion);
 //!     }
 //!     while let Some(done) = volume.poll_done() {
 //!         assert!(done.result.is_ok());
@@ -47,15 +55,17 @@ pub use engine::aio::AioEngine;
 pub use engine::blocking::BlockingEngine;
 #[cfg(not(uring))]
 pub use engine::no_uring::UringEngine;
-pub use engine::open::{Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, open};
+pub use engine::open::{
+    Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, PhysicalBlocks, open,
+};
 pub use engine::pool::{Buffer, Pool, PoolShape};
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
 pub use engine::{Engine, FileId};
 pub use shadow::{Shadow, ShadowFile, ShadowSettings, WhenFull};
 pub use volume::{
-    Cause, Changes, DiskError, DiskRequest, Done, Durability, Operation, RequestId, RequestKind,
-    Volume, VolumeSettings,
+    Cause, Changes, DiskError, DiskRequest, Done, LEAST_PAGES, Operation, PAGE_BYTES, RequestId,
+    RequestKind, TASKS, Volume, VolumeSettings, VolumeStats,
 };
 
 /// Bytes in a sector, the unit of every address on the wire.

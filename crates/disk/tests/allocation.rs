@@ -10,9 +10,10 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::time::Instant;
 
 use aoede_disk::{
-    Changes, DiskRequest, Durability, IoMode, RequestId, RequestKind, Volume, VolumeSettings,
+    DiskRequest, IoMode, Pool, RequestId, RequestKind, SECTOR_BYTES, TASKS, Volume, VolumeSettings,
 };
 use common::{create, engines, folders, pool};
 
@@ -44,15 +45,18 @@ fn the_data_path_allocates_nothing() {
     for folder in folders() {
         for io in [IoMode::Direct, IoMode::Buffered] {
             let pool = pool(32);
-            for (name, mut engine) in engines(32, &pool) {
+            for (name, mut engine) in engines(32 + TASKS + 1, &pool) {
                 let path = folder.path().join(format!("{name}{io:?}"));
                 let backing = create(&path, 1 << 20, io);
                 let file = engine.attach(&backing).unwrap();
-                let mut volume = Volume::new(VolumeSettings {
+                let settings = VolumeSettings {
                     capacity: 32,
-                    durability: Durability::Writethrough,
-                    changes: Changes::default(),
-                });
+                    size_bytes: backing.sectors * SECTOR_BYTES,
+                    dirty_bytes: 256 << 10,
+                    ..VolumeSettings::default()
+                };
+                let mut volume = Volume::new(settings, Pool::cache(1 << 20).unwrap());
+                let start = Instant::now();
                 let before = ALLOCATIONS.with(Cell::get);
                 let mut answered = 0_u32;
                 for number in 0..500_u32 {
@@ -60,12 +64,19 @@ fn the_data_path_allocates_nothing() {
                         let lba = u64::from(number * 7 % 1000);
                         let kind = match number % 8 {
                             0..=3 => RequestKind::Read { lba, sectors: 8 },
-                            4..=5 => RequestKind::Write { lba, sectors: 8 },
+                            4..=5 => RequestKind::Write {
+                                lba,
+                                sectors: 8,
+                                early: number % 3 == 0,
+                            },
                             6 => RequestKind::Flush,
                             _ => {
                                 buffer.data_mut()[..512].fill(0);
                                 buffer.data_mut()[6] = 8;
-                                RequestKind::Trim { blocks: 1 }
+                                RequestKind::Trim {
+                                    blocks: 1,
+                                    early: false,
+                                }
                             }
                         };
                         let request = DiskRequest {
@@ -73,14 +84,14 @@ fn the_data_path_allocates_nothing() {
                             kind,
                             buffer,
                         };
-                        volume.handle_request(request).unwrap();
+                        volume.handle_request(start.elapsed(), request).unwrap();
                     }
                     while let Some(op) = volume.poll_device() {
                         engine.submit(file, op).unwrap();
                     }
                     engine.kick().unwrap();
                     while let Some((_, completion)) = engine.poll() {
-                        volume.handle_device(completion);
+                        volume.handle_device(start.elapsed(), completion);
                     }
                     while let Some(done) = volume.poll_done() {
                         assert_eq!(done.result, Ok(()));

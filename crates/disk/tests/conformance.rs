@@ -13,36 +13,14 @@ use std::path::Path;
 
 use aoede_disk::{
     Backing, Buffer, Completion, DeviceOp, Engine, Errno, FileId, IoMode, Memory, OpId, OpKind,
-    OpenOptions, Pool, open,
+    OpenOptions, Part, Pool, open,
 };
 use rustix::event::epoll;
 
-use common::{AnyEngine, LoopDevice, create, engines, folders, op, pool, run, wait};
+use common::{AnyEngine, LoopDevice, create, engines, everywhere, folders, op, pool, run, wait};
 
 const WRITE: OpKind = OpKind::Write { durable: false };
 const DURABLE: OpKind = OpKind::Write { durable: true };
-
-/// Runs a test with each engine on a file of 1 MiB on disk and in memory, direct and buffered.
-fn everywhere(test: impl Fn(&mut AnyEngine, FileId, &Pool)) {
-    for folder in folders() {
-        for io in [IoMode::Direct, IoMode::Buffered] {
-            for index in 0.. {
-                let pool = pool(16);
-                let Some((name, mut engine)) = engines(16, &pool).into_iter().nth(index) else {
-                    break;
-                };
-                let path = folder.path().join(format!("{io:?}-{name}"));
-                let backing = create(&path, 1 << 20, io);
-                eprintln!("{name} {:?} in {}", backing.io, path.display());
-                let file = engine.attach(&backing).unwrap();
-                test(&mut engine, file, &pool);
-                assert_eq!(engine.in_flight(), 0);
-                drop(engine);
-                assert_eq!(pool.free(), 16, "every buffer came home");
-            }
-        }
-    }
-}
 
 fn filled(pool: &Pool, byte: u8) -> Option<Buffer> {
     let mut buffer = pool.take()?;
@@ -292,6 +270,51 @@ fn an_engine_dropped_with_operations_in_flight_returns_its_buffers() {
     }
 }
 
+#[test]
+fn only_buffered_reads_stay_in_the_page_cache() {
+    let pool = pool(1);
+    let folder = &folders()[0];
+    for (io, stays) in [
+        (IoMode::Direct, false),
+        (IoMode::Uncached, false),
+        (IoMode::Buffered, true),
+    ] {
+        for (name, mut engine) in engines(1, &pool) {
+            let path = folder.path().join(format!("{name}-{io:?}"));
+            std::fs::write(&path, [5; 8192]).unwrap();
+            let beside = std::fs::File::open(&path).unwrap();
+            beside.sync_all().unwrap();
+            rustix::fs::fadvise(&beside, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            let options = OpenOptions {
+                io,
+                ..OpenOptions::default()
+            };
+            let backing = open(&path, &options).unwrap();
+            if backing.io != io {
+                eprintln!("not here: {:?}", backing.warnings);
+                continue;
+            }
+            let file = engine.attach(&backing).unwrap();
+            assert_eq!(read(&mut engine, file, &pool, 4096), [5; 4096]);
+            assert_eq!(is_cached(&beside), stays, "{name} {io:?}");
+        }
+    }
+}
+
+/// Whether the second page can be read without waiting for the disk. To ask may bring it in.
+fn is_cached(file: &std::fs::File) -> bool {
+    let mut byte = [0];
+    let mut piece = [std::io::IoSliceMut::new(&mut byte)];
+    let flags = rustix::io::ReadWriteFlags::NOWAIT;
+    match rustix::io::preadv2(file, &mut piece, 4096, flags) {
+        Ok(bytes) => bytes == 1,
+        Err(errno) => {
+            assert_eq!(errno, rustix::io::Errno::AGAIN);
+            false
+        }
+    }
+}
+
 /// A small generator, so that a failing seed can be run again.
 struct Random(u64);
 
@@ -303,6 +326,46 @@ impl Random {
             .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
+}
+
+/// Memory of `len` bytes in one buffer, or cut into parts in several, filled with bytes that tell
+/// their place.
+fn memory(random: &mut Random, pool: &Pool, len: u64, step: u64, seed: u8) -> Memory<Buffer> {
+    let mut at = 0;
+    let mut part = |len: u64| {
+        let mut buffer = pool.take().unwrap();
+        let len_bytes = u32::try_from(len).unwrap();
+        for byte in &mut buffer.data_mut()[..len_bytes as usize] {
+            *byte = place_byte(seed, at);
+            at += 1;
+        }
+        Part { buffer, len_bytes }
+    };
+    let cuts = random.below(4);
+    if cuts == 0 {
+        return Memory::One(part(len).buffer);
+    }
+    let mut parts = Vec::new();
+    let mut left = len;
+    for _ in 0..cuts {
+        let piece = random.below(left / step + 1) * step;
+        parts.push(part(piece));
+        left -= piece;
+    }
+    parts.push(part(left));
+    Memory::Parts(parts)
+}
+
+/// Two places a sector or a page apart differ.
+fn place_byte(seed: u8, at: u64) -> u8 {
+    u8::try_from((at + at / 512 + u64::from(seed)) % 251).unwrap()
+}
+
+fn bytes_of(mut memory: Memory<Buffer>, len: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let each = |piece: &mut [u8]| bytes.extend_from_slice(piece);
+    memory.for_each_mut(0, len, each).unwrap();
+    bytes
 }
 
 /// Many at once, of all sizes, against an array. Operations in flight together never overlap:
@@ -326,13 +389,20 @@ fn against_a_model(engine: &mut AnyEngine, backing: &Backing, pool: &Pool, step:
                 _ => OpKind::Discard,
             };
             let byte = u8::try_from(random.below(255)).unwrap() + 1;
-            let buffer = (kind != OpKind::Discard).then(|| filled(pool, byte).unwrap());
+            let memory = match kind {
+                OpKind::Discard => Memory::None,
+                _ => memory(&mut random, pool, len, step, byte),
+            };
             let (start, end) = (
                 usize::try_from(offset).unwrap(),
                 usize::try_from(offset + len).unwrap(),
             );
             match kind {
-                OpKind::Write { .. } => model[start..end].fill(byte),
+                OpKind::Write { .. } => {
+                    for (at, place) in (0..).zip(&mut model[start..end]) {
+                        *place = place_byte(byte, at);
+                    }
+                }
                 OpKind::Discard => model[start..end].fill(0),
                 _ => {}
             }
@@ -345,7 +415,7 @@ fn against_a_model(engine: &mut AnyEngine, backing: &Backing, pool: &Pool, step:
                         kind,
                         offset_bytes: offset,
                         len_bytes: len,
-                        memory: buffer.into(),
+                        memory,
                         memory_start: 0,
                     },
                 )
@@ -359,13 +429,12 @@ fn against_a_model(engine: &mut AnyEngine, backing: &Backing, pool: &Pool, step:
         let mut seen = [false; 16];
         for _ in 0..16 {
             let (_, Completion { id, memory, result }) = wait(engine);
-            let buffer = memory.into_one();
             let (kind, offset, len) = flying[id.0 as usize];
             assert!(
                 !std::mem::replace(&mut seen[id.0 as usize], true),
                 "completed twice"
             );
-            assert_eq!(buffer.is_none(), kind == OpKind::Discard);
+            assert_eq!(matches!(memory, Memory::None), kind == OpKind::Discard);
             let moved = if kind == OpKind::Discard {
                 0
             } else {
@@ -381,9 +450,8 @@ fn against_a_model(engine: &mut AnyEngine, backing: &Backing, pool: &Pool, step:
                     usize::try_from(offset).unwrap(),
                     usize::try_from(len).unwrap(),
                 );
-                let buffer = buffer.unwrap();
                 assert!(
-                    buffer.data()[..len] == model[offset..offset + len],
+                    bytes_of(memory, len as u64) == model[offset..offset + len],
                     "seed {seed}, round {round}"
                 );
             }
@@ -395,8 +463,8 @@ fn against_a_model(engine: &mut AnyEngine, backing: &Backing, pool: &Pool, step:
 #[test]
 fn many_at_once_do_what_an_array_does() {
     for folder in folders() {
-        for io in [IoMode::Direct, IoMode::Buffered] {
-            let pool = pool(16);
+        for io in [IoMode::Direct, IoMode::Buffered, IoMode::Uncached] {
+            let pool = pool(64);
             for (name, mut engine) in engines(16, &pool) {
                 let backing = create(&folder.path().join(format!("{name}{io:?}")), 1 << 20, io);
                 against_a_model(&mut engine, &backing, &pool, 512, 42);
@@ -476,7 +544,7 @@ fn block_devices_do_what_files_do() {
             let image = folder.path().join("image");
             std::fs::write(&image, vec![0; 1 << 20]).unwrap();
             let device = LoopDevice::new(&image, sector_bytes);
-            let pool = pool(16);
+            let pool = pool(64);
             for index in 0..engines(16, &pool).len() {
                 let backing = open(
                     &device.path,

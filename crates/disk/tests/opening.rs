@@ -14,7 +14,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
-use aoede_disk::{BlockingEngine, Engine, IoMode, OpenError, OpenOptions, OpenWarning, open};
+use aoede_disk::{
+    BlockingEngine, Engine, IoMode, OpenError, OpenOptions, OpenWarning, PhysicalBlocks, open,
+};
 use common::{LoopDevice, create, folders};
 
 const PLAIN: OpenOptions = OpenOptions {
@@ -302,6 +304,15 @@ fn a_file_in_memory_is_buffered_and_says_so() {
     assert!(backing.in_memory && backing.discard && !backing.block_device);
     assert_eq!(backing.io, IoMode::Buffered);
     assert_eq!(backing.warnings, [OpenWarning::NoDirectIo]);
+    drop(backing);
+    let backing = create(&path, 8192, IoMode::Uncached);
+    assert_eq!(backing.io, IoMode::Buffered);
+    assert_eq!(backing.warnings, [OpenWarning::NoUncachedIo]);
+    assert_eq!(
+        backing.warnings[0].to_string(),
+        "the kernel or the file system has no uncached I/O (Linux 6.14, XFS or ext4): \
+         using buffered I/O"
+    );
 }
 
 #[test]
@@ -403,4 +414,38 @@ fn a_device_with_large_sectors_is_buffered_and_says_so() {
         [OpenWarning::CoarseDirectIo { offset_bytes: 4096 }]
     );
     assert_eq!(backing.alignment.offset, 4096);
+    assert_eq!((backing.block_bytes, backing.discard_bytes), (512, 4096));
+    let physical = |bytes, offset_bytes| PhysicalBlocks {
+        bytes,
+        offset_bytes,
+    };
+    assert_eq!(backing.physical, physical(4096, 0));
+    drop(backing);
+    let inside = OpenOptions {
+        offset_sectors: 15,
+        ..PLAIN
+    };
+    let backing = open(&device.path, &inside).unwrap();
+    assert_eq!(backing.physical, physical(4096, 3584));
+    drop(backing);
+
+    let uncached = OpenOptions {
+        io: IoMode::Uncached,
+        ..PLAIN
+    };
+    let backing = open(&device.path, &uncached).unwrap();
+    let cached = (backing.io, backing.warnings.first().cloned());
+    assert!(
+        matches!(
+            cached,
+            (IoMode::Buffered, Some(OpenWarning::NoUncachedIo)) | (IoMode::Uncached, None)
+        ),
+        "{cached:?}"
+    );
+    drop((backing, device));
+
+    let device = LoopDevice::new(&image, 512);
+    let backing = open(&device.path, &inside).unwrap();
+    assert_eq!((backing.block_bytes, backing.discard_bytes), (512, 512));
+    assert_eq!(backing.physical, physical(512, 0));
 }

@@ -53,6 +53,8 @@ pub struct TargetSettings {
     pub firmware_revision: String,
     /// Binary logarithm of sectors per physical sector: 0 for 512 bytes, 3 for 4096; at most 15.
     pub physical_sector_exponent: u8,
+    /// Sectors between the start of a physical sector and sector 0, which lies in it; below 2^14.
+    pub physical_sector_offset: u16,
     /// Not a spinning disk.
     pub non_rotating: bool,
     /// What the backing makes of discarded sectors.
@@ -77,6 +79,7 @@ impl TargetSettings {
             serial: String::new(),
             firmware_revision: String::from(env!("CARGO_PKG_VERSION")),
             physical_sector_exponent: 0,
+            physical_sector_offset: 0,
             non_rotating: false,
             trim: Trim::Unsupported,
             write_cache: WriteCache::Through,
@@ -112,6 +115,10 @@ impl TargetSettings {
         if self.physical_sector_exponent > 15 {
             return Err(SettingsError::PhysicalSector);
         }
+        let sectors = 1 << self.physical_sector_exponent;
+        if self.physical_sector_offset >= sectors || self.physical_sector_offset > 0x3FFF {
+            return Err(SettingsError::PhysicalSectorOffset);
+        }
         Ok(())
     }
 }
@@ -131,6 +138,8 @@ pub enum SettingsError {
     FirmwareRevision,
     /// More than 2^15 sectors in a physical one.
     PhysicalSector,
+    /// Sector 0 is not in the first physical sector, or too far inside for IDENTIFY to tell.
+    PhysicalSectorOffset,
     /// This entry of the mask list is no single station.
     MaskEntry(MacAddr),
     /// More than 255 entries in the mask list.
@@ -150,6 +159,9 @@ impl fmt::Display for SettingsError {
                 "the firmware revision must be at most 8 printable ASCII characters"
             }
             Self::PhysicalSector => "a physical sector has at most 2^15 sectors of 512 bytes",
+            Self::PhysicalSectorOffset => {
+                "sector 0 lies in the first physical sector, less than 2^14 sectors from its start"
+            }
             Self::MaskEntry(mac) => {
                 return write!(
                     f,

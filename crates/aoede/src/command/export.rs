@@ -1,6 +1,7 @@
 //! `aoede export`: one disk, in the foreground.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use aoede_disk::{IoMode, OpenOptions};
@@ -8,7 +9,9 @@ use aoede_wire::{Address, MacAddr};
 use clap::{Args, ValueEnum};
 
 use crate::log::{self, LogArgs};
-use crate::service::{self, EngineChoice, ExportSettings, ServiceSettings};
+use crate::service::{
+    self, CacheMode, CacheSettings, EngineChoice, ExportSettings, ServiceSettings,
+};
 use crate::size::Size;
 use crate::stop::Stop;
 
@@ -19,6 +22,8 @@ Examples:
       Make disk.img, sparse, if it does not exist.
   aoede export e1.2 /dev/sdb -i eth0,eth1 --allow 52:54:00:00:00:01,52:54:00:00:00:02
       Two paths to one disk, for two initiators only.
+  aoede export e1.4 scratch.img -i eth0 --cache writeback --dirty-size 16MiB
+      Acknowledge writes at once; a power cut may lose the last second of them.
   aoede export e1.3 install.iso -i eth0 --read-only --io buffered
 
 The command runs until SIGTERM or SIGINT (Ctrl-C), then finishes what it has begun and exits.
@@ -65,9 +70,22 @@ pub(super) struct ExportArgs {
     #[arg(long, value_name = "MAC", value_delimiter = ',')]
     allow: Vec<MacAddr>,
 
-    /// When a write is acknowledged: writethrough, once it is on stable storage.
-    #[arg(long, value_enum, default_value_t = Cache::Writethrough)]
-    cache: Cache,
+    /// When a write is acknowledged.
+    #[arg(long, value_enum, default_value_t = CacheMode::Writethrough)]
+    cache: CacheMode,
+
+    /// Memory for the cache, such as 64MiB [default: 8MiB, with writeback 8MiB more than
+    /// --dirty-size].
+    #[arg(long, value_name = "SIZE")]
+    cache_size: Option<Size>,
+
+    /// With writeback: most data that is acknowledged and not on stable storage.
+    #[arg(long, value_name = "SIZE", default_value = "32MiB")]
+    dirty_size: Size,
+
+    /// With writeback: for how long at most data is acknowledged and not on stable storage.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = age)]
+    dirty_age: Duration,
 
     /// How the file is read and written.
     #[arg(long, value_enum, default_value_t = Io::Direct)]
@@ -86,21 +104,17 @@ pub(super) struct ExportArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Cache {
-    Writethrough,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Io {
     /// Past the host's page cache.
     Direct,
     /// Through the host's page cache.
     Buffered,
+    /// Through the host's page cache, without leaving anything there (Linux 6.14, XFS or ext4).
+    Uncached,
 }
 
 pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
     log::start(args.log);
-    let Cache::Writethrough = args.cache;
     let stop = Stop::on_signals().context("cannot prepare for signals")?;
     let settings = ServiceSettings {
         interfaces: args.interfaces,
@@ -113,6 +127,7 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
                 io: match args.io {
                     Io::Direct => IoMode::Direct,
                     Io::Buffered => IoMode::Buffered,
+                    Io::Uncached => IoMode::Uncached,
                 },
                 offset_sectors: args.offset,
                 length_sectors: args.length,
@@ -120,7 +135,27 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
             },
             allow: args.allow,
             buffers: args.buffers,
+            cache: CacheSettings {
+                mode: args.cache,
+                size: args.cache_size,
+                dirty: args.dirty_size,
+                dirty_age: args.dirty_age,
+            },
         },
     };
     service::run(&settings, stop, |_| ())
 }
+
+/// How old acknowledged data may become.
+fn age(text: &str) -> Result<Duration, String> {
+    let age = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a time such as 500ms or 2s"))?;
+    if (MIN_AGE..=MAX_AGE).contains(&age) {
+        Ok(age)
+    } else {
+        Err("from 10ms to 1h, please".to_owned())
+    }
+}
+
+const MIN_AGE: Duration = Duration::from_millis(10);
+const MAX_AGE: Duration = Duration::from_secs(3600);

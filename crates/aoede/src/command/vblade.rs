@@ -12,7 +12,7 @@ use aoede_wire::{Address, MacAddr};
 use clap::Parser;
 
 use crate::log::{self, LogArgs};
-use crate::service::{self, EngineChoice, ExportSettings, ServiceSettings};
+use crate::service::{self, CacheSettings, EngineChoice, ExportSettings, ServiceSettings};
 use crate::stop::Stop;
 
 /// Serve a file or block device as an AoE disk (AoEde in the place of vblade).
@@ -94,6 +94,7 @@ pub(super) fn run(args: VbladeArgs) -> anyhow::Result<()> {
             },
             allow: args.allow,
             buffers,
+            cache: CacheSettings::default(),
         },
     };
     service::run(&settings, stop, |backing| {

@@ -4,6 +4,7 @@
 //! place for frames, completions, changes of the interfaces, signals and the clock. `seats.rs`
 //! follows the interfaces.
 
+mod cache;
 mod seats;
 mod wait;
 
@@ -11,10 +12,10 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use aoede_disk::{
     AioEngine, Backing, BlockingEngine, Buffer, Engine, IoMode, OpenOptions, Pool, PoolShape,
-    UringEngine,
+    TASKS, UringEngine, Volume,
 };
 use aoede_link::{Monitor, PacketPort, Port as _};
 use aoede_target::{IgnoreReason, Ignored, Target, TargetSettings, Trim};
@@ -26,6 +27,7 @@ use crate::serial;
 use crate::size::Size;
 use crate::stop::Stop;
 use crate::worker::{HEAD_BYTES, Worker};
+pub use cache::{CacheMode, CacheSettings};
 use seats::Seats;
 use wait::{Waiter, Woken};
 
@@ -67,6 +69,8 @@ pub struct ExportSettings {
     pub allow: Vec<MacAddr>,
     /// Requests held at once, 2 to 1024.
     pub buffers: u16,
+    /// When writes are acknowledged, and the memory for that and for reading ahead.
+    pub cache: CacheSettings,
 }
 
 /// Kernel interface for file I/O.
@@ -102,6 +106,7 @@ pub fn run(
 
     let export = &settings.export;
     // What is wrong with the settings themselves must show before a file is made.
+    export.cache.check().with_context(|| address.to_string())?;
     Target::new(target_settings(export, None)).with_context(|| address.to_string())?;
     let backing =
         aoede_disk::open(&export.path, &export.open).with_context(|| address.to_string())?;
@@ -109,7 +114,8 @@ pub fn run(
         warn!("{address}: {}: {warning}", export.path.display());
     }
     let pool = pool(seats.largest_mtu(), usize::from(export.buffers), &backing)?;
-    let capacity = pool.shape().count;
+    // As many operations as the volume may have with the device.
+    let capacity = pool.shape().count + TASKS + 1;
 
     let parts = Parts {
         pool,
@@ -187,6 +193,10 @@ struct Service<E> {
     stop: Stop,
     backing: Backing,
     address: Address,
+    /// What the worker counts time from.
+    start: Instant,
+    /// It has been said that acknowledged data cannot be written.
+    latched: bool,
     reported: Losses,
     report_after: Instant,
     /// No new requests are taken.
@@ -211,8 +221,12 @@ impl<E: Engine<Buffer>> Service<E> {
             .with_context(|| address.to_string())?;
         let data_bytes = pool.shape().data_bytes;
         let mut worker = Worker::new(engine, pool, seats.len());
+        let volume = export
+            .cache
+            .volume(&backing, worker.pool().shape().count)
+            .with_context(|| address.to_string())?;
         worker
-            .add_export(target, file, backing.changes())
+            .add_export(target, file, volume)
             .map_err(|_| anyhow::anyhow!("{address} is taken"))?;
         seats.plug_all(&mut worker, &mut waiter, data_bytes)?;
 
@@ -224,8 +238,10 @@ impl<E: Engine<Buffer>> Service<E> {
             io = match backing.io {
                 IoMode::Direct => "direct",
                 IoMode::Buffered => "buffered",
+                IoMode::Uncached => "uncached",
             },
             read_only = backing.read_only,
+            cache = %export.cache.mode,
             buffers = export.buffers,
             pid = std::process::id(),
             "serving {address}"
@@ -237,6 +253,8 @@ impl<E: Engine<Buffer>> Service<E> {
             stop,
             backing,
             address,
+            start: Instant::now(),
+            latched: false,
             reported: Losses::default(),
             report_after: Instant::now(),
             stopping: false,
@@ -250,7 +268,7 @@ impl<E: Engine<Buffer>> Service<E> {
         loop {
             let idle = self.turn_for_a_while()?;
             let patience = if idle {
-                next_tick.saturating_duration_since(Instant::now())
+                self.patience(next_tick)
             } else {
                 Duration::ZERO
             };
@@ -274,23 +292,46 @@ impl<E: Engine<Buffer>> Service<E> {
     /// whether it has nothing to do.
     fn turn_for_a_while(&mut self) -> anyhow::Result<bool> {
         for _ in 0..TURNS_BETWEEN_LOOKS {
-            if !self.worker.turn().context(ENGINE_FAILED)? {
+            if !self
+                .worker
+                .turn(self.start.elapsed())
+                .context(ENGINE_FAILED)?
+            {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Takes no new requests; finishes and answers those that were begun.
-    fn finish(mut self) -> anyhow::Result<()> {
+    /// How long to sleep at most.
+    fn patience(&self, next_tick: Instant) -> Duration {
+        let due = self.worker.poll_timeout().map(|due| self.start + due);
+        let next = due.map_or(next_tick, |due| due.min(next_tick));
+        next.saturating_duration_since(Instant::now())
+    }
+
+    /// Works until the disk has nothing more to do.
+    fn finish_disk(&mut self) -> anyhow::Result<()> {
         while self.worker.is_disk_busy() {
-            if !self.worker.drain().context(ENGINE_FAILED)? {
-                self.wait_to_finish(TICK)?;
+            let now = self.start.elapsed();
+            if !self.worker.drain(now).context(ENGINE_FAILED)? {
+                let patience = self.patience(Instant::now() + TICK);
+                self.wait_to_finish(patience)?;
             }
         }
+        Ok(())
+    }
+
+    /// Takes no new requests; finishes and answers those that were begun, and brings everything
+    /// acknowledged to stable storage.
+    fn finish(mut self) -> anyhow::Result<()> {
+        self.finish_disk()?;
+        self.worker.begin_flush(self.start.elapsed());
+        self.finish_disk()?;
         let deadline = Instant::now() + SEND_PATIENCE;
         while !self.worker.is_idle() && Instant::now() < deadline {
-            if !self.worker.drain().context(ENGINE_FAILED)? {
+            let now = self.start.elapsed();
+            if !self.worker.drain(now).context(ENGINE_FAILED)? {
                 self.wait_to_finish(deadline.saturating_duration_since(Instant::now()))?;
             }
         }
@@ -312,7 +353,22 @@ impl<E: Engine<Buffer>> Service<E> {
                 target.address(),
             );
         }
-        Ok(())
+        self.check_nothing_is_lost()
+    }
+
+    /// Says so if acknowledged data never reached stable storage.
+    fn check_nothing_is_lost(&self) -> anyhow::Result<()> {
+        let Some(volume) = self.worker.volume(0).filter(|volume| !volume.is_clean()) else {
+            return Ok(());
+        };
+        let (bytes, path) = (volume.bytes_at_risk(), self.backing.path.display());
+        let cause = volume.failure().map(|error| format!(": {error}"));
+        bail!(
+            "{}: {path}: {bytes} bytes that were acknowledged could not be written{}; \
+             what initiators wrote last is lost, so check the file systems on this disk",
+            self.address,
+            cause.unwrap_or_default()
+        );
     }
 
     /// Sleeps while stopping. A second signal has nothing to add, but must not wake us for ever.
@@ -368,11 +424,7 @@ impl<E: Engine<Buffer>> Service<E> {
     fn tick(&mut self) {
         match self.backing.current_sectors() {
             Ok(sectors) => {
-                let changed = self
-                    .worker
-                    .target_mut(0)
-                    .is_some_and(|target| target.set_sectors(sectors));
-                if changed {
+                if self.worker.set_sectors(0, sectors) {
                     info!("{}: the size is now {sectors} sectors", self.address);
                     self.seats.announce_all(&mut self.worker);
                 }
@@ -400,6 +452,16 @@ impl<E: Engine<Buffer>> Service<E> {
         if let Some(error) = self.worker.take_error() {
             error!("{}: {error}", self.address);
         }
+        let failure = self.worker.volume(0).and_then(Volume::failure);
+        if let Some(error) = failure.filter(|_| !self.latched) {
+            error!(
+                "{}: acknowledged data cannot be written ({error}): every write and flush fails \
+                 from now on, reads go on; mend the disk, then stop this process with SIGTERM, \
+                 which tries once more",
+                self.address
+            );
+        }
+        self.latched = failure.is_some();
     }
 
     /// Warns of frames lost since the last report.
@@ -451,6 +513,7 @@ fn target_settings(export: &ExportSettings, backing: Option<&Backing>) -> Target
     let plain = TargetSettings {
         read_only: export.open.read_only,
         buffer_count: export.buffers,
+        write_cache: export.cache.mode.into(),
         serial: serial::serial(export.address),
         mask: export.allow.clone(),
         ..TargetSettings::new(export.address, 0)
@@ -461,10 +524,13 @@ fn target_settings(export: &ExportSettings, backing: Option<&Backing>) -> Target
     TargetSettings {
         sectors: backing.sectors,
         non_rotating: backing.rotational == Some(false),
-        trim: if backing.discard {
-            Trim::ReadsZeros
-        } else {
-            Trim::Unsupported
+        physical_sector_exponent: backing.physical.exponent(),
+        physical_sector_offset: backing.physical.offset_sectors(),
+        trim: match (backing.discard, backing.discard_bytes) {
+            (false, _) => Trim::Unsupported,
+            (true, 512) => Trim::ReadsZeros,
+            // Parts of the device's blocks are left as they are.
+            (true, _) => Trim::Supported,
         },
         ..plain
     }

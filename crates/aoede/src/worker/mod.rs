@@ -3,7 +3,8 @@
 //! A worker owns some exports, a port on each interface and one engine, and shares nothing.
 //! [`Worker::turn`] does everything that can be done now, without waiting; whoever drives it (the
 //! service over real ports, a test over simulated ones) waits for frames and completions when a
-//! turn found nothing to do.
+//! turn found nothing to do, or until [`Worker::poll_timeout`]. Each turn is told the time, counted
+//! from any start.
 //!
 //! One admitted frame takes one buffer of the pool and keeps it until its response is sent:
 //! a write's payload is copied into the buffer, a read's is put there by the device, and the
@@ -14,15 +15,14 @@ mod pending;
 
 use std::io;
 use std::sync::atomic::AtomicU8;
+use std::time::Duration;
 
 use aoede_disk::{
-    Buffer, Changes, DeviceOp, DiskError, DiskRequest, Done, Durability, Engine, FileId, Operation,
-    Pool, RequestKind, Volume, VolumeSettings,
+    Buffer, DeviceOp, DiskError, DiskRequest, Done, Engine, FileId, Operation, Pool, RequestKind,
+    SECTOR_BYTES, Volume,
 };
 use aoede_link::{Outgoing, Port};
-use aoede_target::{
-    Action, AddressTaken, Admitted, DeviceFailure, Exports, Outcome, PortFacts, Target,
-};
+use aoede_target::{Action, AddressTaken, DeviceFailure, Exports, Outcome, PortFacts, Target};
 use aoede_wire::MacAddr;
 
 use pending::{Pending, PendingTable};
@@ -150,8 +150,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         }
     }
 
-    /// Adds an export whose data is `file` of this worker's engine; `changes` is what the file's
-    /// backing says. Returns its number.
+    /// Adds an export whose data is `file` of this worker's engine, seen through `volume`, which
+    /// must take as many requests as the pool has buffers. Returns its number.
     ///
     /// # Errors
     /// The address is taken.
@@ -159,17 +159,13 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         &mut self,
         target: Target,
         file: FileId,
-        changes: Changes,
+        volume: Volume<Buffer>,
     ) -> Result<usize, AddressTaken> {
         // Exports are not removed yet, so that indices follow each other.
         let index = self.exports.insert(target)?;
         debug_assert_eq!(index, self.disks.len());
         self.disks.push(Disk {
-            volume: Volume::new(VolumeSettings {
-                capacity: self.pool.shape().count,
-                durability: Durability::Writethrough,
-                changes,
-            }),
+            volume,
             file,
             held: None,
         });
@@ -210,6 +206,11 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             .is_some_and(|seat| !seat.outbox.is_empty())
     }
 
+    /// The buffers for requests and responses.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// The exports and what they ignored.
     pub fn exports(&self) -> &Exports {
         &self.exports
@@ -235,7 +236,34 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         self.pool.free() == self.pool.shape().count
     }
 
-    /// Whether the disk still works on a request.
+    /// An export's disk has another size now. Whether it is a change, to be announced.
+    pub fn set_sectors(&mut self, export: usize, sectors: u64) -> bool {
+        if let Some(disk) = self.disks.get_mut(export) {
+            disk.volume.set_size(sectors.saturating_mul(SECTOR_BYTES));
+        }
+        let target = self.exports.get_mut(export);
+        target.is_some_and(|target| target.set_sectors(sectors))
+    }
+
+    /// What is known of an export's data.
+    pub fn volume(&self, export: usize) -> Option<&Volume<Buffer>> {
+        Some(&self.disks.get(export)?.volume)
+    }
+
+    /// Begins to bring everything acknowledged to stable storage, for a clean stop.
+    pub fn begin_flush(&mut self, now: Duration) {
+        for disk in &mut self.disks {
+            disk.volume.begin_flush(now);
+        }
+    }
+
+    /// When the next turn is due although nothing has happened.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let disks = self.disks.iter();
+        disks.filter_map(|disk| disk.volume.poll_timeout()).min()
+    }
+
+    /// Whether the disk still works on a request, or on what it has acknowledged.
     pub fn is_disk_busy(&self) -> bool {
         self.disks.iter().any(|disk| !disk.volume.is_idle())
     }
@@ -260,7 +288,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     ///
     /// # Errors
     /// The engine failed as a whole; single operations that fail are answered, not reported here.
-    pub fn turn(&mut self) -> io::Result<bool> {
+    pub fn turn(&mut self, now: Duration) -> io::Result<bool> {
         let mut busy = false;
         let batch = match self.engine.in_flight() {
             0 => FRAMES_PER_TURN,
@@ -269,10 +297,10 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         let seats = self.seats.len();
         for seat in (self.first_seat..seats).chain(0..self.first_seat) {
             busy |= self.send_announcements(seat);
-            busy |= self.receive(seat, batch);
+            busy |= self.receive(seat, batch, now);
         }
         self.first_seat = (self.first_seat + 1) % seats.max(1);
-        busy |= self.run_disks(batch)?;
+        busy |= self.run_disks(batch, now)?;
         for seat in &mut self.seats {
             busy |= self.stats.send(seat);
         }
@@ -283,8 +311,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     ///
     /// # Errors
     /// As for [`turn`](Self::turn).
-    pub fn drain(&mut self) -> io::Result<bool> {
-        let mut busy = self.run_disks(FRAMES_PER_TURN)?;
+    pub fn drain(&mut self, now: Duration) -> io::Result<bool> {
+        let mut busy = self.run_disks(FRAMES_PER_TURN, now)?;
         for seat in &mut self.seats {
             busy |= self.stats.send(seat);
         }
@@ -292,7 +320,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     }
 
     /// Frames of one port, up to `batch` and as many as there are buffers for.
-    fn receive(&mut self, seat_index: usize, batch: usize) -> bool {
+    fn receive(&mut self, seat_index: usize, batch: usize, now: Duration) -> bool {
         let most = self.buffers_for_a_seat();
         let Some(Seat {
             port: Some(port),
@@ -323,7 +351,14 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                         let Some(disk) = self.disks.get_mut(export) else {
                             continue;
                         };
-                        let started = start(admitted, buffer, seat_index, disk, &mut self.pending);
+                        let cache_on = target.is_write_cache_on();
+                        let kind = request_kind(admitted.action, cache_on);
+                        let asked = Pending {
+                            request: admitted.request,
+                            seat: seat_index,
+                        };
+                        let started = fill(&mut buffer, admitted.data)
+                            && disk.start(now, kind, buffer, asked, &mut self.pending);
                         *pending += usize::from(started);
                     }
                     // Counted by the target; the buffer goes back to the pool.
@@ -344,9 +379,12 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     }
 
     /// Device operations down, up to `batch` completions up, finished requests into the outboxes.
-    fn run_disks(&mut self, batch: usize) -> io::Result<bool> {
+    fn run_disks(&mut self, batch: usize, now: Duration) -> io::Result<bool> {
         let mut busy = false;
         for disk in &mut self.disks {
+            if disk.volume.poll_timeout().is_some_and(|due| due <= now) {
+                disk.volume.handle_timeout(now);
+            }
             busy |= disk.submit(&mut self.engine);
         }
         self.engine.kick()?;
@@ -357,7 +395,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             busy = true;
             // One file belongs to one export.
             if let Some(disk) = self.disks.iter_mut().find(|disk| disk.file == file) {
-                disk.volume.handle_device(completion);
+                disk.volume.handle_device(now, completion);
             }
         }
         for index in 0..self.disks.len() {
@@ -460,6 +498,29 @@ impl WorkerStats {
 }
 
 impl Disk {
+    /// Hands a request to the volume; whether it took it.
+    fn start(
+        &mut self,
+        now: Duration,
+        kind: RequestKind,
+        buffer: Buffer,
+        request: Pending,
+        pending: &mut PendingTable,
+    ) -> bool {
+        // Table and volume have room for every buffer of the pool.
+        let Ok(id) = pending.add(request) else {
+            debug_assert!(false, "no place for a request");
+            return false;
+        };
+        let request = DiskRequest { id, kind, buffer };
+        if let Err(refused) = self.volume.handle_request(now, request) {
+            debug_assert!(false, "the volume refused {:?}", refused.kind);
+            pending.take(id);
+            return false;
+        }
+        true
+    }
+
     /// Moves device operations from the volume to the engine. Returns whether there were any.
     fn submit<E: Engine<Buffer>>(&mut self, engine: &mut E) -> bool {
         let mut any = false;
@@ -474,42 +535,32 @@ impl Disk {
     }
 }
 
-/// Hands an admitted request to its volume; whether it took it.
-fn start(
-    admitted: Admitted<'_>,
-    mut buffer: Buffer,
-    seat: usize,
-    disk: &mut Disk,
-    pending: &mut PendingTable,
-) -> bool {
-    let Admitted {
-        request,
-        action,
-        data,
-    } = admitted;
-    let kind = match action {
+/// What the volume is asked for. With the write cache on, or where the initiator permits it, a
+/// change may be acknowledged early.
+fn request_kind(action: Action, cache_on: bool) -> RequestKind {
+    match action {
         Action::Read { lba, sectors } => RequestKind::Read { lba, sectors },
-        // The permission to acknowledge early is of use only to a cache.
-        Action::Write { lba, sectors, .. } => RequestKind::Write { lba, sectors },
+        Action::Write {
+            lba,
+            sectors,
+            asynchronous,
+        } => RequestKind::Write {
+            lba,
+            sectors,
+            early: cache_on || asynchronous,
+        },
         Action::Flush => RequestKind::Flush,
-        Action::Trim { blocks } => RequestKind::Trim { blocks },
-    };
-    // The target admits no more than `PortFacts::max_sectors`, which the buffers hold.
-    if let Some(room) = buffer.data_mut().get_mut(..data.len()) {
-        room.copy_from_slice(data);
-    } else {
-        debug_assert!(false, "payload of {} bytes exceeds a buffer", data.len());
-        return false;
+        Action::Trim { blocks } => RequestKind::Trim {
+            blocks,
+            early: cache_on,
+        },
     }
-    // Table and volume have room for every buffer of the pool.
-    let Ok(id) = pending.add(Pending { request, seat }) else {
-        debug_assert!(false, "no place for a request");
-        return false;
-    };
-    if let Err(refused) = disk.volume.handle_request(DiskRequest { id, kind, buffer }) {
-        debug_assert!(false, "the volume refused {:?}", refused.kind);
-        pending.take(id);
-        return false;
-    }
-    true
+}
+
+/// Copies a request's data into its buffer; whether it fits. The target admits no more than
+/// `PortFacts::max_sectors`, which the buffers hold.
+fn fill(buffer: &mut Buffer, data: &[u8]) -> bool {
+    let room = buffer.data_mut().get_mut(..data.len());
+    debug_assert!(room.is_some(), "{} bytes exceed a buffer", data.len());
+    room.map(|room| room.copy_from_slice(data)).is_some()
 }

@@ -3,16 +3,21 @@
 
 use aoede::worker::{HEAD_BYTES, Worker};
 use aoede_disk::{
-    Backing, BlockingEngine, Buffer, Engine as _, OpenOptions, Pool, PoolShape, open,
+    Backing, BlockingEngine, Buffer, Engine as _, OpenOptions, Pool, PoolShape, TASKS, Volume,
+    VolumeSettings, open,
 };
 use aoede_link::{Interface, Port};
 use aoede_target::{PortFacts, Target, TargetSettings};
 use aoede_wire::{Address, Ata, Body, Header, MacAddr, Tag};
+use std::time::Duration;
+
 use tempfile::TempDir;
 
 pub(crate) const E1_1: Address = Address { shelf: 1, slot: 1 };
 pub(crate) const SECTORS: u64 = 4096;
 pub(crate) const BUFFERS: usize = 8;
+/// When nothing depends on the time.
+pub(crate) const NOW: Duration = Duration::from_secs(1);
 
 pub(crate) type TestWorker<P> = Worker<P, BlockingEngine<Buffer>>;
 
@@ -20,11 +25,11 @@ pub(crate) type TestWorker<P> = Worker<P, BlockingEngine<Buffer>>;
 pub(crate) fn worker<P: Port>(ports: Vec<P>) -> (TestWorker<P>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let backing = disk(&folder);
-    let mut engine = BlockingEngine::new(BUFFERS);
+    let mut engine = BlockingEngine::new(BUFFERS + TASKS + 1);
     let file = engine.attach(&backing).unwrap();
     let mut worker = Worker::new(engine, pool(), ports.len());
     let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
-    worker.add_export(target, file, backing.changes()).unwrap();
+    worker.add_export(target, file, volume(&backing)).unwrap();
     for (seat, port) in ports.into_iter().enumerate() {
         worker.set_facts(seat, facts(port.interface()));
         worker.set_port(seat, Some(port));
@@ -41,6 +46,21 @@ pub(crate) fn pool() -> Pool {
         alignment: 512,
     })
     .unwrap()
+}
+
+/// The volume of a test's disk, with a small cache.
+pub(crate) fn volume(backing: &Backing) -> Volume<Buffer> {
+    Volume::new(volume_settings(backing), Pool::cache(1 << 20).unwrap())
+}
+
+pub(crate) fn volume_settings(backing: &Backing) -> VolumeSettings {
+    VolumeSettings {
+        capacity: BUFFERS,
+        changes: backing.changes(),
+        size_bytes: backing.sectors * 512,
+        dirty_bytes: 256 << 10,
+        ..VolumeSettings::default()
+    }
 }
 
 fn disk(folder: &TempDir) -> Backing {

@@ -68,8 +68,7 @@ impl AioEngine {
     /// Queues a flight's next step. The queues never grow: each has room for every flight, and each
     /// flight has one step at a time.
     fn push(&mut self, index: u32) -> Result<(), Errno> {
-        let flight = self.flights.get_mut(index).ok_or(Errno::INVAL)?;
-        let step = flight.step()?;
+        let step = self.flights.step(index)?;
         let iocb = match step.action {
             Action::Discard { .. } => None,
             Action::Sync if !self.fdsync => None,
@@ -86,8 +85,9 @@ impl AioEngine {
     /// something that it has, or that is ready, will end first.
     fn hand_over(&mut self) -> bool {
         while let Some(first) = self.batch.first().map(Iocb::index) {
-            // SAFETY: each entry's memory is in its flight's buffer, which stays in `flights` until
-            // the event is seen, or is leaked; descriptors are held open by the flight and by us.
+            // SAFETY: each entry's memory is in its flight's buffers, which stay in `flights` until
+            // the event is seen, or are leaked, and its list of pieces until the next step;
+            // descriptors are held open by the flight and by us.
             match unsafe { self.context.submit(&mut self.batch) } {
                 Ok(taken @ 1..) => {
                     self.batch.drain(..taken);
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn durable_writes_without_the_flag_are_followed_by_a_sync() {
-        let bench = Bench::new(2);
+        let bench = Bench::new(6);
         if let Some(mut engine) = engine(2) {
             durable_writes_without_the_flag(&bench, &mut engine, |engine| &engine.flights);
         }
@@ -273,7 +273,7 @@ mod tests {
     /// Whatever `io_submit` says, each operation ends once, with its own result.
     #[test]
     fn refusals_by_the_kernel_are_survived() {
-        let bench = Bench::new(4);
+        let bench = Bench::new(6);
         let (again, intr) = (Fault::Error(Errno::AGAIN), Fault::Error(Errno::INTR));
         let broken = Fault::Error(Errno::IO);
         let cases: &[Case<'_>] = &[
@@ -292,8 +292,13 @@ mod tests {
             let Some(mut engine) = engine(4) else { return };
             let file = engine.attach(&bench.backing).unwrap();
             engine.context.faults.extend(faults.iter());
-            for (id, kind) in (0..).zip([OpKind::Read, WRITE, OpKind::Read, WRITE]) {
-                engine.submit(file, bench.op(id, kind)).unwrap();
+            for op in [
+                bench.gathered(0, OpKind::Read),
+                bench.op(1, WRITE),
+                bench.op(2, OpKind::Read),
+                bench.gathered(3, WRITE),
+            ] {
+                engine.submit(file, op).unwrap();
             }
             engine.kick().unwrap();
             let mut results = [None; 4];

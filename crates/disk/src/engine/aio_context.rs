@@ -240,7 +240,8 @@ pub(super) struct Iocb {
     priority: i16,
     fd: RawFd,
     memory: u64,
-    len_bytes: u64,
+    /// Bytes, or pieces of a list.
+    len: u64,
     offset: i64,
     reserved: u64,
     flags: u32,
@@ -264,34 +265,39 @@ const READ: u16 = 0;
 const WRITE: u16 = 1;
 /// `IOCB_CMD_FDSYNC`.
 const FDSYNC: u16 = 3;
+/// `IOCB_CMD_PREADV`.
+const READ_LIST: u16 = 7;
+/// `IOCB_CMD_PWRITEV`.
+const WRITE_LIST: u16 = 8;
 /// `IOCB_FLAG_RESFD`.
 const SIGNAL: u32 = 1;
 
 impl Iocb {
     /// The entry for a step; `None` where the kernel has no such operation.
     pub(super) fn new(step: &Step, index: u32, wake: RawFd) -> Option<Self> {
-        let (opcode, memory, rw_flags) = match step.action {
-            Action::Read(memory) => (READ, Some(memory), 0),
-            Action::Write { memory, durable } => {
-                let flags = if durable { libc::RWF_DSYNC } else { 0 };
-                (WRITE, Some(memory), flags)
-            }
-            Action::Sync => (FDSYNC, None, 0),
+        let (one, list, memory) = match step.action {
+            Action::Read(memory) => (READ, READ_LIST, Some(memory)),
+            Action::Write(memory) => (WRITE, WRITE_LIST, Some(memory)),
+            Action::Sync => (FDSYNC, FDSYNC, None),
             Action::Discard { .. } => return None,
         };
-        let start = |memory: Span| memory.start.expose_provenance() as u64;
+        let (opcode, start, len) = match memory {
+            Some(Span::One { start, len_bytes }) => (one, start.expose_provenance(), len_bytes),
+            Some(Span::List { first, count }) => (list, first.expose_provenance(), count),
+            None => (one, 0, 0),
+        };
         // Already complete when the call returns: nobody waits for it.
         let silent = step.route == Route::Immediate && memory.is_some();
         Some(Self {
             data: index.into(),
             key: 0,
-            rw_flags,
+            // Of a sync the kernel wants nothing but zeros.
+            rw_flags: memory.map_or(0, |_| step.flags),
             opcode,
             priority: 0,
             fd: step.fd,
-            memory: memory.map_or(0, start),
-            len_bytes: memory.map_or(0, |memory| memory.len_bytes.into()),
-            // Of a sync the kernel wants nothing but zeros.
+            memory: start as u64,
+            len: len.into(),
             offset: memory.map_or(Some(0), |_| i64::try_from(step.offset).ok())?,
             reserved: 0,
             flags: if silent { 0 } else { SIGNAL },

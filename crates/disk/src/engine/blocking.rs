@@ -10,9 +10,13 @@ use std::io::{self, IoSlice, IoSliceMut};
 use rustix::fs::FallocateFlags;
 use rustix::io::{ReadWriteFlags, preadv2, pwritev2};
 
-use super::open::Backing;
-use super::{Engine, FileId, Files};
+use super::open::{Backing, IoMode};
+use super::{Engine, FileId, Files, MAX_PIECES};
 use crate::device::{Completion, DeviceOp, Errno, Memory, OpKind};
+
+/// What passes through the page cache is not kept there.
+pub(super) const DONTCACHE: ReadWriteFlags =
+    ReadWriteFlags::from_bits_retain(libc::RWF_DONTCACHE as u32);
 
 /// Carries out operations one after another, in the order of submission.
 #[derive(Debug)]
@@ -86,6 +90,8 @@ pub(super) struct Target {
     pub(super) base_bytes: u64,
     /// The file takes RWF_DSYNC, or was not asked yet.
     pub(super) dsync: bool,
+    /// Of every transfer.
+    pub(super) flags: ReadWriteFlags,
 }
 
 impl Target {
@@ -94,21 +100,23 @@ impl Target {
             file: backing.file.try_clone()?,
             base_bytes: backing.base_bytes,
             dsync: true,
+            flags: match backing.io {
+                IoMode::Uncached => DONTCACHE,
+                IoMode::Direct | IoMode::Buffered => ReadWriteFlags::empty(),
+            },
         })
     }
 
     pub(super) fn execute<B: AsMut<[u8]>>(&mut self, op: &mut DeviceOp<B>) -> Result<u32, Errno> {
         let offset = position(self.base_bytes, op.offset_bytes, op.len_bytes)?;
+        let parts = matches!(op.memory, Memory::Parts(_));
         let bytes = match op.kind {
-            OpKind::Read => {
-                let part = part(&mut op.memory, op.memory_start, op.len_bytes)?;
-                let mut parts = [IoSliceMut::new(part)];
-                preadv2(&self.file, &mut parts, offset, ReadWriteFlags::empty())?
+            OpKind::Read if parts => self.read::<B, MAX_PIECES>(op, offset)?,
+            OpKind::Read => self.read::<B, 1>(op, offset)?,
+            OpKind::Write { durable } if parts => {
+                self.write::<B, MAX_PIECES>(op, offset, durable)?
             }
-            OpKind::Write { durable } => {
-                let part = part(&mut op.memory, op.memory_start, op.len_bytes)?;
-                self.write(part, offset, durable)?
-            }
+            OpKind::Write { durable } => self.write::<B, 1>(op, offset, durable)?,
             OpKind::Sync => {
                 self.sync()?;
                 0
@@ -126,15 +134,50 @@ impl Target {
         Ok(rustix::fs::fdatasync(&self.file)?)
     }
 
-    fn write(&mut self, part: &[u8], offset: u64, durable: bool) -> Result<usize, Errno> {
-        let parts = [IoSlice::new(part)];
+    /// Reads into the first `PIECES` pieces of the operation's memory.
+    fn read<B: AsMut<[u8]>, const PIECES: usize>(
+        &self,
+        op: &mut DeviceOp<B>,
+        offset: u64,
+    ) -> Result<usize, Errno> {
+        let mut slices: [_; PIECES] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        let mut places = slices.iter_mut();
+        op.memory
+            .for_each_mut(op.memory_start, op.len_bytes, |piece| {
+                if let Some(place) = places.next() {
+                    *place = IoSliceMut::new(piece);
+                }
+            })?;
+        let used = PIECES - places.len();
+        let slices = slices.get_mut(..used).unwrap_or_default();
+        Ok(preadv2(&self.file, slices, offset, self.flags)?)
+    }
+
+    /// Writes the first `PIECES` pieces of the operation's memory.
+    fn write<B: AsMut<[u8]>, const PIECES: usize>(
+        &mut self,
+        op: &mut DeviceOp<B>,
+        offset: u64,
+        durable: bool,
+    ) -> Result<usize, Errno> {
+        let mut slices = [IoSlice::new(&[]); PIECES];
+        let mut places = slices.iter_mut();
+        op.memory
+            .for_each_mut(op.memory_start, op.len_bytes, |piece| {
+                if let Some(place) = places.next() {
+                    *place = IoSlice::new(piece);
+                }
+            })?;
+        let used = PIECES - places.len();
+        let slices = slices.get(..used).unwrap_or_default();
         if durable && self.dsync {
-            match pwritev2(&self.file, &parts, offset, ReadWriteFlags::DSYNC) {
+            let flags = self.flags | ReadWriteFlags::DSYNC;
+            match pwritev2(&self.file, slices, offset, flags) {
                 Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {}
                 result => return Ok(result?),
             }
         }
-        let bytes = pwritev2(&self.file, &parts, offset, ReadWriteFlags::empty())?;
+        let bytes = pwritev2(&self.file, slices, offset, self.flags)?;
         if durable {
             // Without the flag it works: the flag was the trouble, and will be next time.
             self.dsync = false;
@@ -152,19 +195,4 @@ pub(super) fn position(base_bytes: u64, offset_bytes: u64, len_bytes: u64) -> Re
         (Some(start), Some(end)) if i64::try_from(end).is_ok() => Ok(start),
         _ => Err(Errno::INVAL),
     }
-}
-
-/// The part of the buffer that a transfer is about.
-pub(super) fn part<B: AsMut<[u8]>>(
-    memory: &mut Memory<B>,
-    start: usize,
-    len_bytes: u64,
-) -> Result<&mut [u8], Errno> {
-    let len = usize::try_from(len_bytes).map_err(|_| Errno::INVAL)?;
-    let Memory::One(buffer) = memory else {
-        return Err(Errno::INVAL);
-    };
-    let data = buffer.as_mut();
-    let rest = data.get_mut(start..).ok_or(Errno::INVAL)?;
-    rest.get_mut(..len).ok_or(Errno::INVAL)
 }

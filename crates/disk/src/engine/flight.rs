@@ -11,11 +11,13 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 
-use super::blocking::{Target, part, position};
+use rustix::io::ReadWriteFlags;
+
+use super::blocking::{Target, position};
 use super::mapping::Mapping;
 use super::open::{Backing, IoMode};
 use super::pool::Buffer;
-use super::{FileId, Files};
+use super::{FileId, Files, MAX_PIECES};
 use crate::device::{Completion, DeviceOp, Errno, Memory, OpKind};
 
 /// The most operations that an engine takes at once: io_uring's own limit.
@@ -30,6 +32,9 @@ pub(super) struct Flights {
     files: Files<Rc<Attached>>,
     places: Vec<Option<Flight>>,
     free: Vec<u32>,
+    /// For each place, the pieces of memory that its operation works on. It is zeros from the
+    /// kernel, so that only what is used of it ever takes memory.
+    pieces: Vec<Piece>,
     /// Completions that the kernel will not tell of.
     ready: VecDeque<Landed>,
 }
@@ -64,6 +69,7 @@ impl Flights {
             files: Files::new(),
             places: (0..count).map(|_| None).collect(),
             free: (0..count).rev().collect(),
+            pieces: vec![[0, 0]; capacity * MAX_PIECES],
             ready: VecDeque::with_capacity(capacity),
         })
     }
@@ -72,7 +78,7 @@ impl Flights {
         let route = match (backing.in_memory, backing.io) {
             (true, _) => Route::Immediate,
             (false, IoMode::Direct) => Route::Direct,
-            (false, IoMode::Buffered) => Route::Buffered,
+            (false, IoMode::Buffered | IoMode::Uncached) => Route::Buffered,
         };
         Ok(self.files.add(Rc::new(Attached {
             target: Target::new(backing)?.into(),
@@ -153,6 +159,24 @@ impl Flights {
 
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Flight> {
         self.places.get_mut(index as usize)?.as_mut()
+    }
+
+    /// What the kernel is to do next for the operation.
+    pub(super) fn step(&mut self, index: u32) -> Result<Step, Errno> {
+        let index = index as usize;
+        let flight = self.places.get_mut(index).and_then(Option::as_mut);
+        let mut pieces = self.pieces.chunks_exact_mut(MAX_PIECES);
+        match (flight, pieces.nth(index)) {
+            (Some(flight), Some(pieces)) => flight.step(pieces),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    /// Whether the operation needs to wait for nothing.
+    #[cfg_attr(not(uring), expect(dead_code, reason = "AIO waits for nothing then"))]
+    pub(super) fn is_immediate(&self, index: u32) -> bool {
+        let flight = self.places.get(index as usize).and_then(Option::as_ref);
+        flight.is_some_and(|flight| flight.file.route == Route::Immediate)
     }
 
     /// Whether the operation's step at hand is a sync.
@@ -240,24 +264,22 @@ enum Phase {
 }
 
 /// What the kernel is to do next for an operation. Memory and descriptor stay valid while the
-/// flight is in its place.
+/// flight is in its place, lists of pieces until its next step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     pub(super) fd: RawFd,
     pub(super) route: Route,
     /// In the file; for a sync it means nothing.
     pub(super) offset: u64,
+    /// `RWF_…` flags of a read or write.
+    pub(super) flags: i32,
     pub(super) action: Action,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Action {
     Read(Span),
-    Write {
-        memory: Span,
-        /// With RWF_DSYNC.
-        durable: bool,
-    },
+    Write(Span),
     Sync,
     #[cfg_attr(not(uring), expect(dead_code, reason = "done by a call without it"))]
     Discard {
@@ -265,30 +287,38 @@ pub(super) enum Action {
     },
 }
 
-/// The part of a buffer that a transfer is about.
+/// A `struct iovec`: address and length.
+type Piece = [usize; 2];
+
+/// The memory that a transfer is about.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    pub(super) start: *mut u8,
-    pub(super) len_bytes: u32,
+pub(super) enum Span {
+    /// One piece.
+    One { start: *mut u8, len_bytes: u32 },
+    /// A list of pieces, of which the kernel makes its own when it takes the step.
+    List { first: *const Piece, count: u32 },
 }
 
 impl Flight {
-    pub(super) fn step(&mut self) -> Result<Step, Errno> {
+    fn step(&mut self, pieces: &mut [Piece]) -> Result<Step, Errno> {
         let action = match (self.op.kind, self.phase) {
             (_, Phase::SyncAfter { .. }) | (OpKind::Sync, _) => Action::Sync,
             (OpKind::Discard, _) => Action::Discard {
                 len_bytes: self.op.len_bytes,
             },
-            (OpKind::Read, _) => Action::Read(self.memory()?),
-            (OpKind::Write { durable }, phase) => Action::Write {
-                memory: self.memory()?,
-                durable: durable && phase == Phase::Whole,
-            },
+            (OpKind::Read, _) => Action::Read(self.memory(pieces)?),
+            (OpKind::Write { .. }, _) => Action::Write(self.memory(pieces)?),
         };
+        let target = self.file.target.borrow();
+        let mut flags = target.flags;
+        let durable = self.op.kind == OpKind::Write { durable: true };
+        flags.set(ReadWriteFlags::DSYNC, durable && self.phase == Phase::Whole);
         Ok(Step {
-            fd: self.file.target.borrow().file.as_raw_fd(),
+            fd: target.file.as_raw_fd(),
             route: self.file.route,
             offset: self.offset,
+            #[expect(clippy::cast_possible_wrap, reason = "flags have no sign")]
+            flags: flags.bits() as i32,
             action,
         })
     }
@@ -321,12 +351,41 @@ impl Flight {
         }
     }
 
-    fn memory(&mut self) -> Result<Span, Errno> {
-        let op = &mut self.op;
-        let part = part(&mut op.memory, op.memory_start, op.len_bytes)?;
-        Ok(Span {
-            len_bytes: u32::try_from(part.len()).map_err(|_| Errno::INVAL)?,
-            start: part.as_mut_ptr(),
+    /// Lists the pieces of memory; neighbours are one. What the list cannot hold is left out.
+    fn memory(&mut self, list: &mut [Piece]) -> Result<Span, Errno> {
+        let DeviceOp {
+            memory,
+            memory_start,
+            len_bytes,
+            ..
+        } = &mut self.op;
+        // A result must be able to tell of all.
+        u32::try_from(*len_bytes).map_err(|_| Errno::INVAL)?;
+        let first = list.as_ptr();
+        let mut count = 0;
+        let mut places = list.iter_mut();
+        let mut last: Option<&mut Piece> = None;
+        memory.for_each_mut(*memory_start, *len_bytes, |piece| {
+            let (start, len) = (piece.as_mut_ptr().expose_provenance(), piece.len());
+            match &mut last {
+                Some([last_start, last_len]) if *last_start + *last_len == start => {
+                    *last_len += len;
+                }
+                _ => {
+                    last = places.next();
+                    if let Some(place) = &mut last {
+                        **place = [start, len];
+                        count += 1;
+                    }
+                }
+            }
+        })?;
+        Ok(match last {
+            Some([start, len]) if count == 1 => Span::One {
+                start: std::ptr::with_exposed_provenance_mut(*start),
+                len_bytes: u32::try_from(*len).map_err(|_| Errno::INVAL)?,
+            },
+            _ => Span::List { first, count },
         })
     }
 }
@@ -342,7 +401,7 @@ fn failed(op: DeviceOp<Buffer>, errno: Errno) -> Completion<Buffer> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::device::OpId;
+    use crate::device::{OpId, Part};
     use crate::engine::Engine;
     use crate::engine::open::{OpenOptions, open};
     use crate::engine::pool::{Pool, PoolShape};
@@ -371,6 +430,25 @@ pub(super) mod tests {
                 pool: Pool::new(shape).unwrap(),
                 backing: open(&folder.path().join("disk"), &options).unwrap(),
                 _folder: folder,
+            }
+        }
+
+        /// As [`Self::op`], with the memory in two pieces, the second in front of the first.
+        pub(in crate::engine) fn gathered(&self, id: u32, kind: OpKind) -> DeviceOp<Buffer> {
+            let mut buffers = [self.pool.take().unwrap(), self.pool.take().unwrap()];
+            buffers.sort_by_key(|buffer| std::cmp::Reverse(buffer.data().as_ptr()));
+            let parts = buffers.map(|mut buffer| {
+                buffer.data_mut().fill(0);
+                let len_bytes = 2048;
+                Part { buffer, len_bytes }
+            });
+            DeviceOp {
+                id: OpId(id),
+                kind,
+                offset_bytes: 0,
+                len_bytes: 4096,
+                memory: Memory::Parts(parts.into()),
+                memory_start: 0,
             }
         }
 
@@ -409,11 +487,21 @@ pub(super) mod tests {
         let file = engine.attach(&bench.backing).unwrap();
         let attached = Rc::clone(flights(engine).files.get(file).unwrap());
         attached.target.borrow_mut().dsync = false;
-        for (offset_bytes, expected) in [(0, Ok(4096)), (u64::MAX, Err(Errno::INVAL))] {
-            let op = DeviceOp {
-                offset_bytes,
-                ..bench.op(3, OpKind::Write { durable: true })
-            };
+        let durable = OpKind::Write { durable: true };
+        let whole = || bench.op(3, durable);
+        let gathered = || bench.gathered(3, durable);
+        let nowhere = |op| DeviceOp {
+            offset_bytes: u64::MAX,
+            ..op
+        };
+        let refused = Err(Errno::INVAL);
+        let cases = [
+            (whole(), Ok(4096)),
+            (nowhere(whole()), refused),
+            (gathered(), Ok(4096)),
+            (nowhere(gathered()), refused),
+        ];
+        for (op, expected) in cases {
             engine.submit(file, op).unwrap();
             engine.kick().unwrap();
             let completion = wait(engine);
@@ -450,6 +538,50 @@ pub(super) mod tests {
         drop(flight);
 
         assert_eq!(durable().advance(Ok(512)), Some(Ok(512)));
+    }
+
+    /// Lengths of what the kernel is given, for parts of these buffers with these lengths.
+    fn pieces(order: &[usize], lens: &[u32], start: usize, len_bytes: u64) -> Vec<usize> {
+        let bench = Bench::new(4);
+        let mut flights = Flights::new(2).unwrap();
+        let file = flights.attach(&bench.backing).unwrap();
+        let mut buffers: Vec<_> = (0..4).map(|_| bench.pool.take()).collect();
+        let list = order.iter().zip(lens).map(|(&index, &len_bytes)| Part {
+            buffer: buffers[index].take().unwrap(),
+            len_bytes,
+        });
+        let op = DeviceOp {
+            id: OpId(0),
+            kind: OpKind::Read,
+            offset_bytes: 0,
+            len_bytes,
+            memory: Memory::Parts(list.collect()),
+            memory_start: start,
+        };
+        let index = flights.admit(file, op).unwrap().unwrap();
+        match flights.step(index).unwrap().action {
+            Action::Read(Span::One { len_bytes, .. }) => vec![len_bytes as usize],
+            Action::Read(Span::List { count, .. }) => {
+                let list = &flights.pieces[index as usize * MAX_PIECES..][..count as usize];
+                list.iter().map(|&[_, len]| len).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn neighbours_are_one_piece() {
+        let page = 4096;
+        assert_eq!(pieces(&[0, 1, 2], &[page; 3], 0, 12288), [12288]);
+        assert_eq!(pieces(&[0, 1, 2], &[page; 3], 512, 8192), [8192]);
+        assert_eq!(pieces(&[0, 1, 3], &[page; 3], 0, 12288), [8192, 4096]);
+        assert_eq!(pieces(&[2, 1, 0], &[page; 3], 0, 12288), [4096; 3]);
+        assert_eq!(
+            pieces(&[0, 1, 2], &[page, 512, page], 0, 8704),
+            [4608, 4096]
+        );
+        assert_eq!(pieces(&[0, 2], &[page; 2], 4096, 1024), [1024]);
+        assert_eq!(pieces(&[0, 2], &[page; 2], 4095, 2), [1, 1]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod aio;
 mod aio_context;
 pub mod blocking;
 mod flight;
+mod geometry;
 mod lock;
 #[expect(unsafe_code, reason = "maps files and hands out parts of them")]
 mod mapping;
@@ -32,6 +33,10 @@ use std::io;
 use crate::device::{Completion, DeviceOp};
 use open::Backing;
 
+/// The most pieces of memory that a transfer has; one with more is done in part. The kernel takes
+/// 1024 (`IOV_MAX`).
+const MAX_PIECES: usize = 256;
+
 /// An open file as an engine knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId(pub u32);
@@ -42,6 +47,9 @@ pub struct FileId(pub u32);
 /// [`kick`](Self::kick) once, [`poll`](Self::poll) until it gives nothing. Only then may the
 /// caller sleep: an engine's file descriptor tells of completions that come later, not of those
 /// that already wait.
+///
+/// A transfer may be short: at the end of the file, where the kernel wants it so, and where its
+/// memory has more than 256 pieces. With direct I/O each piece has to be aligned.
 pub trait Engine<B> {
     /// Adds a file. The engine keeps a descriptor of its own, and so the backing's locks, until
     /// [`Self::detach`].

@@ -2,12 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{File, Metadata};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, IoSliceMut, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags};
+use rustix::fs::OFlags;
+use rustix::io::ReadWriteFlags;
 
+use super::blocking::DONTCACHE;
+use super::geometry;
+pub use super::geometry::{Alignment, PhysicalBlocks};
 use super::lock::{self, Holder, Outcome};
 pub use super::open_error::{OpenError, OpenWarning};
 use super::pool::{Pool, PoolShape};
@@ -23,6 +27,9 @@ pub enum IoMode {
     Direct,
     /// It does.
     Buffered,
+    /// It does, and keeps nothing that it did not have before: `RWF_DONTCACHE`, of Linux 6.14. A
+    /// hint to the kernel, not a promise.
+    Uncached,
 }
 
 /// How to open a backing file.
@@ -39,15 +46,6 @@ pub struct OpenOptions {
     /// Make a sparse file of this size if there is none. One that exists must have this size, and
     /// is not touched.
     pub create_bytes: Option<u64>,
-}
-
-/// What direct I/O needs to be a multiple of, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Alignment {
-    /// The buffer's address.
-    pub memory: u32,
-    /// Offset and length in the file.
-    pub offset: u32,
 }
 
 /// A backing file or device, locked and ready to be attached to an engine.
@@ -71,6 +69,12 @@ pub struct Backing {
     pub io: IoMode,
     /// Needed for direct I/O; buffers aligned like this serve buffered files as well.
     pub alignment: Alignment,
+    /// What offset and length of reads and writes have to be multiples of: 512 or 4096.
+    pub block_bytes: u32,
+    /// What offset and length of discards have to be multiples of; 512 or more.
+    pub discard_bytes: u32,
+    /// What writes are best multiples of.
+    pub physical: PhysicalBlocks,
     /// A device, not a regular file.
     pub block_device: bool,
     /// The file lives in memory (tmpfs, ramfs): reading never waits for a device.
@@ -93,7 +97,7 @@ impl Backing {
     /// How many writes a volume may have under way on this file.
     pub fn changes(&self) -> Changes {
         match (self.io, self.in_memory) {
-            (IoMode::Buffered, false) => Changes::OneByOne,
+            (IoMode::Buffered | IoMode::Uncached, false) => Changes::OneByOne,
             _ => Changes::Concurrent,
         }
     }
@@ -104,12 +108,13 @@ impl Backing {
     }
 
     /// Sectors that the file has for the export now: it may have grown or shrunk since it was
-    /// opened. Never more than the configured length.
+    /// opened. Never more than the configured length, and whole blocks ([`Self::block_bytes`]).
     ///
     /// # Errors
     /// The size cannot be read.
     pub fn current_sectors(&self) -> io::Result<u64> {
         let bytes = size(&self.file)?.saturating_sub(self.base_bytes);
+        let bytes = bytes - bytes % u64::from(self.block_bytes);
         let sectors = bytes / SECTOR_BYTES;
         Ok(self
             .length_sectors
@@ -127,6 +132,9 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Backing, OpenError> {
 
 /// Magic numbers of file systems that live in memory (`statfs`).
 const MEMORY_MAGICS: [u32; 2] = [0x0102_1994, 0x8584_58F6];
+
+/// Larger blocks are left to the page cache.
+const LARGEST_BLOCK: u32 = 512;
 
 struct Opening<'a> {
     path: &'a Path,
@@ -172,9 +180,10 @@ impl Opening<'_> {
         let in_memory = rustix::fs::fstatfs(&file)
             .is_ok_and(|fs| !block_device && MEMORY_MAGICS.contains(&lock::magic(&fs)));
         let base_bytes = self.options.offset_sectors * SECTOR_BYTES;
-        let alignment = alignment(&file, block_device);
+        let alignment = geometry::alignment(&file, &metadata);
         let io = match self.options.io {
             IoMode::Buffered => IoMode::Buffered,
+            IoMode::Uncached => try_uncached(&file, alignment, base_bytes, &mut warnings),
             IoMode::Direct => {
                 let obstacle = if in_memory {
                     Some(OpenWarning::NoDirectIo)
@@ -188,11 +197,6 @@ impl Opening<'_> {
                 io
             }
         };
-        let device = if block_device {
-            metadata.rdev()
-        } else {
-            metadata.dev()
-        };
         Ok(Backing {
             path: self.path.to_owned(),
             sectors,
@@ -200,13 +204,19 @@ impl Opening<'_> {
             read_only: self.options.read_only,
             io,
             alignment,
+            block_bytes: match io {
+                IoMode::Direct => block_bytes(alignment).unwrap_or(512),
+                IoMode::Buffered | IoMode::Uncached => 512,
+            },
+            discard_bytes: geometry::discard_bytes(&file, &metadata),
+            physical: geometry::physical(&file, &metadata, alignment, base_bytes),
             block_device,
             in_memory,
             lends: self.options.io == IoMode::Buffered
                 && in_memory
                 && metadata.blocks() >= bytes / 512,
-            rotational: queue_attribute(device, "rotational").map(|value| value != 0),
-            discard: !self.options.read_only && can_discard(&file, block_device, device, bytes),
+            rotational: geometry::rotational(&metadata),
+            discard: !self.options.read_only && geometry::can_discard(&file, &metadata, bytes),
             warnings,
             length_sectors: self.options.length_sectors,
             file,
@@ -374,30 +384,6 @@ fn size(mut file: &File) -> io::Result<u64> {
     file.seek(SeekFrom::End(0))
 }
 
-/// What the kernel says direct I/O needs; where it says nothing, the device's sector size.
-fn alignment(file: &File, block_device: bool) -> Alignment {
-    let smallest = |bytes: u32| bytes.max(512);
-    let told = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
-    if let Ok(told) = told {
-        let known = told.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
-        if known && told.stx_dio_offset_align != 0 {
-            return Alignment {
-                memory: smallest(told.stx_dio_mem_align),
-                offset: smallest(told.stx_dio_offset_align),
-            };
-        }
-    }
-    let sector = if block_device {
-        rustix::fs::ioctl_blksszget(file).unwrap_or(512)
-    } else {
-        512
-    };
-    Alignment {
-        memory: smallest(sector),
-        offset: smallest(sector),
-    }
-}
-
 /// Switches to direct I/O and reads once; the obstacle if that does not work.
 fn try_direct(
     file: &File,
@@ -406,10 +392,18 @@ fn try_direct(
     sectors: u64,
     warnings: &mut Vec<OpenWarning>,
 ) -> Option<OpenWarning> {
-    if alignment.offset > 512 {
+    let Some(block_bytes) = block_bytes(alignment) else {
         return Some(OpenWarning::CoarseDirectIo {
             offset_bytes: alignment.offset,
         });
+    };
+    let block = u64::from(block_bytes);
+    let size_bytes = sectors.saturating_mul(SECTOR_BYTES);
+    if base_bytes % block != 0 {
+        return Some(OpenWarning::StartsInsideBlock { block_bytes });
+    }
+    if size_bytes % block != 0 {
+        return Some(OpenWarning::EndsInsideBlock { block_bytes });
     }
     let Ok(flags) = rustix::fs::fcntl_getfl(file) else {
         return Some(OpenWarning::NoDirectIo);
@@ -417,9 +411,9 @@ fn try_direct(
     if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
         return Some(OpenWarning::NoDirectIo);
     }
-    // The second sector tells whether a sector is enough: the first is aligned to anything.
-    let probe_bytes = base_bytes + if sectors > 1 { SECTOR_BYTES } else { 0 };
-    let obstacle = match read_sector(file, alignment, probe_bytes) {
+    // The second block tells whether a block is enough: the first is aligned to anything.
+    let probe_bytes = base_bytes + if size_bytes > block { block } else { 0 };
+    let obstacle = match read_block(file, alignment, probe_bytes, ReadWriteFlags::empty()) {
         Ok(_) => None,
         Err(rustix::io::Errno::INVAL) => Some(OpenWarning::CoarseDirectIo { offset_bytes: 4096 }),
         Err(rustix::io::Errno::OPNOTSUPP) => Some(OpenWarning::NoDirectIo),
@@ -436,39 +430,49 @@ fn try_direct(
     obstacle
 }
 
-fn read_sector(file: &File, alignment: Alignment, offset: u64) -> Result<usize, rustix::io::Errno> {
+/// Reads once without keeping, and says what the file is to be served with.
+fn try_uncached(
+    file: &File,
+    alignment: Alignment,
+    base_bytes: u64,
+    warnings: &mut Vec<OpenWarning>,
+) -> IoMode {
+    match read_block(file, alignment, base_bytes, DONTCACHE) {
+        Ok(_) => IoMode::Uncached,
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
+            warnings.push(OpenWarning::NoUncachedIo);
+            IoMode::Buffered
+        }
+        Err(errno) => {
+            warnings.push(OpenWarning::FirstRead(errno.to_string()));
+            IoMode::Uncached
+        }
+    }
+}
+
+/// The size of the blocks that direct I/O is done in, if it can be done in any.
+fn block_bytes(alignment: Alignment) -> Option<u32> {
+    let blocks = [512, 4096];
+    blocks
+        .into_iter()
+        .find(|block| *block <= LARGEST_BLOCK && block % alignment.offset == 0)
+}
+
+/// Reads what must be possible to read: a block.
+fn read_block(
+    file: &File,
+    alignment: Alignment,
+    offset: u64,
+    flags: ReadWriteFlags,
+) -> Result<usize, rustix::io::Errno> {
     let shape = PoolShape {
         count: 1,
         headroom_bytes: 0,
-        data_bytes: 512,
+        data_bytes: block_bytes(alignment).unwrap_or(512) as usize,
         alignment: alignment.memory as usize,
     };
     let pool = Pool::new(shape).map_err(|_| rustix::io::Errno::NOMEM)?;
     let mut buffer = pool.take().ok_or(rustix::io::Errno::NOMEM)?;
-    rustix::io::pread(file, buffer.data_mut(), offset)
-}
-
-/// Asks without an effect: a hole behind the end of a file, or the device's own word.
-fn can_discard(file: &File, block_device: bool, device: u64, bytes: u64) -> bool {
-    if block_device {
-        // A hole in a device is made by writing zeros without data.
-        return queue_attribute(device, "write_zeroes_max_bytes").is_some_and(|max| max > 0);
-    }
-    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    let behind = bytes.next_multiple_of(1 << 20);
-    rustix::fs::fallocate(file, hole, behind, 4096).is_ok()
-}
-
-/// A number that the kernel tells about a device's queue; a partition has its disk's.
-fn queue_attribute(device: u64, name: &str) -> Option<u64> {
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let folder = format!("/sys/dev/block/{major}:{minor}");
-    let paths = [
-        format!("{folder}/queue/{name}"),
-        format!("{folder}/../queue/{name}"),
-    ];
-    let text = paths
-        .iter()
-        .find_map(|path| std::fs::read_to_string(path).ok())?;
-    text.trim().parse().ok()
+    let mut piece = [IoSliceMut::new(buffer.data_mut())];
+    rustix::io::preadv2(file, &mut piece, offset, flags)
 }

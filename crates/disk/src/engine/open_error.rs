@@ -25,6 +25,30 @@ pub enum OpenWarning {
         /// What offset and length have to be a multiple of.
         offset_bytes: u32,
     },
+    /// Buffered instead of direct I/O.
+    #[error(
+        "direct I/O works on blocks of {block_bytes} bytes here, and --offset is not a multiple \
+         of that: using buffered I/O"
+    )]
+    StartsInsideBlock {
+        /// What offset and length have to be a multiple of.
+        block_bytes: u32,
+    },
+    /// Buffered instead of direct I/O.
+    #[error(
+        "direct I/O works on blocks of {block_bytes} bytes here, and the size is not a multiple \
+         of that: using buffered I/O"
+    )]
+    EndsInsideBlock {
+        /// What offset and length have to be a multiple of.
+        block_bytes: u32,
+    },
+    /// Buffered instead of uncached I/O.
+    #[error(
+        "the kernel or the file system has no uncached I/O (Linux 6.14, XFS or ext4): using \
+         buffered I/O"
+    )]
+    NoUncachedIo,
     /// The very first read failed; the export goes on, as a disk with a bad sector does.
     #[error("a first read failed: {0}")]
     FirstRead(String),

@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicU8;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::mapping::Lent;
+use crate::volume::PAGE_BYTES;
 
 /// How many buffers a pool has and what each looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,31 @@ impl Pool {
     /// # Errors
     /// A shape that makes no sense (`InvalidInput`), or no memory.
     pub fn new(shape: PoolShape) -> io::Result<Self> {
+        Self::map(shape, MapFlags::POPULATE)
+    }
+
+    /// Buffers for the cache of a [`Volume`](crate::Volume): `bytes` in pages of
+    /// [`PAGE_BYTES`]. Memory that has never been used costs none: it
+    /// comes with the first use of each page.
+    ///
+    /// # Errors
+    /// No room in the address space.
+    pub fn cache(bytes: u64) -> io::Result<Vec<Buffer>> {
+        let count = usize::try_from(bytes).map_err(io::Error::other)? / PAGE_BYTES;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let shape = PoolShape {
+            count,
+            headroom_bytes: 0,
+            data_bytes: PAGE_BYTES,
+            alignment: PAGE_BYTES,
+        };
+        let pool = Self::map(shape, MapFlags::empty())?;
+        Ok(std::iter::from_fn(|| pool.take()).collect())
+    }
+
+    fn map(shape: PoolShape, flags: MapFlags) -> io::Result<Self> {
         let (data_offset, slot_bytes, region_bytes) = layout(shape).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -63,7 +89,7 @@ impl Pool {
                 std::ptr::null_mut(),
                 region_bytes,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::POPULATE,
+                MapFlags::PRIVATE | flags,
             )
         }?;
         let base = NonNull::new(region.cast())

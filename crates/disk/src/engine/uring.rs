@@ -76,15 +76,16 @@ impl UringEngine {
     /// places as there are flights, and each has one step at a time. Of files in memory the ring
     /// would give each to a helper thread, though none ever waits: they are carried out here.
     fn push(&mut self, index: u32) -> Result<(), Errno> {
-        let flight = self.flights.get_mut(index).ok_or(Errno::INVAL)?;
-        let step = flight.step()?;
-        if step.route == Route::Immediate {
+        if self.flights.is_immediate(index) {
             self.flights.carry_out(index);
             return Ok(());
         }
+        let step = self.flights.step(index)?;
         let entry = entry(&step, self.registered).user_data(index.into());
-        // SAFETY: the entry's memory is in the flight's buffer, which stays in `flights` until the
-        // completion is seen, or is leaked; its descriptor is held open by the flight's `Rc`.
+        // SAFETY: the entry's memory is in the flight's buffers, which stay in `flights` until the
+        // completion is seen, or are leaked; its descriptor is held open by the flight's `Rc`. A
+        // list of pieces stays as it is until the kernel has taken the entry, and with it the list
+        // (`check_operations`): the flight has no other step before this one has ended.
         let pushed = unsafe { self.ring.0.submission().push(&entry) };
         debug_assert!(
             pushed.is_ok(),
@@ -223,7 +224,7 @@ impl Drop for UringEngine {
 
 /// The submission entry for a step.
 fn entry(step: &Step, registered: Option<NonNull<[u8]>>) -> squeue::Entry {
-    let (fd, offset) = (Fd(step.fd), step.offset);
+    let (fd, offset, flags) = (Fd(step.fd), step.offset, step.flags);
     match step.action {
         Action::Sync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
         Action::Discard { len_bytes } => {
@@ -231,19 +232,21 @@ fn entry(step: &Step, registered: Option<NonNull<[u8]>>) -> squeue::Entry {
             let discard = opcode::Fallocate::new(fd, len_bytes);
             discard.offset(offset).mode(hole).build()
         }
-        Action::Read(Span { start, len_bytes }) => {
-            if is_in(registered, step.route, start) {
+        Action::Read(Span::One { start, len_bytes }) => {
+            if is_in(registered, step.route, start, len_bytes) {
                 let read = opcode::ReadFixed::new(fd, start, len_bytes, 0);
-                read.offset(offset).build()
+                read.offset(offset).rw_flags(flags).build()
             } else {
                 let read = opcode::Read::new(fd, start, len_bytes);
-                read.offset(offset).build()
+                read.offset(offset).rw_flags(flags).build()
             }
         }
-        Action::Write { memory, durable } => {
-            let Span { start, len_bytes } = memory;
-            let flags = if durable { libc::RWF_DSYNC } else { 0 };
-            if is_in(registered, step.route, start) {
+        Action::Read(Span::List { first, count }) => {
+            let read = opcode::Readv::new(fd, first.cast(), count);
+            read.offset(offset).rw_flags(flags).build()
+        }
+        Action::Write(Span::One { start, len_bytes }) => {
+            if is_in(registered, step.route, start, len_bytes) {
                 let write = opcode::WriteFixed::new(fd, start, len_bytes, 0);
                 write.offset(offset).rw_flags(flags).build()
             } else {
@@ -251,16 +254,22 @@ fn entry(step: &Step, registered: Option<NonNull<[u8]>>) -> squeue::Entry {
                 write.offset(offset).rw_flags(flags).build()
             }
         }
+        Action::Write(Span::List { first, count }) => {
+            let write = opcode::Writev::new(fd, first.cast(), count);
+            write.offset(offset).rw_flags(flags).build()
+        }
     }
 }
 
-/// Whether to use registered memory: it pays for direct transfers, and a buffer of another pool is
-/// not in it.
-fn is_in(registered: Option<NonNull<[u8]>>, route: Route, start: *mut u8) -> bool {
+/// Whether to use registered memory: it pays for direct transfers, and buffers of another pool are
+/// not in it, or not to their end where that pool is its neighbour.
+fn is_in(registered: Option<NonNull<[u8]>>, route: Route, start: *mut u8, len_bytes: u32) -> bool {
     route == Route::Direct
         && registered.is_some_and(|region| {
             let base = region.cast::<u8>().addr().get();
-            (base..base + region.len()).contains(&start.addr())
+            let place = start.addr().checked_sub(base);
+            let end = place.and_then(|place| place.checked_add(len_bytes as usize));
+            end.is_some_and(|end| end <= region.len())
         })
 }
 
@@ -291,6 +300,8 @@ fn check_operations(ring: &IoUring) -> io::Result<()> {
         opcode::Write::CODE,
         opcode::ReadFixed::CODE,
         opcode::WriteFixed::CODE,
+        opcode::Readv::CODE,
+        opcode::Writev::CODE,
         opcode::Fsync::CODE,
         opcode::Fallocate::CODE,
     ];
@@ -325,7 +336,7 @@ mod tests {
 
     #[test]
     fn durable_writes_without_the_flag_are_followed_by_a_sync() {
-        let bench = Bench::new(2);
+        let bench = Bench::new(6);
         if let Ok(mut engine) = UringEngine::new(2, &bench.pool) {
             durable_writes_without_the_flag(&bench, &mut engine, |engine| &engine.flights);
         }

@@ -1,18 +1,27 @@
-//! Which sync a flush waits for.
+//! Which writing and which sync a flush waits for.
 //!
-//! A flush covers what was acknowledged before it arrived. A running sync may have passed by what
-//! was acknowledged since it started: a flush that needs that waits for the next one, and all that
-//! arrive meanwhile share it.
+//! A flush covers what was acknowledged before it arrived. It has two parts: everything dirty is
+//! written, then the device is synced. One runs at a time. What was acknowledged since it began is
+//! not covered: a flush that arrives later waits for the next one, which all that arrive meanwhile
+//! share. Flushes begin also without being asked for, when acknowledged data grows too much or too
+//! old.
 #![forbid(unsafe_code)]
 
-/// The one sync that may run, and what it does not cover.
+use std::time::Duration;
+
+/// The flush that may run, and what it does not cover.
 #[derive(Debug, Default)]
 pub(super) struct Flushes {
     state: State,
-    /// Data was acknowledged that no sync started since then covers.
-    unsynced: bool,
-    /// A flush waits for the sync after the running one.
+    /// Somebody waits for the flush after the running one.
     next_wanted: bool,
+    /// Data was acknowledged since the running flush began.
+    uncovered: bool,
+    /// Given to the device, and no sync begun since then covers it: that much, and for how long.
+    unsynced: Option<Duration>,
+    unsynced_bytes: u64,
+    /// Covered by the running sync.
+    syncing_bytes: u64,
     /// How often the running sync was interrupted.
     repeats: u8,
 }
@@ -21,16 +30,20 @@ pub(super) struct Flushes {
 enum State {
     #[default]
     Idle,
+    /// What was dirty when it began is being written.
+    Writing,
     /// To be given to the device.
-    Wanted,
-    Running,
+    SyncWanted,
+    Syncing,
 }
 
 /// What an arriving flush has to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
     NothingToDo,
-    /// The sync that runs or is about to.
+    /// The flush that is to begin now.
+    Begin,
+    /// The flush that runs.
     Running,
     /// The one after it.
     Next,
@@ -39,32 +52,70 @@ pub(super) enum Arrival {
 impl Flushes {
     /// A change was acknowledged that is not on stable storage.
     pub(super) fn acknowledged(&mut self) {
-        self.unsynced = true;
+        self.uncovered = true;
     }
 
-    pub(super) fn arrive(&mut self) -> Arrival {
-        match (self.state, self.unsynced) {
-            (State::Idle, false) => Arrival::NothingToDo,
-            (State::Idle, true) => {
-                self.state = State::Wanted;
-                Arrival::Running
-            }
-            (State::Wanted, _) | (State::Running, false) => Arrival::Running,
-            (State::Running, true) => {
+    /// The device has taken data that was acknowledged at `since`, and may lose it in a power cut.
+    pub(super) fn unsynced(&mut self, since: Duration, bytes: u64) {
+        self.unsynced = Some(self.unsynced.map_or(since, |oldest| oldest.min(since)));
+        self.unsynced_bytes += bytes;
+    }
+
+    /// Since when the oldest data has waited for a sync.
+    pub(super) fn oldest_unsynced(&self) -> Option<Duration> {
+        self.unsynced
+    }
+
+    /// Bytes that are with the device but not known to be stable.
+    pub(super) fn unsynced_bytes(&self) -> u64 {
+        self.unsynced_bytes + self.syncing_bytes
+    }
+
+    /// A flush arrives, while data is dirty or not.
+    pub(super) fn arrive(&mut self, dirty: bool) -> Arrival {
+        match self.state {
+            State::Idle if !dirty && self.unsynced.is_none() => Arrival::NothingToDo,
+            State::Idle => Arrival::Begin,
+            _ if !self.uncovered => Arrival::Running,
+            _ => {
                 self.next_wanted = true;
                 Arrival::Next
             }
         }
     }
 
-    /// Whether a sync is due; it counts as started.
-    pub(super) fn take_sync(&mut self) -> bool {
-        let wanted = self.state == State::Wanted;
-        if wanted {
-            self.state = State::Running;
-            self.unsynced = false;
-        }
-        wanted
+    /// A flush begins: what is dirty now is to be written, then synced.
+    pub(super) fn begin(&mut self) {
+        self.state = State::Writing;
+        self.uncovered = false;
+    }
+
+    /// Whether what was dirty at the beginning is still being written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.state == State::Writing
+    }
+
+    /// All of it is written. Whether that was all: then the flush is over.
+    pub(super) fn all_written(&mut self) -> bool {
+        let stable = self.unsynced.is_none();
+        self.state = if stable {
+            State::Idle
+        } else {
+            State::SyncWanted
+        };
+        stable
+    }
+
+    /// Whether a sync is due.
+    pub(super) fn is_sync_wanted(&self) -> bool {
+        self.state == State::SyncWanted
+    }
+
+    /// The sync is given to the device. It covers what the device has by now.
+    pub(super) fn sync_starts(&mut self) {
+        self.state = State::Syncing;
+        self.unsynced = None;
+        self.syncing_bytes += std::mem::take(&mut self.unsynced_bytes);
     }
 
     /// The running sync was interrupted before it did anything: whether it is worth repeating.
@@ -72,16 +123,25 @@ impl Flushes {
         let again = self.repeats < super::MAX_RESUBMITS;
         if again {
             self.repeats += 1;
-            self.state = State::Wanted;
+            self.state = State::SyncWanted;
         }
         again
     }
 
-    /// The running sync is over. After a failure nobody waits for another.
-    pub(super) fn finished(&mut self, failed: bool) {
+    /// The running flush is over; whether somebody waits for another, which is to begin. After a
+    /// failure nobody waits.
+    pub(super) fn finished(&mut self, failed: bool) -> bool {
+        self.state = State::Idle;
         self.repeats = 0;
-        let next = std::mem::take(&mut self.next_wanted) && !failed;
-        self.state = if next { State::Wanted } else { State::Idle };
+        self.syncing_bytes = 0;
+        std::mem::take(&mut self.next_wanted) && !failed
+    }
+
+    /// What the device had is to be written again: none of it waits for a sync any more.
+    pub(super) fn nothing_unsynced(&mut self) {
+        self.unsynced = None;
+        self.unsynced_bytes = 0;
+        self.syncing_bytes = 0;
     }
 
     pub(super) fn is_running(&self) -> bool {

@@ -1,52 +1,85 @@
 //! One export's data as a state machine: requests in, device operations out.
 //!
-//! It knows no file and no clock, and allocates nothing after [`Volume::new`]. Call order:
-//! [`handle_request`](Volume::handle_request) and [`handle_device`](Volume::handle_device) as
-//! things happen; after either, [`poll_device`](Volume::poll_device) and then
-//! [`poll_done`](Volume::poll_done) until they give nothing.
+//! It knows no file and no clock (the time comes with each call, counted from any start), and
+//! allocates nothing after [`Volume::new`]. Call order: [`handle_request`](Volume::handle_request),
+//! [`handle_device`](Volume::handle_device) and [`handle_timeout`](Volume::handle_timeout) as
+//! things happen; after each, [`poll_device`](Volume::poll_device) and then
+//! [`poll_done`](Volume::poll_done) until they give nothing. [`poll_timeout`](Volume::poll_timeout)
+//! says when to come back although nothing has happened.
 //!
-//! What is promised: overlapping requests take effect in arrival order and no read is torn
-//! (`order.rs`); a short transfer is continued; an interrupted operation is resubmitted; every
-//! request is answered exactly once, with its buffer. A write or trim is acknowledged when its
-//! [`Durability`] says so, and a failed sync of acknowledged data is final.
+//! # What is promised
+//! - Overlapping requests take effect in arrival order, and none is torn by another (`order.rs`).
+//! - Every request is answered exactly once, with its buffer.
+//! - A write or trim is acknowledged when it is on stable storage. One that may be acknowledged
+//!   *early* is, when it is in the cache: then every read sees it at once, a flush brings it to
+//!   stable storage, and so does time (`write_behind.rs`, `flush.rs`).
+//! - A short transfer is continued, an interrupted operation resubmitted. Early data that the
+//!   device refuses is tried again for a while; then, or at once when a sync of such data fails,
+//!   the volume is latched: every change and flush fails until an operator acts, and reads go on.
 //!
-//! Limits: [`VolumeSettings::capacity`] requests, each with at most one device operation at a
-//! time, and one sync that flushes share; [`MAX_RESUBMITS`].
+//! # The parts
+//! `requests.rs` the way of a request, with `plan.rs` what it needs, `slot.rs` its place and
+//! `order.rs` who waits for whom · `flushing.rs` the way of acknowledged data to stable storage, with
+//! `flush.rs` who waits for which sync and `write_behind.rs` bounds and failures · `work.rs` what the
+//! volume writes and reads ahead by itself, with `task.rs` and `read_ahead.rs` · `pages.rs` the
+//! cache's memory.
+//!
+//! # Limits
+//! [`VolumeSettings::capacity`] requests and [`TASKS`] tasks, each with at most one device
+//! operation at a time, and one sync that flushes share; the pages given at start; [`GATHERS`]
+//! requests whose operation has several buffers; [`MAX_RESUBMITS`].
 #![forbid(unsafe_code)]
 
 mod flush;
+mod flushing;
+mod list;
 mod order;
+mod pages;
 mod plan;
+mod read_ahead;
 mod request;
+mod requests;
 mod slot;
+mod task;
 #[cfg(test)]
 mod tests;
+mod work;
+mod write_behind;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, OpKind};
-use flush::{Arrival, Flushes};
-use order::{Extent, Order};
+use crate::SECTOR_BYTES;
+use crate::device::{Completion, DeviceOp, Memory, OpId, OpKind, Part};
+use flush::Flushes;
+use order::Order;
+pub use pages::PAGE_BYTES;
+use pages::Pages;
 use plan::Plan;
+use read_ahead::ReadAhead;
 pub use request::{Cause, DiskError, DiskRequest, Done, Operation, RequestId, RequestKind};
-use slot::{Advance, Slot, Stage, Step};
+use requests::MERGED_BUFFERS;
+use slot::{Slot, Stage, Step, Transfer};
+use task::Task;
+use write_behind::WriteBehind;
 
 /// How often one operation is handed to the device again without any progress in between (a
-/// signal, a momentary shortage) before its request fails. There is no clock to wait by; a device
-/// that says "again" this often is not going to recover in time for the initiator.
+/// signal, a momentary shortage) before its request fails. A device that says "again" this often is
+/// not going to recover in time for the initiator.
 pub const MAX_RESUBMITS: u8 = 16;
 
-/// When a write is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Durability {
-    /// When its data is on stable storage. A flush has nothing to do.
-    #[default]
-    Writethrough,
-    /// When the operating system has it. A flush brings everything acknowledged to stable storage.
-    Writeback,
-}
+/// Device operations of the volume's own at once: enough to keep a device busy with large
+/// transfers, while requests go on beside them.
+pub const TASKS: usize = 16;
 
-/// How many writes and trims may be with the device at once.
+/// Requests at once whose operation has more than one buffer: writes merged into one, and transfers
+/// by way of scratch pages.
+pub const GATHERS: usize = 32;
+
+/// With fewer pages than this, nothing is cached or acknowledged early.
+pub const LEAST_PAGES: usize = 64;
+
+/// When writes are acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Changes {
     /// As many as there are: the device tells each its own end.
@@ -62,67 +95,161 @@ pub enum Changes {
 pub struct VolumeSettings {
     /// Most requests at once: at least the buffers that an export's requests can hold.
     pub capacity: usize,
-    /// When writes are acknowledged.
-    pub durability: Durability,
-    /// How many writes may be with the device at once.
+    /// How many durable writes and trims may be with the device at once.
     pub changes: Changes,
+    /// Size of the disk.
+    pub size_bytes: u64,
+    /// What device reads and writes must be multiples of, but for the end of the disk: 512 or 4096.
+    /// Requests that are not are completed by reading the rest.
+    pub block_bytes: u32,
+    /// The same for discards. What a trim touches only in part is left alone.
+    pub discard_bytes: u32,
+    /// The largest window of one reader in order; 0 for no reading ahead.
+    pub read_ahead_bytes: u32,
+    /// Bytes that are acknowledged early and not on stable storage: never more.
+    pub dirty_bytes: u64,
+    /// A flush of such data begins when it is half as old as this.
+    pub dirty_age: Duration,
+}
+
+/// A small disk of whole sectors, nothing acknowledged early, large reads ahead.
+impl Default for VolumeSettings {
+    fn default() -> Self {
+        Self {
+            capacity: 64,
+            changes: Changes::Concurrent,
+            size_bytes: 0,
+            block_bytes: 512,
+            discard_bytes: 512,
+            read_ahead_bytes: 1 << 20,
+            dirty_bytes: 32 << 20,
+            dirty_age: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What a volume has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VolumeStats {
+    /// Reads answered from the cache.
+    pub read_hits: u64,
+    /// Reads that went to the device.
+    pub read_misses: u64,
+    /// Bytes read ahead.
+    pub read_ahead_bytes: u64,
+    /// Device writes of several requests' or pages' data at once,
+    pub merged_writes: u64,
+    /// and what they saved: device writes that there would have been.
+    pub writes_spared: u64,
+    /// Syncs given to the device for flushes and by age or amount.
+    pub syncs: u64,
+    /// Device writes of acknowledged data that failed and were tried again.
+    pub retries: u64,
 }
 
 /// One export's data.
 #[derive(Debug)]
 pub struct Volume<B> {
-    durability: Durability,
     slots: Vec<Slot<B>>,
     free: Vec<u32>,
+    tasks: Vec<Task<B>>,
+    free_tasks: Vec<u32>,
     order: Order,
+    pages: Pages<B>,
+    read_ahead: ReadAhead,
+    write_behind: WriteBehind,
     flushes: Flushes,
-    /// Slots whose next operation is to be polled.
-    device: VecDeque<u32>,
-    /// The same, where writes and trims wait for each other.
-    one_by_one: Option<OneByOne>,
+    /// Requests and tasks whose turn has come.
+    ready: VecDeque<u32>,
+    /// Requests that need room in the cache, in order of arrival.
+    blocked: VecDeque<u32>,
+    /// Reads for the device.
+    reads: VecDeque<u32>,
+    /// Durable writes and trims for the device.
+    changes: VecDeque<u32>,
+    /// Tasks for the device.
+    work: VecDeque<u32>,
+    /// The one durable change, or sync, that is with the device, where there may be only one.
+    turn: Option<Turn>,
     /// Slots whose answer is to be polled.
     done: VecDeque<u32>,
-    /// Acknowledged data that could not be brought to stable storage.
+    /// Lists for operations of several buffers.
+    lists: Vec<Vec<Part<B>>>,
+    /// Early data that could not be brought to stable storage.
     failure: Option<DiskError>,
+    now: Duration,
+    disk_bytes: u64,
+    block_bytes: u64,
+    discard_bytes: u64,
+    stats: VolumeStats,
+    #[cfg(test)]
+    planted: Option<Planted>,
 }
 
-/// Writes and trims that are given to the device one after another.
-#[derive(Debug)]
-struct OneByOne {
-    waiting: VecDeque<u32>,
-    with_device: Option<u32>,
+/// Whose turn it is among changes that go one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Nobody,
+    Slot(u32),
+    Sync,
 }
 
-impl OneByOne {
-    /// The next, if none is with the device.
-    fn next(&mut self) -> Option<u32> {
-        if self.with_device.is_none() {
-            self.with_device = self.waiting.pop_front();
-            return self.with_device;
-        }
-        None
-    }
+/// A mistake built in, for the simulation to find.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Planted {
+    /// A flush does without its sync.
+    SkipSync,
+    /// A flush is answered when its sync begins.
+    AckBeforeSync,
+    /// Overlapping writes go to the device in any order.
+    DropOrder,
+    /// A dirty page is given up like a clean one.
+    ForgetDirtyAtEviction,
+    /// A sync that failed counts as one.
+    IgnoreFailedSync,
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
-    /// A volume with nothing to do.
-    pub fn new(settings: VolumeSettings) -> Self {
-        // The id after the last slot's is the sync's.
-        let count = u32::try_from(settings.capacity).unwrap_or(u32::MAX - 1);
-        let capacity = count as usize;
+    /// A volume with nothing to do, whose cache is `pages`: buffers of [`PAGE_BYTES`].
+    pub fn new(settings: VolumeSettings, pages: Vec<B>) -> Self {
+        // The ids after the last slot's are the tasks', then the sync's.
+        let count = u32::try_from(settings.capacity).unwrap_or(u32::MAX / 2);
+        let (capacity, tasks) = (count as usize, number(TASKS));
+        let has_cache = pages.len() >= LEAST_PAGES;
+        let window = if has_cache {
+            u64::from(settings.read_ahead_bytes).min(pages.len() as u64 * PAGE_BYTES as u64 / 4)
+        } else {
+            0
+        };
         Self {
-            durability: settings.durability,
             slots: (0..count).map(|_| Slot::empty()).collect(),
             free: (0..count).rev().collect(),
-            order: Order::new(capacity),
+            tasks: (0..tasks).map(|_| Task::idle()).collect(),
+            free_tasks: (count..count + tasks).rev().collect(),
+            order: Order::new(capacity + TASKS),
+            pages: Pages::new(pages),
+            read_ahead: ReadAhead::new(window),
+            write_behind: WriteBehind::new(settings.dirty_bytes, settings.dirty_age),
             flushes: Flushes::default(),
-            device: VecDeque::with_capacity(capacity),
-            one_by_one: (settings.changes == Changes::OneByOne).then(|| OneByOne {
-                waiting: VecDeque::with_capacity(capacity),
-                with_device: None,
-            }),
+            ready: VecDeque::with_capacity(capacity + TASKS),
+            blocked: VecDeque::with_capacity(capacity),
+            reads: VecDeque::with_capacity(capacity),
+            changes: VecDeque::with_capacity(capacity),
+            work: VecDeque::with_capacity(TASKS),
+            turn: (settings.changes == Changes::OneByOne).then_some(Turn::Nobody),
             done: VecDeque::with_capacity(capacity),
+            lists: (0..GATHERS)
+                .map(|_| Vec::with_capacity(MERGED_BUFFERS))
+                .collect(),
             failure: None,
+            now: Duration::ZERO,
+            disk_bytes: settings.size_bytes,
+            block_bytes: u64::from(settings.block_bytes).max(SECTOR_BYTES),
+            discard_bytes: u64::from(settings.discard_bytes).max(SECTOR_BYTES),
+            stats: VolumeStats::default(),
+            #[cfg(test)]
+            planted: None,
         }
     }
 
@@ -130,7 +257,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     ///
     /// # Errors
     /// Gives the request back when as many as the volume was made for are unanswered.
-    pub fn handle_request(&mut self, request: DiskRequest<B>) -> Result<(), DiskRequest<B>> {
+    pub fn handle_request(
+        &mut self,
+        now: Duration,
+        request: DiskRequest<B>,
+    ) -> Result<(), DiskRequest<B>> {
+        self.now = now;
         let Some(index) = self.free.pop() else {
             return Err(request);
         };
@@ -141,16 +273,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         slot.id = request.id;
         slot.buffer = Some(request.buffer);
         slot.stage = Stage::Waiting;
+        slot.alone = false;
+        slot.early = false;
         slot.result = Ok(());
         match plan {
-            Plan::Transfer { step, extent } => {
-                slot.begin(step, extent.start, extent.end - extent.start);
-                self.admit(index, extent);
-            }
-            Plan::Trim { entries, extent } => {
-                slot.begin(Step::Discard { next: 0, entries }, extent.start, 0);
-                slot.next_range();
-                self.admit(index, extent);
+            Plan::Transfer { step, start, end } => self.admit(index, step, start, end),
+            Plan::Trim {
+                entries,
+                early,
+                start,
+                end,
+            } => {
+                slot.early = early;
+                self.admit(index, Step::Discard { next: 0, entries }, start, end);
             }
             Plan::Flush => {
                 slot.begin(Step::Flush, 0, 0);
@@ -159,63 +294,91 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             Plan::Nothing => self.answer(index, Ok(())),
             Plan::Refuse(error) => self.answer(index, Err(error)),
         }
+        self.run();
         Ok(())
     }
 
     /// Takes the end of an operation that [`Self::poll_device`] gave out.
-    pub fn handle_device(&mut self, done: Completion<B>) {
+    pub fn handle_device(&mut self, now: Duration, done: Completion<B>) {
+        self.now = now;
         let index = done.id.0;
-        if index as usize == self.slots.len() {
-            self.synced(done.result.map(|_| ()));
-            return;
+        match (index as usize).checked_sub(self.slots.len()) {
+            None => self.slot_came_back(index, done),
+            Some(task) if task < TASKS => self.task_came_back(index, done),
+            Some(_) => self.synced(done.result.map(|_| ())),
         }
-        let Some(slot) = self.slots.get_mut(index as usize) else {
-            debug_assert!(false, "completion of an operation that was never given out");
-            return;
+        self.run();
+    }
+
+    /// Tells the volume the time: when [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        self.now = now;
+        if self.write_behind.take_retry(now) {
+            self.pages.try_failed_again();
+        }
+        self.run();
+    }
+
+    /// When there is something to do next although nothing has happened.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let flush = if self.flushes.is_running() || self.failure.is_some() {
+            None
+        } else {
+            self.write_behind.deadline(self.oldest_at_risk())
         };
-        if slot.stage != Stage::InFlight {
-            debug_assert!(false, "completion of an operation that is not in flight");
-            return;
-        }
-        if let Memory::One(buffer) = done.memory {
-            slot.buffer = Some(buffer);
-        }
-        match slot.advance(done.result, self.durability) {
-            Advance::Again => {
-                slot.stage = Stage::Ready;
-                // A change keeps its turn until it is finished.
-                self.device.push_back(index);
-            }
-            Advance::Finished(result) => self.finish(index, result),
+        match (flush, self.write_behind.retry_at()) {
+            (Some(flush), Some(retry)) => Some(flush.min(retry)),
+            (flush, retry) => flush.or(retry),
         }
     }
 
-    /// The next operation for the device. Its buffer goes along and must come back through
+    /// The next operation for the device. Its memory goes along and must come back through
     /// [`Self::handle_device`].
     pub fn poll_device(&mut self) -> Option<DeviceOp<B>> {
-        if self.flushes.take_sync() {
-            return Some(DeviceOp {
-                id: OpId(u32::try_from(self.slots.len()).unwrap_or(u32::MAX)),
-                kind: OpKind::Sync,
-                offset_bytes: 0,
-                len_bytes: 0,
-                memory: Memory::None,
-                memory_start: 0,
-            });
+        self.advance_flush();
+        if self.flushes.is_sync_wanted() && self.take_turn(Turn::Sync) {
+            self.flushes.sync_starts();
+            self.pages.sync_starts();
+            self.stats.syncs += 1;
+            #[cfg(test)]
+            match self.planted {
+                Some(Planted::SkipSync) => {
+                    self.synced(Ok(()));
+                    return self.poll_device();
+                }
+                Some(Planted::AckBeforeSync) => self.answer_flushes(None),
+                _ => {}
+            }
+            let id = OpId(number(self.slots.len() + TASKS));
+            return Some(operation(
+                id,
+                OpKind::Sync,
+                &Transfer::default(),
+                Memory::None,
+            ));
         }
-        while let Some(index) = self.next_ready() {
-            let Some(slot) = self.slots.get_mut(index as usize) else {
-                continue;
-            };
-            if let (Some(failure), true) = (self.failure, slot.step != Step::Read) {
+        if let Some(index) = self.reads.pop_front() {
+            return self.send_slot(index);
+        }
+        while let Some(index) = self.next_change() {
+            let slot = self.slots.get(index as usize)?;
+            if let Some(failure) = self.failure {
                 let error = slot.error(failure.cause);
                 self.finish(index, Err(error));
+                self.run();
                 continue;
             }
-            slot.stage = Stage::InFlight;
-            return Some(slot.operation(OpId(index), self.durability));
+            let index = self.merge(index);
+            return self.send_slot(index);
         }
-        None
+        loop {
+            if let Some(op) = self.next_work() {
+                return Some(op);
+            }
+            if !self.plan_writing() && !self.plan_filling() {
+                return None;
+            }
+        }
     }
 
     /// The next answer.
@@ -240,9 +403,27 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         None
     }
 
-    /// Whether every request is answered and no sync runs.
+    /// Begins to bring everything acknowledged to stable storage, also what the device has refused
+    /// so far: for a clean stop. [`Self::is_clean`] tells when it is done, if it can be done.
+    pub fn begin_flush(&mut self, now: Duration) {
+        self.clear_failure(now);
+        if !self.flushes.is_running() && !self.is_clean() {
+            self.flushes.begin();
+            self.pages.begin_epoch();
+        }
+    }
+
+    /// Whether every request is answered and nothing is with the device. Data may still be in the
+    /// cache.
     pub fn is_idle(&self) -> bool {
-        self.outstanding() == 0 && !self.flushes.is_running()
+        self.outstanding() == 0 && self.free_tasks.len() == TASKS && !self.flushes.is_running()
+    }
+
+    /// Whether everything acknowledged is on stable storage.
+    pub fn is_clean(&self) -> bool {
+        self.pages.dirty_pages() == 0
+            && self.flushes.oldest_unsynced().is_none()
+            && !self.flushes.is_running()
     }
 
     /// Requests without a polled answer.
@@ -255,140 +436,68 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         self.slots.len()
     }
 
-    /// The failed sync that makes every write, trim and flush fail, if there was one: data that
-    /// was acknowledged may be lost.
+    /// Most device operations at once.
+    pub fn most_operations(&self) -> usize {
+        self.slots.len() + TASKS + 1
+    }
+
+    /// The failure that makes every write, trim and flush fail, if there was one: data that was
+    /// acknowledged may be lost.
     pub fn failure(&self) -> Option<DiskError> {
         self.failure
     }
 
-    /// An operator knows of the failure: go on from here.
-    pub fn clear_failure(&mut self) {
+    /// An operator knows of the failure: go on from here, and try again to write what the device
+    /// has refused.
+    pub fn clear_failure(&mut self, now: Duration) {
+        self.now = now;
         self.failure = None;
+        self.write_behind.start_over();
+        self.pages.try_failed_again();
     }
 
-    fn admit(&mut self, index: u32, extent: Extent) {
-        if self.order.admit(index, extent) {
-            self.ready(index);
-        }
+    /// The disk has another size now.
+    pub fn set_size(&mut self, size_bytes: u64) {
+        self.disk_bytes = size_bytes;
     }
 
-    fn ready(&mut self, index: u32) {
-        if let Some(slot) = self.slots.get_mut(index as usize) {
-            slot.stage = Stage::Ready;
-            let change = slot.step != Step::Read;
-            enqueue(index, change, &mut self.device, &mut self.one_by_one);
-        }
+    /// Bytes acknowledged early and not known to be on stable storage.
+    pub fn bytes_at_risk(&self) -> u64 {
+        self.pages.dirty_bytes() + self.flushes.unsynced_bytes()
     }
 
-    /// The next slot whose operation may go to the device.
-    fn next_ready(&mut self) -> Option<u32> {
-        let ready = self.device.pop_front();
-        ready.or_else(|| self.one_by_one.as_mut()?.next())
+    /// Counters since the start.
+    pub fn stats(&self) -> &VolumeStats {
+        &self.stats
     }
 
-    /// A request that held its place in the order is through.
-    fn finish(&mut self, index: u32, result: Result<(), DiskError>) {
-        if let Some(changes) = &mut self.one_by_one {
-            changes
-                .with_device
-                .take_if(|with_device| *with_device == index);
-        }
-        let (slots, device, changes) = (&mut self.slots, &mut self.device, &mut self.one_by_one);
-        self.order.finish(index, |freed| {
-            if let Some(slot) = slots.get_mut(freed as usize) {
-                slot.stage = Stage::Ready;
-                enqueue(freed, slot.step != Step::Read, device, changes);
-            }
-        });
-        let changed = self.slots.get(index as usize).map(|slot| slot.step) != Some(Step::Read);
-        let result = match (changed, self.failure, result) {
-            // It ran beside the sync that failed, and may be part of what was lost.
-            (true, Some(failure), Ok(())) => {
-                let slot = self.slots.get(index as usize);
-                Err(slot.map_or(failure, |slot| slot.error(failure.cause)))
-            }
-            (_, _, result) => result,
-        };
-        if changed && result.is_ok() && self.durability == Durability::Writeback {
-            self.flushes.acknowledged();
-        }
-        self.answer(index, result);
-    }
-
-    fn answer(&mut self, index: u32, result: Result<(), DiskError>) {
-        if let Some(slot) = self.slots.get_mut(index as usize) {
-            debug_assert_ne!(slot.stage, Stage::Finished);
-            slot.stage = Stage::Finished;
-            slot.result = result;
-            self.done.push_back(index);
-        }
-    }
-
-    fn flush(&mut self, index: u32) {
-        if let Some(failure) = self.failure {
-            return self.answer(index, Err(flush_error(failure.cause)));
-        }
-        match self.flushes.arrive() {
-            Arrival::NothingToDo => self.answer(index, Ok(())),
-            Arrival::Running => self.join(index, false),
-            Arrival::Next => self.join(index, true),
-        }
-    }
-
-    /// Notes in the slot which sync the flush waits for.
-    fn join(&mut self, index: u32, next: bool) {
-        if let Some(slot) = self.slots.get_mut(index as usize) {
-            slot.offset_bytes = u64::from(next);
-        }
-    }
-
-    /// The sync is over: answers its flushes, and starts the next one if somebody waits for it.
-    fn synced(&mut self, result: Result<(), Errno>) {
-        match result {
-            Err(Errno::INTR) if self.flushes.repeat() => return,
-            Err(errno) => {
-                let error = flush_error(Cause::Device(errno));
-                self.failure.get_or_insert(error);
-            }
-            Ok(()) => {}
-        }
-        let failed = self.failure.map(|failure| flush_error(failure.cause));
-        self.flushes.finished(failed.is_some());
-        for index in 0..self.slots.len() {
-            let Some(slot) = self.slots.get_mut(index) else {
-                continue;
-            };
-            if (slot.step, slot.stage) != (Step::Flush, Stage::Waiting) {
-                continue;
-            }
-            if slot.offset_bytes == 0 || failed.is_some() {
-                let index = u32::try_from(index).unwrap_or(u32::MAX);
-                self.answer(index, failed.map_or(Ok(()), Err));
-            } else {
-                slot.offset_bytes = 0;
-            }
-        }
+    /// Builds a mistake in.
+    #[cfg(test)]
+    pub(crate) fn plant(&mut self, planted: Planted) {
+        self.planted = Some(planted);
+        self.pages.forget_dirty = planted == Planted::ForgetDirtyAtEviction;
     }
 }
 
-/// Puts a slot into the queue that it belongs to.
-fn enqueue(
-    index: u32,
-    change: bool,
-    device: &mut VecDeque<u32>,
-    one_by_one: &mut Option<OneByOne>,
-) {
-    match one_by_one {
-        Some(changes) if change => changes.waiting.push_back(index),
-        _ => device.push_back(index),
+fn page_part<B>(buffer: B) -> Part<B> {
+    Part {
+        buffer,
+        len_bytes: 4096,
     }
 }
 
-fn flush_error(cause: Cause) -> DiskError {
-    DiskError {
-        operation: Operation::Flush,
-        lba: 0,
-        sectors: 0,
-        cause,
+fn operation<B>(id: OpId, kind: OpKind, transfer: &Transfer, memory: Memory<B>) -> DeviceOp<B> {
+    DeviceOp {
+        id,
+        kind,
+        offset_bytes: transfer.start + transfer.done,
+        len_bytes: transfer.len - transfer.done,
+        memory,
+        // Fits: the whole transfer fits the memory.
+        memory_start: usize::try_from(transfer.done).unwrap_or(usize::MAX),
     }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }

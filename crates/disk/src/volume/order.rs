@@ -3,6 +3,10 @@
 //! A request waits for every earlier unfinished one that it overlaps when either of the two
 //! changes data. Later requests count a waiting one as unfinished, so none is overtaken for ever,
 //! and since each waits only for earlier ones, no two wait for each other.
+//!
+//! A request whose turn has come may still have to wait for room in the cache. Room is made by
+//! writing pages that it may overlap, so that writing goes before all requests that have not begun:
+//! they have had no effect yet.
 #![forbid(unsafe_code)]
 
 /// The bytes a request works on, and whether it changes them.
@@ -27,8 +31,16 @@ struct Entry {
     extent: Extent,
     /// The caller's number for the request.
     slot: u32,
-    /// Unfinished earlier requests it conflicts with.
+    /// Unfinished requests before it that it conflicts with.
     waits_for: u32,
+    /// Its turn has come, but it has not begun.
+    paused: bool,
+}
+
+impl Entry {
+    fn has_begun(&self) -> bool {
+        self.waits_for == 0 && !self.paused
+    }
 }
 
 /// Every unfinished request's extent. Fixed in size from the start.
@@ -73,10 +85,63 @@ impl Order {
             extent,
             slot,
             waits_for: number(waits_for),
+            paused: false,
         });
         self.changing += usize::from(extent.changes);
         self.waiting += usize::from(waits_for > 0);
         waits_for == 0
+    }
+
+    /// Adds a request in front of all that have not begun; whether it may start at once.
+    pub(super) fn admit_in_front(&mut self, slot: u32, extent: Extent) -> bool {
+        let mut waits_for = 0;
+        for entry in &mut self.entries {
+            if !entry.extent.conflicts(extent) {
+                continue;
+            }
+            if entry.has_begun() {
+                waits_for += 1;
+            } else {
+                self.waiting += usize::from(entry.waits_for == 0);
+                entry.waits_for += 1;
+            }
+        }
+        if let Some(place) = self.places.get_mut(slot as usize) {
+            *place = number(self.entries.len());
+        }
+        self.entries.push(Entry {
+            extent,
+            slot,
+            waits_for,
+            paused: false,
+        });
+        self.changing += usize::from(extent.changes);
+        self.waiting += usize::from(waits_for > 0);
+        waits_for == 0
+    }
+
+    /// A request whose turn has come has not begun yet, or begins now.
+    pub(super) fn set_paused(&mut self, slot: u32, paused: bool) {
+        let place = self.places.get(slot as usize).copied().unwrap_or(NOWHERE);
+        if let Some(entry) = self.entries.get_mut(place as usize) {
+            entry.paused = paused;
+        }
+    }
+
+    /// Whether it is a request's turn.
+    pub(super) fn is_turn(&self, slot: u32) -> bool {
+        let place = self.places.get(slot as usize).copied().unwrap_or(NOWHERE);
+        let entry = self.entries.get(place as usize);
+        entry.is_some_and(|entry| entry.waits_for == 0)
+    }
+
+    /// Whether a request for this extent would have to wait.
+    pub(super) fn conflicts(&self, extent: Extent) -> bool {
+        (extent.changes || self.changing > 0)
+            && self
+                .entries
+                .iter()
+                .any(|entry| entry.extent.conflicts(extent))
     }
 
     /// Removes a finished request and names those that may start now.
@@ -172,6 +237,30 @@ mod tests {
         assert_eq!(finish(&mut order, 2), [3]);
         assert_eq!(finish(&mut order, 3), []);
         assert_eq!(finish(&mut order, 4), []);
+    }
+
+    #[test]
+    fn writing_goes_before_what_has_not_begun() {
+        let mut order = Order::new(5);
+        assert!(order.admit(0, read(0, 10)));
+        assert!(order.admit(1, write(10, 20)));
+        order.set_paused(1, true);
+        assert!(
+            !order.admit(2, write(15, 25)),
+            "behind the one that waits for room"
+        );
+        assert!(
+            !order.admit_in_front(3, write(5, 30)),
+            "behind the read that has begun"
+        );
+        assert!(!order.is_turn(1));
+        assert!(!order.admit(4, read(25, 26)));
+        assert_eq!(finish(&mut order, 0), [3]);
+        assert_eq!(finish(&mut order, 3), [1, 4]);
+        order.set_paused(1, false);
+        assert_eq!(finish(&mut order, 1), [2]);
+        assert_eq!(finish(&mut order, 4), []);
+        assert_eq!(finish(&mut order, 2), []);
     }
 
     #[test]

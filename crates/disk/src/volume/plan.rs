@@ -1,15 +1,25 @@
 //! What a request needs, found out before it takes its place in the order.
 #![forbid(unsafe_code)]
 
-use super::order::Extent;
 use super::request::{Cause, DiskError, Operation, RequestKind};
 use super::slot::Step;
 use crate::SECTOR_BYTES;
 
 /// What a request needs, found out before it takes its place.
 pub(super) enum Plan {
-    Transfer { step: Step, extent: Extent },
-    Trim { entries: u32, extent: Extent },
+    Transfer {
+        step: Step,
+        /// The request's bytes.
+        start: u64,
+        end: u64,
+    },
+    Trim {
+        entries: u32,
+        early: bool,
+        /// From the first range's start to the last one's end.
+        start: u64,
+        end: u64,
+    },
     Flush,
     Nothing,
     Refuse(DiskError),
@@ -22,9 +32,16 @@ impl Plan {
                 Self::Nothing
             }
             RequestKind::Read { lba, sectors } => Self::transfer(Step::Read, lba, sectors, data),
-            RequestKind::Write { lba, sectors } => Self::transfer(Step::Write, lba, sectors, data),
+            RequestKind::Write {
+                lba,
+                sectors,
+                early,
+            } => {
+                let step = if early { Step::Absorb } else { Step::Write };
+                Self::transfer(step, lba, sectors, data)
+            }
             RequestKind::Flush => Self::Flush,
-            RequestKind::Trim { blocks } => Self::trim(blocks, data),
+            RequestKind::Trim { blocks, early } => Self::trim(blocks, early, data),
         }
     }
 
@@ -33,13 +50,8 @@ impl Plan {
         let start = lba.checked_mul(SECTOR_BYTES);
         let end = start.and_then(|start| start.checked_add(len));
         match (start, end) {
-            (Some(start), Some(end)) if len <= data.len() as u64 => {
-                let extent = Extent {
-                    start,
-                    end,
-                    changes: step == Step::Write,
-                };
-                Self::Transfer { step, extent }
+            (Some(start), Some(end)) if len <= data.len() as u64 && end <= LAST_BYTE => {
+                Self::Transfer { step, start, end }
             }
             _ => Self::Refuse(DiskError {
                 operation: step.operation(),
@@ -52,7 +64,7 @@ impl Plan {
 
     /// A trim holds one place in the order, from its first range to its last: trims are rare, and
     /// what lies between its ranges waits no longer than they take.
-    fn trim(blocks: u32, data: &[u8]) -> Self {
+    fn trim(blocks: u32, early: bool, data: &[u8]) -> Self {
         let entries = blocks.checked_mul(TRIM_ENTRIES);
         let len = entries.and_then(|entries| (entries as usize).checked_mul(size_of::<u64>()));
         let (Some(entries), Some(data)) = (entries, len.and_then(|len| data.get(..len))) else {
@@ -63,20 +75,22 @@ impl Plan {
                 cause: Cause::Malformed,
             });
         };
-        let mut all: Option<Extent> = None;
+        let mut all: Option<(u64, u64)> = None;
         for range in (0..entries).filter_map(|entry| trim_range(data, entry)) {
             let (start, end) = (range.start, range.start + range.len);
-            let (low, high) =
-                all.map_or((start, end), |all| (all.start.min(start), all.end.max(end)));
-            all = Some(Extent {
-                start: low,
-                end: high,
-                changes: true,
-            });
+            all = Some(all.map_or((start, end), |(low, high)| (low.min(start), high.max(end))));
         }
-        all.map_or(Self::Nothing, |extent| Self::Trim { entries, extent })
+        all.map_or(Self::Nothing, |(start, end)| Self::Trim {
+            entries,
+            early,
+            start,
+            end,
+        })
     }
 }
+
+/// No device has bytes from here on, so that rounding up never overflows.
+const LAST_BYTE: u64 = i64::MAX as u64 - (1 << 20);
 
 /// Ranges in one 512-byte block of a trim.
 const TRIM_ENTRIES: u32 = 64;

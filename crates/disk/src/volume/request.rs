@@ -36,6 +36,8 @@ pub enum RequestKind {
         lba: u64,
         /// How many; 0 does nothing.
         sectors: u32,
+        /// May be acknowledged before it is on stable storage.
+        early: bool,
     },
     /// Everything acknowledged before is to be on stable storage.
     Flush,
@@ -44,6 +46,8 @@ pub enum RequestKind {
         /// 512-byte blocks of ranges in the buffer: 8 bytes each, little-endian, bits 47-0 the
         /// first LBA, bits 63-48 the number of sectors, 0 for an unused entry.
         blocks: u32,
+        /// May be acknowledged before it is on stable storage.
+        early: bool,
     },
 }
 

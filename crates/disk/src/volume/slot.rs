@@ -1,11 +1,12 @@
 //! One request under way: its next device operation, and what a completion means for it.
 #![forbid(unsafe_code)]
 
+use super::MAX_RESUBMITS;
+use super::list::NONE;
 use super::plan::trim_range;
 use super::request::{Cause, DiskError, Operation, RequestId};
-use super::{Durability, MAX_RESUBMITS};
 use crate::SECTOR_BYTES;
-use crate::device::{DeviceOp, Errno, Memory, OpId, OpKind};
+use crate::device::{Errno, OpKind, Part};
 
 /// One request's place, from its arrival until its answer is polled.
 #[derive(Debug)]
@@ -14,21 +15,29 @@ pub(super) struct Slot<B> {
     pub(super) stage: Stage,
     pub(super) buffer: Option<B>,
     pub(super) step: Step,
-    /// The current operation's range, and how much of it is done.
-    pub(super) offset_bytes: u64,
-    pub(super) len_bytes: u64,
-    pub(super) done_bytes: u64,
-    /// Resubmissions since there was progress.
-    pub(super) resubmits: u8,
+    /// The request's bytes.
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// A trim that may be acknowledged before it is stable.
+    pub(super) early: bool,
+    pub(super) transfer: Transfer,
+    /// Pages that stand in for the buffer, where the device cannot take that.
+    pub(super) scratch: Vec<Part<B>>,
+    /// The write that follows this one on the disk, in one operation with it.
+    pub(super) next_member: u32,
+    /// Not to be written together with others: that has failed.
+    pub(super) alone: bool,
     pub(super) result: Result<(), DiskError>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Free,
-    /// Behind an earlier request or a sync.
+    /// Behind an earlier request or a flush.
     Waiting,
-    /// In the `device` queue.
+    /// Its turn has come, but it waits for room in the cache.
+    Blocked,
+    /// In a queue for the device.
     Ready,
     /// With the engine.
     InFlight,
@@ -40,7 +49,15 @@ pub(super) enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Read,
+    /// Whole blocks into scratch pages, of which a part is wanted.
+    ReadBlocks,
     Write,
+    /// Whole blocks into scratch pages, of which a part is to be replaced,
+    ModifyRead,
+    /// and back to the device.
+    ModifyWrite,
+    /// Into the cache: no operation of its own.
+    Absorb,
     Flush,
     /// Discards the current range; `next` is the entry after it.
     Discard {
@@ -54,19 +71,89 @@ pub(super) enum Step {
 impl Step {
     pub(super) fn operation(self) -> Operation {
         match self {
-            Self::Read => Operation::Read,
-            Self::Write => Operation::Write,
+            Self::Read | Self::ReadBlocks => Operation::Read,
+            Self::Write | Self::ModifyRead | Self::ModifyWrite | Self::Absorb => Operation::Write,
             Self::Flush => Operation::Flush,
             Self::Discard { .. } | Self::TrimSync => Operation::Trim,
         }
     }
+
+    pub(super) fn changes(self) -> bool {
+        !matches!(self, Self::Read | Self::ReadBlocks)
+    }
+
+    pub(super) fn kind(self) -> OpKind {
+        match self {
+            Self::Read | Self::ReadBlocks | Self::ModifyRead => OpKind::Read,
+            Self::Write | Self::ModifyWrite | Self::Absorb => OpKind::Write { durable: true },
+            Self::Discard { .. } => OpKind::Discard,
+            Self::TrimSync | Self::Flush => OpKind::Sync,
+        }
+    }
 }
 
-/// What a completion means for its request.
+/// A range on its way to or from the device, in as many pieces as the device likes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Transfer {
+    pub(super) start: u64,
+    pub(super) len: u64,
+    pub(super) done: u64,
+    /// Resubmissions since there was progress.
+    resubmits: u8,
+}
+
+/// What a completion means for its operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Advance {
-    /// There is more to do.
+    /// The rest of it is to be done.
     Again,
-    Finished(Result<(), DiskError>),
+    Finished,
+    Failed(Cause),
+}
+
+impl Transfer {
+    pub(super) fn new(start: u64, end: u64) -> Self {
+        Self {
+            start,
+            len: end.saturating_sub(start),
+            done: 0,
+            resubmits: 0,
+        }
+    }
+
+    /// The device did something, or did not. What is left goes on at a whole unit.
+    pub(super) fn advance(
+        &mut self,
+        kind: OpKind,
+        unit_bytes: u64,
+        result: Result<u32, Errno>,
+    ) -> Advance {
+        let bytes = match result {
+            Ok(bytes) => u64::from(bytes),
+            Err(Errno::INTR | Errno::AGAIN) if self.resubmits < MAX_RESUBMITS => {
+                self.resubmits += 1;
+                return Advance::Again;
+            }
+            Err(errno) => return Advance::Failed(Cause::Device(errno)),
+        };
+        if !matches!(kind, OpKind::Read | OpKind::Write { .. }) || bytes >= self.len - self.done {
+            return Advance::Finished;
+        }
+        let whole = bytes - bytes % unit_bytes;
+        if whole > 0 {
+            self.done += whole;
+            self.resubmits = 0;
+            return Advance::Again;
+        }
+        if bytes == 0 || self.resubmits >= MAX_RESUBMITS {
+            return Advance::Failed(match kind {
+                OpKind::Read => Cause::EndOfFile,
+                _ => Cause::NoProgress,
+            });
+        }
+        self.resubmits += 1;
+        Advance::Again
+    }
 }
 
 impl<B: AsRef<[u8]>> Slot<B> {
@@ -76,128 +163,55 @@ impl<B: AsRef<[u8]>> Slot<B> {
             stage: Stage::Free,
             buffer: None,
             step: Step::Flush,
-            offset_bytes: 0,
-            len_bytes: 0,
-            done_bytes: 0,
-            resubmits: 0,
+            start: 0,
+            end: 0,
+            early: false,
+            transfer: Transfer::default(),
+            scratch: Vec::new(),
+            next_member: NONE,
+            alone: false,
             result: Ok(()),
         }
     }
 
-    pub(super) fn begin(&mut self, step: Step, offset_bytes: u64, len_bytes: u64) {
+    pub(super) fn begin(&mut self, step: Step, start: u64, end: u64) {
         self.step = step;
-        self.offset_bytes = offset_bytes;
-        self.len_bytes = len_bytes;
-        self.done_bytes = 0;
-        self.resubmits = 0;
+        self.transfer = Transfer::new(start, end);
     }
 
-    /// Moves a trim on to its next used entry; false when there is none.
-    pub(super) fn next_range(&mut self) -> bool {
+    /// Moves a trim on to its next used entry, of which whole units of `unit_bytes` are discarded;
+    /// false when there is none.
+    pub(super) fn next_range(&mut self, unit_bytes: u64) -> bool {
         let Step::Discard { next, entries } = self.step else {
             return false;
         };
         let data = self.buffer.as_ref().map_or(&[][..], AsRef::as_ref);
-        let mut ranges = (next..entries).map(|entry| (entry, trim_range(data, entry)));
-        let Some((entry, range)) = ranges.find_map(|(entry, range)| Some((entry, range?))) else {
+        let mut ranges = (next..entries).filter_map(|entry| {
+            let range = trim_range(data, entry)?;
+            let start = range.start.next_multiple_of(unit_bytes);
+            let end = range.start + range.len;
+            let end = end - end % unit_bytes;
+            (start < end).then_some((entry, start, end))
+        });
+        let Some((entry, start, end)) = ranges.next() else {
             return false;
         };
-        self.begin(
-            Step::Discard {
-                next: entry + 1,
-                entries,
-            },
-            range.start,
-            range.len,
-        );
+        let next = entry + 1;
+        self.begin(Step::Discard { next, entries }, start, end);
         true
     }
 
-    /// The operation that is due, with the buffer if it needs one.
-    pub(super) fn operation(&mut self, id: OpId, durability: Durability) -> DeviceOp<B> {
-        let durable = durability == Durability::Writethrough;
-        let kind = match self.step {
-            Step::Read => OpKind::Read,
-            Step::Write => OpKind::Write { durable },
-            Step::Discard { .. } => OpKind::Discard,
-            Step::TrimSync | Step::Flush => OpKind::Sync,
-        };
-        let memory = match kind {
-            OpKind::Read | OpKind::Write { .. } => {
-                self.buffer.take().map_or(Memory::None, Memory::One)
-            }
-            OpKind::Sync | OpKind::Discard => Memory::None,
-        };
-        DeviceOp {
-            id,
-            kind,
-            offset_bytes: self.offset_bytes + self.done_bytes,
-            len_bytes: self.len_bytes - self.done_bytes,
-            memory,
-            // Fits: the whole request fits the buffer.
-            memory_start: usize::try_from(self.done_bytes).unwrap_or(usize::MAX),
-        }
-    }
-
-    pub(super) fn advance(
-        &mut self,
-        result: Result<u32, Errno>,
-        durability: Durability,
-    ) -> Advance {
-        let bytes = match result {
-            Ok(bytes) => u64::from(bytes),
-            Err(Errno::INTR | Errno::AGAIN) if self.resubmits < MAX_RESUBMITS => {
-                self.resubmits += 1;
-                return Advance::Again;
-            }
-            Err(errno) => return Advance::Finished(Err(self.error(Cause::Device(errno)))),
-        };
-        match self.step {
-            Step::Read | Step::Write => self.transferred(bytes),
-            Step::Discard { .. } => {
-                if self.next_range() {
-                    return Advance::Again;
-                }
-                if durability == Durability::Writeback {
-                    return Advance::Finished(Ok(()));
-                }
-                self.begin(Step::TrimSync, self.offset_bytes, 0);
-                Advance::Again
-            }
-            Step::TrimSync | Step::Flush => Advance::Finished(Ok(())),
-        }
-    }
-
-    fn transferred(&mut self, bytes: u64) -> Advance {
-        let left = self.len_bytes - self.done_bytes;
-        if bytes >= left {
-            return Advance::Finished(Ok(()));
-        }
-        // Go on at a whole sector, also after a transfer that ended inside one.
-        let whole = bytes - bytes % SECTOR_BYTES;
-        if whole > 0 {
-            self.done_bytes += whole;
-            self.resubmits = 0;
-            return Advance::Again;
-        }
-        let cause = match self.step {
-            Step::Read => Cause::EndOfFile,
-            _ => Cause::NoProgress,
-        };
-        if bytes == 0 || self.resubmits >= MAX_RESUBMITS {
-            return Advance::Finished(Err(self.error(cause)));
-        }
-        self.resubmits += 1;
-        Advance::Again
-    }
-
     pub(super) fn error(&self, cause: Cause) -> DiskError {
-        DiskError {
-            operation: self.step.operation(),
-            lba: (self.offset_bytes + self.done_bytes) / SECTOR_BYTES,
-            sectors: u32::try_from((self.len_bytes - self.done_bytes) / SECTOR_BYTES)
-                .unwrap_or(u32::MAX),
-            cause,
-        }
+        error_at(self.step.operation(), &self.transfer, cause)
+    }
+}
+
+/// What is left of a transfer has failed.
+pub(super) fn error_at(operation: Operation, transfer: &Transfer, cause: Cause) -> DiskError {
+    DiskError {
+        operation,
+        lba: (transfer.start + transfer.done) / SECTOR_BYTES,
+        sectors: u32::try_from((transfer.len - transfer.done) / SECTOR_BYTES).unwrap_or(u32::MAX),
+        cause,
     }
 }

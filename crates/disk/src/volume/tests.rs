@@ -1,15 +1,30 @@
 //! A volume's life, one story each. The device is whoever reads the test.
 
 use super::*;
+use crate::device::Errno;
 
 type TestVolume = Volume<Vec<u8>>;
 
-fn volume(durability: Durability) -> TestVolume {
-    Volume::new(VolumeSettings {
-        capacity: 4,
-        durability,
-        changes: Changes::Concurrent,
-    })
+/// When nothing depends on the time.
+const NOW: Duration = Duration::from_secs(100);
+const DISK_BYTES: u64 = 1 << 30;
+const SETTINGS: VolumeSettings = VolumeSettings {
+    capacity: 4,
+    changes: Changes::Concurrent,
+    size_bytes: DISK_BYTES,
+    block_bytes: 512,
+    discard_bytes: 512,
+    read_ahead_bytes: 1 << 20,
+    dirty_bytes: 64 << 10,
+    dirty_age: Duration::from_secs(1),
+};
+
+fn volume_of(settings: VolumeSettings) -> TestVolume {
+    Volume::new(settings, vec![vec![0; PAGE_BYTES]; LEAST_PAGES])
+}
+
+fn volume() -> TestVolume {
+    volume_of(SETTINGS)
 }
 
 fn request(volume: &mut TestVolume, id: u32, kind: RequestKind) {
@@ -19,7 +34,7 @@ fn request(volume: &mut TestVolume, id: u32, kind: RequestKind) {
         kind,
         buffer,
     };
-    volume.handle_request(request).unwrap();
+    volume.handle_request(NOW, request).unwrap();
 }
 
 /// The next operation, which has to be of this kind, in sectors.
@@ -31,11 +46,14 @@ fn expect(volume: &mut TestVolume, kind: OpKind, lba: u64, sectors: u64) -> Devi
 }
 
 fn end(volume: &mut TestVolume, op: DeviceOp<Vec<u8>>, result: Result<u32, Errno>) {
-    volume.handle_device(Completion {
-        id: op.id,
-        memory: op.memory,
-        result,
-    });
+    volume.handle_device(
+        NOW,
+        Completion {
+            id: op.id,
+            memory: op.memory,
+            result,
+        },
+    );
 }
 
 fn answer(volume: &mut TestVolume, id: u32) -> Result<(), DiskError> {
@@ -52,6 +70,40 @@ const READ: RequestKind = RequestKind::Read {
 const WRITE: RequestKind = RequestKind::Write {
     lba: 100,
     sectors: 8,
+    early: false,
+};
+
+fn write(lba: u64, sectors: u32) -> RequestKind {
+    RequestKind::Write {
+        lba,
+        sectors,
+        early: false,
+    }
+}
+
+fn early(lba: u64, sectors: u32) -> RequestKind {
+    RequestKind::Write {
+        lba,
+        sectors,
+        early: true,
+    }
+}
+
+fn read(lba: u64, sectors: u32) -> RequestKind {
+    RequestKind::Read { lba, sectors }
+}
+
+fn trim_of(blocks: u32) -> RequestKind {
+    RequestKind::Trim {
+        blocks,
+        early: false,
+    }
+}
+
+const EARLY: RequestKind = RequestKind::Write {
+    lba: 100,
+    sectors: 8,
+    early: true,
 };
 const DURABLE: OpKind = OpKind::Write { durable: true };
 const PLAIN: OpKind = OpKind::Write { durable: false };
@@ -59,13 +111,12 @@ const PLAIN: OpKind = OpKind::Write { durable: false };
 /// Behind the page cache the kernel may tell the wrong one of two durable writes that one failed.
 #[test]
 fn changes_go_to_the_device_one_by_one_where_they_must_and_reads_pass() {
-    let mut volume = Volume::new(VolumeSettings {
-        capacity: 4,
-        durability: Durability::Writethrough,
+    let mut volume = volume_of(VolumeSettings {
         changes: Changes::OneByOne,
+        ..SETTINGS
     });
     request(&mut volume, 1, WRITE);
-    request(&mut volume, 2, RequestKind::Write { lba: 0, sectors: 8 });
+    request(&mut volume, 2, write(0, 8));
     request(&mut volume, 3, RequestKind::Read { lba: 8, sectors: 8 });
     let read = expect(&mut volume, OpKind::Read, 8, 8);
     let first = expect(&mut volume, DURABLE, 100, 8);
@@ -85,12 +136,12 @@ fn changes_go_to_the_device_one_by_one_where_they_must_and_reads_pass() {
 
 #[test]
 fn a_request_for_nothing_is_answered_without_the_device() {
-    let mut volume = volume(Durability::Writethrough);
+    let mut volume = volume();
     for kind in [
         RequestKind::Read { lba: 9, sectors: 0 },
-        RequestKind::Write { lba: 9, sectors: 0 },
+        write(9, 0),
         RequestKind::Flush,
-        RequestKind::Trim { blocks: 1 },
+        trim_of(1),
     ] {
         request(&mut volume, 1, kind);
         assert_eq!(answer(&mut volume, 1), Ok(()), "{kind:?}");
@@ -100,23 +151,20 @@ fn a_request_for_nothing_is_answered_without_the_device() {
 
 #[test]
 fn what_no_device_can_do_is_refused() {
-    let mut volume = volume(Durability::Writethrough);
+    let mut volume = volume();
     for kind in [
         RequestKind::Read {
             lba: u64::MAX,
             sectors: 1,
         },
-        RequestKind::Write {
-            lba: u64::MAX / 512,
-            sectors: 8,
-        },
+        write(u64::MAX / 512, 8),
         RequestKind::Read { lba: 0, sectors: 9 },
         RequestKind::Read {
             lba: 0,
             sectors: u32::MAX,
         },
-        RequestKind::Trim { blocks: 9 },
-        RequestKind::Trim { blocks: u32::MAX },
+        trim_of(9),
+        trim_of(u32::MAX),
     ] {
         request(&mut volume, 1, kind);
         let error = answer(&mut volume, 1).unwrap_err();
@@ -126,7 +174,7 @@ fn what_no_device_can_do_is_refused() {
 
 #[test]
 fn a_full_volume_gives_the_request_back() {
-    let mut volume = volume(Durability::Writethrough);
+    let mut volume = volume();
     for id in 0..4 {
         request(&mut volume, id, READ);
     }
@@ -135,13 +183,13 @@ fn a_full_volume_gives_the_request_back() {
         kind: WRITE,
         buffer: vec![7; 4096],
     };
-    let fifth = volume.handle_request(fifth).unwrap_err();
+    let fifth = volume.handle_request(NOW, fifth).unwrap_err();
     assert_eq!((fifth.id, fifth.kind), (RequestId(4), WRITE));
     assert_eq!(fifth.buffer, [7; 4096]);
     let op = expect(&mut volume, OpKind::Read, 100, 8);
     end(&mut volume, op, Ok(4096));
     volume
-        .handle_request(fifth)
+        .handle_request(NOW, fifth)
         .expect_err("the answer is not polled yet");
     assert!(volume.poll_done().is_some());
     request(&mut volume, 4, READ);
@@ -150,7 +198,7 @@ fn a_full_volume_gives_the_request_back() {
 
 #[test]
 fn a_short_transfer_goes_on_where_it_stopped() {
-    let mut volume = volume(Durability::Writethrough);
+    let mut volume = volume();
     request(&mut volume, 1, READ);
     let op = expect(&mut volume, OpKind::Read, 100, 8);
     end(&mut volume, op, Ok(3 * 512 + 100));
@@ -162,7 +210,7 @@ fn a_short_transfer_goes_on_where_it_stopped() {
 
 #[test]
 fn a_file_that_was_cut_is_a_read_error_where_it_ends() {
-    let mut volume = volume(Durability::Writethrough);
+    let mut volume = volume();
     for rest in [0, 100] {
         request(&mut volume, 1, READ);
         let op = expect(&mut volume, OpKind::Read, 100, 8);
@@ -186,7 +234,7 @@ fn a_file_that_was_cut_is_a_read_error_where_it_ends() {
 #[test]
 fn interrupted_operations_are_resubmitted_but_not_for_ever() {
     for errno in [Errno::INTR, Errno::AGAIN] {
-        let mut volume = volume(Durability::Writethrough);
+        let mut volume = volume();
         request(&mut volume, 1, WRITE);
         for _ in 0..MAX_RESUBMITS {
             let op = expect(&mut volume, DURABLE, 100, 8);
@@ -206,7 +254,7 @@ fn interrupted_operations_are_resubmitted_but_not_for_ever() {
 
 #[test]
 fn a_write_that_goes_nowhere_fails() {
-    let mut volume = volume(Durability::Writethrough);
+    let mut volume = volume();
     request(&mut volume, 1, WRITE);
     let op = expect(&mut volume, DURABLE, 100, 8);
     end(&mut volume, op, Ok(0));
@@ -221,18 +269,18 @@ fn trim(volume: &mut TestVolume, id: u32, ranges: &[(u64, u64)]) {
     for (entry, (lba, sectors)) in buffer.chunks_mut(8).zip(ranges) {
         entry.copy_from_slice(&(lba | sectors << 48).to_le_bytes());
     }
-    let kind = RequestKind::Trim { blocks: 8 };
+    let kind = trim_of(8);
     let request = DiskRequest {
         id: RequestId(id),
         kind,
         buffer,
     };
-    volume.handle_request(request).unwrap();
+    volume.handle_request(NOW, request).unwrap();
 }
 
 #[test]
 fn a_trim_discards_its_ranges_in_order_and_syncs_once() {
-    let mut volume = volume(Durability::Writethrough);
+    let mut volume = volume();
     let last = (1 << 48) - 1;
     trim(
         &mut volume,
@@ -251,7 +299,7 @@ fn a_trim_discards_its_ranges_in_order_and_syncs_once() {
 
 #[test]
 fn a_trim_ends_at_its_first_error() {
-    let mut volume = volume(Durability::Writethrough);
+    let mut volume = volume();
     trim(&mut volume, 1, &[(1, 1), (2, 2), (8, 1)]);
     let op = expect(&mut volume, OpKind::Discard, 1, 1);
     end(&mut volume, op, Ok(0));
@@ -262,59 +310,478 @@ fn a_trim_ends_at_its_first_error() {
     assert_eq!(error.errno(), Errno::OPNOTSUPP);
 }
 
+/// A request whose buffer is full of this byte.
+fn filled(volume: &mut TestVolume, id: u32, kind: RequestKind, byte: u8) {
+    filled_at(volume, NOW, id, kind, byte);
+}
+
+fn filled_at(volume: &mut TestVolume, now: Duration, id: u32, kind: RequestKind, byte: u8) {
+    let buffer = vec![byte; 8192];
+    let request = DiskRequest {
+        id: RequestId(id),
+        kind,
+        buffer,
+    };
+    volume.handle_request(now, request).unwrap();
+}
+
+/// The data that an operation transfers.
+fn data(op: &mut DeviceOp<Vec<u8>>) -> Vec<u8> {
+    let mut data = Vec::new();
+    let each = |piece: &mut [u8]| data.extend_from_slice(piece);
+    op.memory
+        .for_each_mut(op.memory_start, op.len_bytes, each)
+        .unwrap();
+    data
+}
+
+/// The device does a whole operation; what it reads is full of `byte`.
+fn done(volume: &mut TestVolume, mut op: DeviceOp<Vec<u8>>, byte: u8) {
+    if op.kind == OpKind::Read {
+        let each = |piece: &mut [u8]| piece.fill(byte);
+        op.memory
+            .for_each_mut(op.memory_start, op.len_bytes, each)
+            .unwrap();
+    }
+    let len = u32::try_from(op.len_bytes).unwrap();
+    end(volume, op, Ok(len));
+}
+
+/// The next answer, whose data begins like this.
+fn answered(volume: &mut TestVolume, id: u32) -> Result<Vec<u8>, DiskError> {
+    let done = volume.poll_done().expect("there is an answer");
+    assert_eq!(done.id, RequestId(id));
+    done.result.map(|()| done.buffer)
+}
+
+fn nothing_to_do(volume: &mut TestVolume) {
+    assert!(volume.poll_device().is_none(), "there is more to do");
+    assert!(volume.poll_done().is_none(), "there is an answer");
+}
+
+fn sectors(data: &[u8]) -> Vec<u8> {
+    data.chunks(512).map(|sector| sector[0]).collect()
+}
+
+#[test]
+fn an_early_write_is_answered_at_once_and_seen_by_every_read() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(100, 8), 7);
+    assert!(answered(&mut volume, 1).is_ok());
+    filled(&mut volume, 2, early(102, 2), 8);
+    assert!(answered(&mut volume, 2).is_ok());
+    filled(&mut volume, 3, read(100, 8), 0);
+    let seen = answered(&mut volume, 3).unwrap();
+    assert_eq!(sectors(&seen[..4096]), [7, 7, 8, 8, 7, 7, 7, 7]);
+    nothing_to_do(&mut volume);
+    // What is not in the cache comes from the device.
+    filled(&mut volume, 4, read(106, 4), 0);
+    let op = expect(&mut volume, OpKind::Read, 106, 4);
+    done(&mut volume, op, 1);
+    let seen = answered(&mut volume, 4).unwrap();
+    assert_eq!(sectors(&seen[..2048]), [7, 7, 1, 1]);
+    assert_eq!(volume.bytes_at_risk(), 4096);
+}
+
+#[test]
+fn a_flush_writes_what_was_acknowledged_in_large_pieces_and_then_syncs() {
+    let mut volume = volume();
+    // In any order, two of them over a page's edge, and one elsewhere.
+    for (id, lba) in [(1, 116), (2, 100), (3, 108), (4, 1000)] {
+        filled(&mut volume, id, early(lba, 8), u8::try_from(id).unwrap());
+        assert!(answered(&mut volume, id).is_ok());
+    }
+    nothing_to_do(&mut volume);
+    filled(&mut volume, 5, RequestKind::Flush, 0);
+    let mut large = expect(&mut volume, PLAIN, 100, 24);
+    assert_eq!(
+        sectors(&data(&mut large)),
+        [[2; 8], [3; 8], [1; 8]].concat()
+    );
+    let other = expect(&mut volume, PLAIN, 1000, 8);
+    nothing_to_do(&mut volume);
+    done(&mut volume, large, 0);
+    nothing_to_do(&mut volume);
+    done(&mut volume, other, 0);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    nothing_to_do(&mut volume);
+    done(&mut volume, sync, 0);
+    assert!(answered(&mut volume, 5).is_ok());
+    assert_eq!(volume.bytes_at_risk(), 0);
+    assert!(volume.is_clean() && volume.is_idle());
+    assert_eq!(volume.poll_timeout(), None);
+    // It is still in the cache.
+    filled(&mut volume, 6, read(104, 8), 0);
+    let seen = answered(&mut volume, 6).unwrap();
+    assert_eq!(sectors(&seen[..4096]), [2, 2, 2, 2, 3, 3, 3, 3]);
+}
+
 #[test]
 fn flushes_share_a_sync_that_covers_them() {
-    let mut volume = volume(Durability::Writeback);
-    request(&mut volume, 1, WRITE);
+    let mut volume = volume();
+    filled(&mut volume, 1, EARLY, 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    filled(&mut volume, 2, RequestKind::Flush, 0);
     let write = expect(&mut volume, PLAIN, 100, 8);
-    end(&mut volume, write, Ok(4096));
-    assert_eq!(answer(&mut volume, 1), Ok(()));
-    request(&mut volume, 2, RequestKind::Flush);
-    request(&mut volume, 3, RequestKind::Flush);
+    filled(&mut volume, 3, RequestKind::Flush, 0);
+    done(&mut volume, write, 0);
     let sync = expect(&mut volume, OpKind::Sync, 0, 0);
-    assert!(volume.poll_device().is_none(), "one for both");
-    request(&mut volume, 4, WRITE);
-    let write = expect(&mut volume, PLAIN, 100, 8);
-    end(&mut volume, write, Ok(4096));
-    assert_eq!(answer(&mut volume, 4), Ok(()));
-    request(&mut volume, 5, RequestKind::Flush);
-    end(&mut volume, sync, Ok(0));
-    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    nothing_to_do(&mut volume);
+    filled(&mut volume, 4, EARLY, 1);
+    assert!(answered(&mut volume, 4).is_ok());
+    filled(&mut volume, 5, RequestKind::Flush, 0);
+    nothing_to_do(&mut volume);
+    done(&mut volume, sync, 0);
     for id in [2, 3] {
-        assert_eq!(answer(&mut volume, id), Ok(()));
+        assert!(answered(&mut volume, id).is_ok());
     }
-    assert!(
-        volume.poll_done().is_none(),
-        "the write came after that sync began"
+    let write = expect(&mut volume, PLAIN, 100, 8);
+    done(&mut volume, write, 0);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    nothing_to_do(&mut volume);
+    done(&mut volume, sync, 0);
+    assert!(answered(&mut volume, 5).is_ok());
+    filled(&mut volume, 6, RequestKind::Flush, 0);
+    assert!(answered(&mut volume, 6).is_ok(), "nothing is left to sync");
+    nothing_to_do(&mut volume);
+}
+
+#[test]
+fn acknowledged_data_is_flushed_when_half_its_time_is_over() {
+    let mut volume = volume();
+    filled(&mut volume, 1, EARLY, 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    nothing_to_do(&mut volume);
+    let due = NOW + SETTINGS.dirty_age / 2;
+    assert_eq!(volume.poll_timeout(), Some(due));
+    volume.handle_timeout(due.saturating_sub(Duration::from_nanos(1)));
+    nothing_to_do(&mut volume);
+    volume.handle_timeout(due);
+    let write = expect(&mut volume, PLAIN, 100, 8);
+    done(&mut volume, write, 0);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    done(&mut volume, sync, 0);
+    nothing_to_do(&mut volume);
+    assert!(volume.is_clean());
+}
+
+#[test]
+fn no_more_than_the_bound_is_acknowledged_and_the_rest_waits() {
+    let mut volume = volume_of(VolumeSettings {
+        dirty_bytes: 16 << 10,
+        ..SETTINGS
+    });
+    for id in 0..4 {
+        filled(&mut volume, id, early(u64::from(id) * 80, 8), 1);
+        assert!(answered(&mut volume, id).is_ok());
+    }
+    filled(&mut volume, 4, early(800, 8), 1);
+    assert!(volume.poll_done().is_none(), "that would be too much");
+    assert_eq!(volume.bytes_at_risk(), 16 << 10);
+    // Half the bound was reached long ago: a flush is under way.
+    let writes: Vec<_> = (0..4)
+        .map(|number| expect(&mut volume, PLAIN, number * 80, 8))
+        .collect();
+    for write in writes {
+        done(&mut volume, write, 0);
+    }
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    assert!(volume.poll_done().is_none(), "not stable yet");
+    done(&mut volume, sync, 0);
+    assert!(answered(&mut volume, 4).is_ok());
+}
+
+#[test]
+fn outstanding_writes_that_continue_each_other_are_one_device_write() {
+    let mut volume = volume();
+    for (id, lba) in [(1, 116), (2, 100), (3, 300), (4, 108)] {
+        filled(&mut volume, id, write(lba, 8), u8::try_from(id).unwrap());
+    }
+    let mut merged = expect(&mut volume, DURABLE, 100, 24);
+    assert_eq!(
+        sectors(&data(&mut merged)),
+        [[2; 8], [4; 8], [1; 8]].concat()
     );
-    end(&mut volume, sync, Ok(0));
-    assert_eq!(answer(&mut volume, 5), Ok(()));
-    request(&mut volume, 6, RequestKind::Flush);
-    assert_eq!(answer(&mut volume, 6), Ok(()), "nothing is left to sync");
+    let other = expect(&mut volume, DURABLE, 300, 8);
+    nothing_to_do(&mut volume);
+    // A short transfer inside the second.
+    end(&mut volume, merged, Ok(11 * 512));
+    let mut rest = expect(&mut volume, DURABLE, 111, 13);
+    assert_eq!(sectors(&data(&mut rest)), [&[4; 5][..], &[1; 8]].concat());
+    nothing_to_do(&mut volume);
+    done(&mut volume, rest, 0);
+    for id in [2, 4, 1] {
+        assert!(answered(&mut volume, id).is_ok());
+    }
+    done(&mut volume, other, 0);
+    assert!(answered(&mut volume, 3).is_ok());
+    assert_eq!(volume.stats().writes_spared, 2);
+}
+
+#[test]
+fn when_merged_writes_fail_each_finds_out_for_itself() {
+    let mut volume = volume();
+    for (id, lba) in [(1, 100), (2, 108), (3, 116)] {
+        filled(&mut volume, id, write(lba, 8), 1);
+    }
+    let merged = expect(&mut volume, DURABLE, 100, 24);
+    end(&mut volume, merged, Err(Errno::IO));
+    for (id, lba, result) in [
+        (1, 100, Ok(4096)),
+        (2, 108, Err(Errno::IO)),
+        (3, 116, Ok(4096)),
+    ] {
+        let op = expect(&mut volume, DURABLE, lba, 8);
+        end(&mut volume, op, result);
+        assert_eq!(answered(&mut volume, id).is_ok(), result.is_ok());
+    }
+    assert_eq!(volume.failure(), None);
+}
+
+#[test]
+fn a_durable_write_replaces_what_is_in_the_cache_when_it_is_done() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(100, 8), 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    for (result, expected) in [(Err(Errno::IO), 1), (Ok(1024), 2)] {
+        filled(&mut volume, 2, write(102, 2), 2);
+        let op = expect(&mut volume, DURABLE, 102, 2);
+        end(&mut volume, op, result);
+        assert_eq!(answered(&mut volume, 2).is_ok(), result.is_ok());
+        filled(&mut volume, 3, read(100, 8), 0);
+        let seen = answered(&mut volume, 3).unwrap();
+        assert_eq!(
+            sectors(&seen[..4096]),
+            [1, 1, expected, expected, 1, 1, 1, 1]
+        );
+    }
+    assert_eq!(volume.bytes_at_risk(), 6 * 512, "two sectors are stable");
+}
+
+#[test]
+fn data_that_the_device_refuses_is_tried_again_then_the_volume_is_latched() {
+    let mut volume = volume();
+    for (id, lba) in [(1, 96), (2, 104)] {
+        filled(&mut volume, id, early(lba, 8), 7);
+        assert!(answered(&mut volume, id).is_ok());
+    }
+    filled(&mut volume, 3, RequestKind::Flush, 0);
+    let both = expect(&mut volume, PLAIN, 96, 16);
+    end(&mut volume, both, Err(Errno::NOSPC));
+    // The sound half is written, the other tried for a while.
+    let bad = expect(&mut volume, PLAIN, 104, 8);
+    let good = expect(&mut volume, PLAIN, 96, 8);
+    done(&mut volume, good, 0);
+    end(&mut volume, bad, Err(Errno::NOSPC));
+    let mut attempts = 1;
+    while volume.failure().is_none() {
+        nothing_to_do(&mut volume);
+        let again = volume.poll_timeout().expect("it will be tried again");
+        volume.handle_timeout(again);
+        let bad = expect(&mut volume, PLAIN, 104, 8);
+        volume.handle_device(
+            again,
+            Completion {
+                id: bad.id,
+                memory: bad.memory,
+                result: Err(Errno::NOSPC),
+            },
+        );
+        attempts += 1;
+    }
+    assert_eq!(attempts, 7);
+    let error = answered(&mut volume, 3).unwrap_err();
+    assert_eq!((error.lba, error.errno()), (104, Errno::NOSPC));
+    for (id, kind) in [(4, EARLY), (5, WRITE), (6, RequestKind::Flush)] {
+        filled(&mut volume, id, kind, 1);
+        assert!(answered(&mut volume, id).is_err(), "{kind:?}");
+    }
+    filled(&mut volume, 7, read(104, 8), 0);
+    assert_eq!(answered(&mut volume, 7).unwrap()[..4096], [7; 4096]);
+    nothing_to_do(&mut volume);
+    // There is room again, and somebody says so: nothing is lost.
+    volume.clear_failure(NOW);
+    filled(&mut volume, 8, RequestKind::Flush, 0);
+    let op = expect(&mut volume, PLAIN, 104, 8);
+    done(&mut volume, op, 0);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    done(&mut volume, sync, 0);
+    assert!(answered(&mut volume, 8).is_ok());
+    assert!(volume.is_clean());
 }
 
 #[test]
 fn a_failed_sync_is_final_until_an_operator_acts() {
-    let mut volume = volume(Durability::Writeback);
-    request(&mut volume, 1, WRITE);
-    let write = expect(&mut volume, PLAIN, 100, 8);
-    end(&mut volume, write, Ok(4096));
-    assert_eq!(answer(&mut volume, 1), Ok(()));
-    request(&mut volume, 2, RequestKind::Flush);
+    let mut volume = volume();
+    filled(&mut volume, 1, EARLY, 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    filled(&mut volume, 2, RequestKind::Flush, 0);
+    let op = expect(&mut volume, PLAIN, 100, 8);
+    done(&mut volume, op, 0);
     let sync = expect(&mut volume, OpKind::Sync, 0, 0);
     end(&mut volume, sync, Err(Errno::IO));
-    assert!(answer(&mut volume, 2).is_err());
+    assert!(answered(&mut volume, 2).is_err());
     assert!(volume.failure().is_some());
-    for kind in [WRITE, RequestKind::Flush] {
-        request(&mut volume, 3, kind);
-        let error = answer(&mut volume, 3).unwrap_err();
+    for kind in [WRITE, EARLY, RequestKind::Flush] {
+        filled(&mut volume, 3, kind, 2);
+        let error = answered(&mut volume, 3).unwrap_err();
         assert_eq!(error.errno(), Errno::IO, "{kind:?}");
     }
-    request(&mut volume, 4, READ);
-    let read = expect(&mut volume, OpKind::Read, 100, 8);
-    end(&mut volume, read, Ok(4096));
-    assert_eq!(answer(&mut volume, 4), Ok(()), "reads go on");
-    volume.clear_failure();
-    request(&mut volume, 5, WRITE);
-    expect(&mut volume, PLAIN, 100, 8);
+    filled(&mut volume, 4, read(200, 8), 0);
+    let op = expect(&mut volume, OpKind::Read, 200, 8);
+    done(&mut volume, op, 0);
+    assert!(answered(&mut volume, 4).is_ok(), "reads go on");
+    volume.clear_failure(NOW);
+    filled(&mut volume, 5, WRITE, 1);
+    expect(&mut volume, DURABLE, 100, 8);
+}
+
+/// The kernel tells of a failed write-back once. If the one who is told is somebody else, that one
+/// must pass it on.
+#[test]
+fn a_failure_behind_the_page_cache_is_taken_for_that_of_acknowledged_data() {
+    let mut volume = volume_of(VolumeSettings {
+        changes: Changes::OneByOne,
+        ..SETTINGS
+    });
+    filled(&mut volume, 1, early(0, 8), 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    filled(&mut volume, 2, WRITE, 1);
+    filled(&mut volume, 3, RequestKind::Flush, 0);
+    let durable = expect(&mut volume, DURABLE, 100, 8);
+    let plain = expect(&mut volume, PLAIN, 0, 8);
+    done(&mut volume, plain, 0);
+    nothing_to_do(&mut volume);
+    end(&mut volume, durable, Err(Errno::IO));
+    assert!(answered(&mut volume, 2).is_err());
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    done(&mut volume, sync, 0);
+    assert!(answered(&mut volume, 3).is_err());
+    assert!(volume.failure().is_some());
+}
+
+#[test]
+fn reads_in_order_are_answered_from_what_was_read_ahead() {
+    let mut volume = volume();
+    for number in 0..4 {
+        filled(&mut volume, number, read(u64::from(number) * 16, 16), 0);
+        let op = expect(&mut volume, OpKind::Read, u64::from(number) * 16, 16);
+        done(&mut volume, op, 1);
+        assert!(answered(&mut volume, number).is_ok());
+    }
+    let ahead = volume.poll_device().expect("it reads ahead");
+    assert_eq!((ahead.kind, ahead.offset_bytes), (OpKind::Read, 4 * 8192));
+    // Its reader waits for it rather than asking the device a second time.
+    filled(&mut volume, 5, read(64, 16), 0);
+    assert!(volume.poll_done().is_none());
+    done(&mut volume, ahead, 9);
+    assert_eq!(answered(&mut volume, 5).unwrap(), [9; 8192]);
+    assert_eq!(volume.stats().read_hits, 1);
+    // A write to what was read ahead is seen.
+    filled(&mut volume, 6, write(80, 16), 4);
+    let op = std::iter::from_fn(|| volume.poll_device())
+        .find(|op| op.kind == DURABLE)
+        .unwrap();
+    done(&mut volume, op, 0);
+    assert!(answered(&mut volume, 6).is_ok());
+    filled(&mut volume, 7, read(80, 16), 0);
+    assert_eq!(answered(&mut volume, 7).unwrap(), [4; 8192]);
+}
+
+#[test]
+fn blocks_larger_than_a_request_are_read_changed_and_written() {
+    let mut volume = volume_of(VolumeSettings {
+        block_bytes: 4096,
+        ..SETTINGS
+    });
+    filled(&mut volume, 1, write(102, 8), 5);
+    filled(&mut volume, 2, write(110, 2), 6);
+    let op = expect(&mut volume, OpKind::Read, 96, 16);
+    nothing_to_do(&mut volume);
+    done(&mut volume, op, 1);
+    let mut op = expect(&mut volume, DURABLE, 96, 16);
+    let expected = [&[1; 6][..], &[5; 8], &[1; 2]].concat();
+    assert_eq!(sectors(&data(&mut op)), expected);
+    done(&mut volume, op, 0);
+    assert!(answered(&mut volume, 1).is_ok());
+    let op = expect(&mut volume, OpKind::Read, 104, 8);
+    end(&mut volume, op, Err(Errno::IO));
+    assert!(answered(&mut volume, 2).is_err());
+    // Whole blocks need nothing of that.
+    filled(&mut volume, 3, write(96, 16), 7);
+    let op = expect(&mut volume, DURABLE, 96, 16);
+    done(&mut volume, op, 0);
+    assert!(answered(&mut volume, 3).is_ok());
+    // A part of a block is read as a whole.
+    filled(&mut volume, 4, read(97, 3), 0);
+    let op = expect(&mut volume, OpKind::Read, 96, 8);
+    done(&mut volume, op, 3);
+    assert_eq!(answered(&mut volume, 4).unwrap()[..1536], [3; 1536]);
+    nothing_to_do(&mut volume);
+    assert!(volume.is_idle());
+    assert_eq!(volume.pages.available(), LEAST_PAGES, "no page is lost");
+}
+
+#[test]
+fn a_block_that_is_dirty_in_part_is_completed_before_it_is_written() {
+    let mut volume = volume_of(VolumeSettings {
+        block_bytes: 4096,
+        ..SETTINGS
+    });
+    filled(&mut volume, 1, early(102, 4), 5);
+    assert!(answered(&mut volume, 1).is_ok());
+    filled(&mut volume, 2, RequestKind::Flush, 0);
+    for (lba, expected) in [
+        (96, [1, 1, 1, 1, 1, 1, 5, 5]),
+        (104, [5, 5, 1, 1, 1, 1, 1, 1]),
+    ] {
+        let op = expect(&mut volume, OpKind::Read, lba, 8);
+        nothing_to_do(&mut volume);
+        done(&mut volume, op, 1);
+        let mut op = expect(&mut volume, PLAIN, lba, 8);
+        assert_eq!(sectors(&data(&mut op)), expected);
+        done(&mut volume, op, 0);
+    }
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    done(&mut volume, sync, 0);
+    assert!(answered(&mut volume, 2).is_ok());
+}
+
+#[test]
+fn a_trim_makes_the_cache_forget() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(96, 16), 5);
+    assert!(answered(&mut volume, 1).is_ok());
+    trim(&mut volume, 2, &[(100, 8)]);
+    let op = expect(&mut volume, OpKind::Discard, 100, 8);
+    filled(&mut volume, 3, read(96, 16), 0);
+    nothing_to_do(&mut volume);
+    end(&mut volume, op, Ok(0));
+    let op = expect(&mut volume, OpKind::Sync, 100, 0);
+    end(&mut volume, op, Ok(0));
+    let op = expect(&mut volume, OpKind::Read, 96, 16);
+    assert_eq!(answer(&mut volume, 2), Ok(()));
+    done(&mut volume, op, 0);
+    let seen = answered(&mut volume, 3).unwrap();
+    let expected = [[5; 4], [0; 4], [0; 4], [5; 4]].concat();
+    assert_eq!(sectors(&seen), expected);
+}
+
+#[test]
+fn a_clean_stop_writes_everything_also_what_was_refused() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(96, 8), 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    volume.begin_flush(NOW);
+    let op = expect(&mut volume, PLAIN, 96, 8);
+    end(&mut volume, op, Err(Errno::IO));
+    nothing_to_do(&mut volume);
+    assert!(!volume.is_clean() && !volume.is_idle());
+    volume.begin_flush(NOW);
+    let op = expect(&mut volume, PLAIN, 96, 8);
+    done(&mut volume, op, 0);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    done(&mut volume, sync, 0);
+    nothing_to_do(&mut volume);
+    assert!(volume.is_clean() && volume.is_idle());
 }

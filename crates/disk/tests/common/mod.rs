@@ -42,6 +42,28 @@ pub(crate) fn engines(capacity: usize, pool: &Pool) -> Vec<(&'static str, AnyEng
     engines
 }
 
+/// Runs a test with each engine and each way of I/O on a file of 1 MiB, on disk and in memory.
+pub(crate) fn everywhere(test: impl Fn(&mut AnyEngine, FileId, &Pool)) {
+    for folder in folders() {
+        for io in [IoMode::Direct, IoMode::Buffered, IoMode::Uncached] {
+            for index in 0.. {
+                let pool = pool(16);
+                let Some((name, mut engine)) = engines(16, &pool).into_iter().nth(index) else {
+                    break;
+                };
+                let path = folder.path().join(format!("{io:?}-{name}"));
+                let backing = create(&path, 1 << 20, io);
+                eprintln!("{name} {:?} in {}", backing.io, path.display());
+                let file = engine.attach(&backing).unwrap();
+                test(&mut engine, file, &pool);
+                assert_eq!(engine.in_flight(), 0);
+                drop(engine);
+                assert_eq!(pool.free(), 16, "every buffer came home");
+            }
+        }
+    }
+}
+
 /// A folder on a disk and, where there is one, a folder in memory.
 pub(crate) fn folders() -> Vec<tempfile::TempDir> {
     let mut folders = vec![tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()];

@@ -59,7 +59,7 @@ impl Identify {
             },
         );
         base.set(169, u16::from(trim));
-        base.set(209, 0x4000); // sector 0 is aligned to the physical sector
+        base.set(209, 0x4000 | settings.physical_sector_offset); // of sector 0
         base.set(217, u16::from(settings.non_rotating));
         Self { base }
     }
@@ -224,6 +224,10 @@ mod tests {
             (217, 0x0001),
         ];
         assert_eq!(full, BTreeMap::from(expected));
+
+        // A window that starts one sector before a physical sector does.
+        settings.physical_sector_offset = 7;
+        assert_eq!(words(&settings, changing)[209], 0x4007);
 
         settings.trim = Trim::Supported;
         let uncertain = words(&settings, changing);

@@ -214,6 +214,12 @@ fn settings_that_the_wire_cannot_express_are_refused() {
     let mut s = settings();
     s.physical_sector_exponent = 16;
     check(s, SettingsError::PhysicalSector);
+    for (exponent, offset) in [(0, 1), (3, 8), (15, 0x4000)] {
+        let mut s = settings();
+        s.physical_sector_exponent = exponent;
+        s.physical_sector_offset = offset;
+        check(s, SettingsError::PhysicalSectorOffset);
+    }
     let mut s = settings();
     s.config_string = vec![0; 1025];
     check(s, SettingsError::ConfigString);

@@ -20,7 +20,7 @@ use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::log::{self, LogArgs};
-use crate::service::{self, EngineChoice, ExportSettings, ServiceSettings};
+use crate::service::{self, CacheSettings, EngineChoice, ExportSettings, ServiceSettings};
 use crate::size::Size;
 use crate::stop::{Stop, StopHandle};
 use initiator::{Initiator, Rates};
@@ -283,6 +283,7 @@ impl RunningTarget {
                 },
                 allow: Vec::new(),
                 buffers: 64,
+                cache: CacheSettings::default(),
             },
         };
         let thread = std::thread::Builder::new()

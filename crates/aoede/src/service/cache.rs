@@ -1,0 +1,139 @@
+//! What a person says about the cache, and the volume that comes of it.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use aoede_disk::{
+    Backing, Buffer, IoMode, LEAST_PAGES, PAGE_BYTES, Pool, SECTOR_BYTES, Volume, VolumeSettings,
+};
+use aoede_target::WriteCache;
+use clap::ValueEnum;
+
+use crate::size::Size;
+
+/// Memory for reading ahead, and for completing blocks.
+const READ_BYTES: u64 = 8 << 20;
+/// The largest window of one reader in order.
+const READ_AHEAD_BYTES: u32 = 1 << 20;
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CacheMode {
+    /// When it is on stable storage.
+    #[default]
+    Writethrough,
+    /// When it is in memory. A flush, time, and the amount of such data bring it to stable storage;
+    /// a power cut or a kill may lose what no flush has covered.
+    Writeback,
+}
+
+impl fmt::Display for CacheMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Writethrough => "writethrough",
+            Self::Writeback => "writeback",
+        })
+    }
+}
+
+impl From<CacheMode> for WriteCache {
+    fn from(mode: CacheMode) -> Self {
+        match mode {
+            CacheMode::Writethrough => Self::Through,
+            CacheMode::Writeback => Self::Back,
+        }
+    }
+}
+
+/// One export's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// When writes are acknowledged.
+    pub mode: CacheMode,
+    /// Memory for the whole cache; a default by the mode if not given.
+    pub size: Option<Size>,
+    /// Most data that is acknowledged and not on stable storage.
+    pub dirty: Size,
+    /// And for how long.
+    pub dirty_age: Duration,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self {
+            mode: CacheMode::default(),
+            size: None,
+            dirty: Size(32 << 20),
+            dirty_age: Duration::from_secs(1),
+        }
+    }
+}
+
+impl CacheSettings {
+    /// Refuses what cannot work.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        let least = (LEAST_PAGES * PAGE_BYTES) as u64;
+        let bytes = self.bytes();
+        if bytes < least {
+            bail!(
+                "a cache of {} is too small; give --cache-size at least {}",
+                Size(bytes),
+                Size(least)
+            );
+        }
+        // A part of the cache always stays free of such data.
+        let most = bytes - bytes / 8;
+        if self.mode == CacheMode::Writeback && self.dirty.0 > most {
+            bail!(
+                "--dirty-size {} does not fit a cache of {}; make it at most {}, or --cache-size \
+                 larger",
+                self.dirty,
+                Size(bytes),
+                Size(most)
+            );
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.size.map_or_else(
+            || match self.mode {
+                CacheMode::Writethrough => READ_BYTES,
+                CacheMode::Writeback => READ_BYTES + self.dirty.0,
+            },
+            |size| size.0,
+        )
+    }
+
+    /// The volume over a backing, for so many requests at once.
+    pub(super) fn volume(
+        &self,
+        backing: &Backing,
+        capacity: usize,
+    ) -> anyhow::Result<Volume<Buffer>> {
+        // What lives in memory gains nothing from being there twice.
+        let bytes = if backing.in_memory { 0 } else { self.bytes() };
+        let pages = Pool::cache(bytes)
+            .with_context(|| format!("cannot get {} of memory for the cache", Size(bytes)))?;
+        let settings = VolumeSettings {
+            capacity,
+            changes: backing.changes(),
+            size_bytes: backing.sectors.saturating_mul(SECTOR_BYTES),
+            block_bytes: backing.block_bytes,
+            discard_bytes: backing.discard_bytes,
+            read_ahead_bytes: match backing.io {
+                IoMode::Direct | IoMode::Uncached => READ_AHEAD_BYTES,
+                // The kernel does it for its own cache.
+                IoMode::Buffered => 0,
+            },
+            dirty_bytes: match self.mode {
+                CacheMode::Writeback => self.dirty.0,
+                // An initiator may permit it for single writes.
+                CacheMode::Writethrough => self.dirty.0.min(bytes / 2),
+            },
+            dirty_age: self.dirty_age,
+        };
+        Ok(Volume::new(settings, pages))
+    }
+}

@@ -1,0 +1,129 @@
+//! The way of acknowledged data to stable storage: writing, sync, answers, and the latch.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+#[cfg(test)]
+use super::Planted;
+use super::flush::Arrival;
+use super::request::{Cause, DiskError, Operation};
+use super::slot::{Stage, Step};
+use super::{Turn, Volume, number};
+use crate::device::Errno;
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
+    pub(super) fn flush(&mut self, index: u32) {
+        if let Some(failure) = self.failure {
+            return self.answer(index, Err(flush_error(failure)));
+        }
+        let arrival = self.flushes.arrive(self.pages.dirty_pages() > 0);
+        match arrival {
+            Arrival::NothingToDo => return self.answer(index, Ok(())),
+            Arrival::Begin => self.begin(),
+            Arrival::Running | Arrival::Next => {}
+        }
+        // Which flush it waits for.
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            slot.start = u64::from(arrival == Arrival::Next);
+        }
+    }
+
+    pub(super) fn begin(&mut self) {
+        self.flushes.begin();
+        self.pages.begin_epoch();
+    }
+
+    /// Since when the oldest data has been at risk that no running flush covers.
+    pub(super) fn oldest_at_risk(&self) -> Option<Duration> {
+        match (self.pages.oldest_dirtied(), self.flushes.oldest_unsynced()) {
+            (Some(dirty), Some(unsynced)) => Some(dirty.min(unsynced)),
+            (dirty, unsynced) => dirty.or(unsynced),
+        }
+    }
+
+    /// Begins a flush that is due, and moves the running one on when its writing is done.
+    pub(super) fn advance_flush(&mut self) {
+        if !self.flushes.is_running() && self.failure.is_none() {
+            let (at_risk, oldest) = (self.bytes_at_risk(), self.oldest_at_risk());
+            let crowded = self.pages.held() > self.most_held() / 2;
+            if crowded || self.write_behind.is_flush_due(at_risk, oldest, self.now) {
+                self.begin();
+            }
+        }
+        if self.flushes.is_writing() && self.pages.old_pages() == 0 && self.flushes.all_written() {
+            self.flush_over(None);
+        }
+    }
+
+    /// The sync is over.
+    pub(super) fn synced(&mut self, result: Result<(), Errno>) {
+        self.end_turn(Turn::Sync);
+        #[cfg(test)]
+        let result = match self.planted {
+            Some(Planted::IgnoreFailedSync) => Ok(()),
+            _ => result,
+        };
+        match result {
+            Err(Errno::INTR | Errno::AGAIN) if self.flushes.repeat() => return,
+            Err(errno) => self.lost(DiskError {
+                operation: Operation::Flush,
+                lba: 0,
+                sectors: 0,
+                cause: Cause::Device(errno),
+            }),
+            Ok(()) => self.pages.synced(),
+        }
+        self.flush_over(self.failure);
+    }
+
+    /// The running flush is over: answers who waited for it, and begins the next one if somebody
+    /// waits for that.
+    fn flush_over(&mut self, failure: Option<DiskError>) {
+        let next = self.flushes.finished(failure.is_some());
+        self.answer_flushes(failure);
+        if next {
+            self.begin();
+        }
+    }
+
+    pub(super) fn answer_flushes(&mut self, failure: Option<DiskError>) {
+        for index in 0..number(self.slots.len()) {
+            let Some(slot) = self.slots.get_mut(index as usize) else {
+                continue;
+            };
+            if (slot.step, slot.stage) != (Step::Flush, Stage::Waiting) {
+                continue;
+            }
+            if slot.start == 0 || failure.is_some() {
+                let result = failure.map_or(Ok(()), |failure| Err(flush_error(failure)));
+                self.answer(index, result);
+            } else {
+                slot.start = 0;
+            }
+        }
+    }
+
+    /// The device may have lost what it had taken and not yet made stable. We still have it.
+    pub(super) fn lost(&mut self, error: DiskError) {
+        self.pages.not_synced();
+        self.flushes.nothing_unsynced();
+        self.latch(error);
+    }
+
+    /// Acknowledged data may be lost: nothing is acknowledged any more until an operator acts.
+    pub(super) fn latch(&mut self, error: DiskError) {
+        self.failure.get_or_insert(error);
+        // A running sync answers when it ends; nobody waits for pages that cannot be written.
+        if self.flushes.is_writing() {
+            self.flush_over(Some(error));
+        }
+    }
+}
+
+/// What a flush is told of the failure that stands in its way.
+fn flush_error(failure: DiskError) -> DiskError {
+    DiskError {
+        operation: Operation::Flush,
+        ..failure
+    }
+}

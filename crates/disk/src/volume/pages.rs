@@ -1,0 +1,916 @@
+//! The cache's memory: which sectors of which pages are here, and which of them the device lacks.
+//!
+//! A page is eight sectors. Each is valid or not; dirty (acknowledged, but not yet given to the
+//! device) or not; and written (given to the device, but no sync has covered it yet) or not. What
+//! is dirty or written is valid, and its page is held: should the sync fail, the device may have
+//! lost it, and this is the only copy. Pages that are with the device for writing are in the table
+//! without their buffer; whoever touches data has made sure by the order of requests that it does
+//! not meet one.
+//!
+//! Deliberately not here: when to write, and what a failed write means (`write_behind.rs`), and
+//! what to read before it is asked for (`read_ahead.rs`).
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use super::list::{Links, List, NONE};
+use crate::SECTOR_BYTES;
+
+/// Bytes of a page: the cache's unit, and the size of the buffers a volume is made with.
+pub const PAGE_BYTES: usize = 4096;
+const PAGE: u64 = PAGE_BYTES as u64;
+const SECTOR: usize = 512;
+/// Every sector of a page.
+const ALL: u8 = 0xFF;
+
+/// One page's place.
+#[derive(Debug)]
+struct Page<B> {
+    /// Its first byte divided by the page size.
+    number: u64,
+    /// `None`: free, or with the device.
+    buffer: Option<B>,
+    /// A bit for each sector.
+    valid: u8,
+    dirty: u8,
+    /// Means something only while no sync has covered `written_in`.
+    written: u8,
+    /// The sync that will cover what is written.
+    written_in: u64,
+    place: Place,
+    /// Read ahead of its reader, who has not come yet.
+    unread: bool,
+    /// A write of it together with others has failed.
+    alone: bool,
+    /// The next page with the same hash.
+    chain: u32,
+    /// When it became dirty, and in which epoch.
+    dirtied: Duration,
+    epoch: u64,
+}
+
+/// The list that a page is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Free,
+    /// Can be given up at any time.
+    Clean,
+    Dirty,
+    /// Dirty, and the device refused it.
+    Failed,
+    /// Nothing is dirty, but something is written and not covered by a sync.
+    Written,
+    /// With the device for writing, without its buffer.
+    Away,
+}
+
+/// The part of a request that lies in one page.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    number: u64,
+    /// In the page.
+    start: usize,
+    len: usize,
+    /// In the request.
+    at: usize,
+}
+
+impl Piece {
+    fn mask(self) -> u8 {
+        mask(self.start / SECTOR, (self.start + self.len) / SECTOR)
+    }
+}
+
+/// What a range of dirty pages would be written as: one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// In bytes on the volume.
+    pub(super) start: u64,
+    pub(super) end: u64,
+}
+
+/// What can be written of a range of pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writable {
+    Nothing,
+    Run(Run),
+    /// A block of this page is dirty in part: the rest of it has to be read first.
+    Incomplete(u64),
+}
+
+/// All pages of a volume.
+#[derive(Debug)]
+pub(super) struct Pages<B> {
+    table: Vec<Page<B>>,
+    links: Vec<Links>,
+    /// By hash, the first page of a chain.
+    buckets: Vec<u32>,
+    hash_shift: u32,
+    /// Places without a page.
+    free: Vec<u32>,
+    /// Buffers that hold nothing.
+    spare: Vec<B>,
+    /// Least recently used first.
+    clean: List,
+    /// Longest dirty first, nearly: see [`Self::came_back_dirty`].
+    dirty: List,
+    failed: List,
+    /// In the order of the syncs that will cover them.
+    written: List,
+    in_use: usize,
+    /// The sync that covers what is written from now on, and the last one that succeeded.
+    next_sync: u64,
+    last_sync: u64,
+    dirty_sectors: u64,
+    /// Pages with dirty sectors, wherever they are; and those of earlier epochs among them.
+    dirty_count: usize,
+    old_count: usize,
+    epoch: u64,
+    /// Pages given up before their reader came, since last asked,
+    wasted: u32,
+    /// and pages whose reader came.
+    paid: u32,
+    /// A mistake for the simulation to find.
+    #[cfg(test)]
+    pub(super) forget_dirty: bool,
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
+    /// An empty cache over these buffers, each of [`PAGE_BYTES`] at least.
+    pub(super) fn new(buffers: Vec<B>) -> Self {
+        let count = buffers.len().min(NONE as usize - 1);
+        let buckets = (count * 2).next_power_of_two().max(2);
+        Self {
+            table: (0..count).map(|_| Page::free()).collect(),
+            links: vec![Links::ALONE; count],
+            buckets: vec![NONE; buckets],
+            hash_shift: u64::BITS - buckets.trailing_zeros(),
+            free: (0..).take(count).collect(),
+            spare: buffers,
+            clean: List::EMPTY,
+            dirty: List::EMPTY,
+            failed: List::EMPTY,
+            written: List::EMPTY,
+            in_use: 0,
+            next_sync: 1,
+            last_sync: 0,
+            dirty_sectors: 0,
+            dirty_count: 0,
+            old_count: 0,
+            epoch: 0,
+            wasted: 0,
+            paid: 0,
+            #[cfg(test)]
+            forget_dirty: false,
+        }
+    }
+
+    /// Pages in all, wherever their buffers are.
+    pub(super) fn total(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Buffers that [`Self::take`] would give now, one after the other.
+    pub(super) fn available(&self) -> usize {
+        self.spare.len() + self.clean.len()
+    }
+
+    pub(super) fn dirty_bytes(&self) -> u64 {
+        self.dirty_sectors * SECTOR_BYTES
+    }
+
+    /// Pages with dirty sectors, those with the device and those it refused included.
+    pub(super) fn dirty_pages(&self) -> usize {
+        self.dirty_count
+    }
+
+    /// Pages that cannot be given up.
+    pub(super) fn held(&self) -> usize {
+        self.in_use - self.clean.len()
+    }
+
+    /// A sync starts: what is written from now on is for the next one.
+    pub(super) fn sync_starts(&mut self) {
+        self.next_sync += 1;
+    }
+
+    /// The sync that started last has succeeded.
+    pub(super) fn synced(&mut self) {
+        self.last_sync = self.next_sync - 1;
+        while let Some(index) = self.written.first() {
+            let last_sync = self.last_sync;
+            if self
+                .page(index)
+                .is_none_or(|page| page.written_in > last_sync)
+            {
+                break;
+            }
+            self.place(index, Place::Clean);
+        }
+    }
+
+    /// A sync has failed: whatever no sync has covered is dirty again.
+    pub(super) fn not_synced(&mut self) {
+        for index in (0..).take(self.table.len()) {
+            let lost = self.page(index).map_or(0, |page| self.uncovered(page));
+            let Some(page) = self.page_mut(index).filter(|_| lost > 0) else {
+                continue;
+            };
+            page.written = 0;
+            let since = page.dirtied;
+            self.mark_dirty(index, lost, since);
+        }
+    }
+
+    /// The written sectors of a page that no sync has covered.
+    fn uncovered(&self, page: &Page<B>) -> u8 {
+        if page.written_in > self.last_sync {
+            page.written
+        } else {
+            0
+        }
+    }
+
+    /// Of these, the ones dirty since before the current epoch.
+    pub(super) fn old_pages(&self) -> usize {
+        self.old_count
+    }
+
+    /// Pages that the device refused.
+    pub(super) fn failed_pages(&self) -> usize {
+        self.failed.len()
+    }
+
+    /// Pages given up unread since the last call.
+    pub(super) fn take_wasted(&mut self) -> u32 {
+        std::mem::take(&mut self.wasted)
+    }
+
+    /// Pages that were read ahead and then read, since the last call.
+    pub(super) fn take_paid(&mut self) -> u32 {
+        std::mem::take(&mut self.paid)
+    }
+
+    /// Begins a new epoch: all that is dirty now is old.
+    pub(super) fn begin_epoch(&mut self) {
+        self.epoch += 1;
+        self.old_count = self.dirty_count;
+    }
+
+    /// A buffer to use elsewhere, at the cost of the least recently used clean page.
+    pub(super) fn take(&mut self) -> Option<B> {
+        #[cfg(test)]
+        if let Some(index) = self.dirty.first().filter(|_| self.forget_dirty) {
+            self.mark_clean(index, ALL);
+        }
+        self.spare.pop().or_else(|| {
+            let index = self.clean.first()?;
+            self.wasted += u32::from(self.page(index)?.unread);
+            self.forget(index);
+            self.spare.pop()
+        })
+    }
+
+    /// A buffer that was taken comes back empty.
+    pub(super) fn give(&mut self, buffer: B) {
+        // Never grows: the list was made with every buffer in it.
+        self.spare.push(buffer);
+    }
+
+    /// Whether the page with this number is here.
+    pub(super) fn holds(&self, number: u64) -> bool {
+        self.in_use > 0 && self.find(number).is_some()
+    }
+
+    /// Pages that a write of this range would have to make.
+    pub(super) fn missing(&self, start: u64, end: u64) -> usize {
+        pieces(start, end)
+            .filter(|piece| !self.holds(piece.number))
+            .count()
+    }
+
+    /// Copies a range out, if every sector of it is here.
+    pub(super) fn read(&mut self, start: u64, end: u64, data: &mut [u8]) -> bool {
+        if self.in_use == 0 {
+            return false;
+        }
+        let complete = pieces(start, end).all(|piece| {
+            let page = self.find(piece.number).and_then(|index| self.page(index));
+            page.is_some_and(|page| page.valid & piece.mask() == piece.mask())
+        });
+        if complete {
+            for piece in pieces(start, end) {
+                if let Some(index) = self.find(piece.number) {
+                    self.copy_out(index, piece, piece.mask(), data);
+                    self.used(index);
+                }
+            }
+        }
+        complete
+    }
+
+    /// Whether a part of the range is here.
+    pub(super) fn overlaps(&self, start: u64, end: u64) -> bool {
+        self.in_use > 0 && pieces(start, end).any(|piece| self.holds(piece.number))
+    }
+
+    /// Replaces what came from the device by what is here: it is as new or newer.
+    pub(super) fn overlay(&mut self, start: u64, end: u64, data: &mut [u8]) {
+        for piece in pieces(start, end) {
+            if let Some(index) = self.find(piece.number) {
+                let valid = self.page(index).map_or(0, |page| page.valid);
+                self.copy_out(index, piece, valid & piece.mask(), data);
+            }
+        }
+    }
+
+    /// Takes acknowledged data in, to be written later. The caller has made sure that there are
+    /// buffers for the [`Self::missing`] pages. Returns the bytes that were not dirty before.
+    pub(super) fn absorb(&mut self, start: u64, end: u64, data: &[u8], now: Duration) -> u64 {
+        let before = self.dirty_sectors;
+        // Those that are here first: so they cannot be given up for those that are not.
+        for piece in pieces(start, end) {
+            if let Some(index) = self.find(piece.number) {
+                self.copy_in(index, piece, data);
+                self.mark_dirty(index, piece.mask(), now);
+            }
+        }
+        for piece in pieces(start, end) {
+            if self.find(piece.number).is_some() {
+                continue;
+            }
+            let Some(buffer) = self.take() else {
+                debug_assert!(false, "no buffer for a page");
+                continue;
+            };
+            if let Some(index) = self.insert(piece.number, buffer, 0) {
+                self.copy_in(index, piece, data);
+                self.mark_dirty(index, piece.mask(), now);
+            }
+        }
+        (self.dirty_sectors - before) * SECTOR_BYTES
+    }
+
+    /// Data has reached the device by another way: what is here of that range is now the same, and
+    /// need not be written.
+    pub(super) fn update(&mut self, start: u64, end: u64, data: &[u8]) {
+        if self.in_use == 0 {
+            return;
+        }
+        for piece in pieces(start, end) {
+            if let Some(index) = self.find(piece.number) {
+                self.copy_in(index, piece, data);
+                self.mark_clean(index, piece.mask());
+            }
+        }
+    }
+
+    /// Forgets a range that has been discarded.
+    pub(super) fn discard(&mut self, start: u64, end: u64) {
+        if self.in_use == 0 {
+            return;
+        }
+        // The shorter way round: ranges may be far larger than the cache.
+        if (end - start) / PAGE > self.table.len() as u64 {
+            for index in (0..).take(self.table.len()) {
+                let Some(page) = self.page(index).filter(|page| page.place != Place::Free) else {
+                    continue;
+                };
+                let (first, last) = (page.number * PAGE, (page.number + 1) * PAGE);
+                if first < end && start < last {
+                    let (from, to) = (start.max(first) - first, end.min(last) - first);
+                    self.invalidate(index, byte_mask(from, to));
+                }
+            }
+            return;
+        }
+        for piece in pieces(start, end) {
+            if let Some(index) = self.find(piece.number) {
+                self.invalidate(index, piece.mask());
+            }
+        }
+    }
+
+    /// Takes in a page that was read from the device; `len` bytes of it are good. The page is not
+    /// here yet.
+    pub(super) fn fill(&mut self, number: u64, buffer: B, len: usize) {
+        let valid = mask(0, (len / SECTOR).min(8));
+        if valid == 0 || self.find(number).is_some() {
+            debug_assert!(valid == 0, "filled a page that is here");
+            return self.give(buffer);
+        }
+        if let Some(index) = self.insert(number, buffer, valid) {
+            self.place(index, Place::Clean);
+            if let Some(page) = self.page_mut(index) {
+                page.unread = true;
+            }
+        }
+    }
+
+    /// Completes the page with what the device has; `data` is the page as it was read.
+    pub(super) fn complete(&mut self, number: u64, data: &[u8]) {
+        let Some(index) = self.find(number) else {
+            return;
+        };
+        let Some(page) = self.page_mut(index) else {
+            return;
+        };
+        let (missing, len) = (!page.valid, data.len() / SECTOR);
+        if let Some(buffer) = &mut page.buffer {
+            for sector in (0..len).filter(|sector| missing & 1 << sector != 0) {
+                let range = sector * SECTOR..(sector + 1) * SECTOR;
+                if let (Some(to), Some(from)) =
+                    (buffer.as_mut().get_mut(range.clone()), data.get(range))
+                {
+                    to.copy_from_slice(from);
+                }
+            }
+        }
+        page.valid |= mask(0, len.min(8));
+    }
+
+    /// The page that has been dirty longest, and is neither away nor refused.
+    pub(super) fn oldest_dirty(&self) -> Option<u64> {
+        Some(self.page(self.dirty.first()?)?.number)
+    }
+
+    /// The dirty pages, longest dirty first.
+    pub(super) fn dirty(&self) -> impl Iterator<Item = u64> {
+        std::iter::successors(self.dirty.first(), |&index| List::after(index, &self.links))
+            .filter_map(|index| Some(self.page(index)?.number))
+    }
+
+    /// Since when the longest dirty page has been so, whatever became of it.
+    pub(super) fn oldest_dirtied(&self) -> Option<Duration> {
+        let first = |list: &List| Some(self.page(list.first()?)?.dirtied);
+        match (first(&self.dirty), first(&self.failed)) {
+            (Some(dirty), Some(failed)) => Some(dirty.min(failed)),
+            (dirty, failed) => dirty.or(failed),
+        }
+    }
+
+    /// Whether the page can be written together with its neighbours.
+    pub(super) fn is_dirty_in_company(&self, number: u64) -> bool {
+        let page = self.find(number).and_then(|index| self.page(index));
+        page.is_some_and(|page| page.place == Place::Dirty && !page.alone)
+    }
+
+    pub(super) fn is_alone(&self, number: u64) -> bool {
+        let page = self.find(number).and_then(|index| self.page(index));
+        page.is_some_and(|page| page.alone)
+    }
+
+    /// What can be written first of `count` pages from `first` on, on a device with blocks of
+    /// `block_bytes` that ends at `device_bytes`.
+    pub(super) fn writable(
+        &self,
+        first: u64,
+        count: u64,
+        block_bytes: u64,
+        device_bytes: u64,
+    ) -> Writable {
+        let mut run: Option<Run> = None;
+        for number in first..first + count {
+            let page = self.find(number).and_then(|index| self.page(index));
+            let Some(page) = page.filter(|page| page.place == Place::Dirty) else {
+                if run.is_some() {
+                    break;
+                }
+                continue;
+            };
+            let base = number * PAGE;
+            let here = sectors_of(number, device_bytes);
+            if block_bytes >= PAGE {
+                if page.valid & here != here {
+                    match run {
+                        Some(_) => break,
+                        None => return Writable::Incomplete(number),
+                    }
+                }
+                let end = (base + PAGE).min(device_bytes.max(base + SECTOR_BYTES));
+                run = Some(Run {
+                    start: run.map_or(base, |run| run.start),
+                    end,
+                });
+                continue;
+            }
+            // Sectors that are valid without a gap, from the first dirty one to the last.
+            let from = match run {
+                Some(run) if run.end == base && page.valid & 1 != 0 => 0,
+                Some(_) => break,
+                None => page.dirty.trailing_zeros(),
+            };
+            let solid = (page.valid >> from).trailing_ones();
+            let last = (page.dirty & byte_of(from, from + solid)).checked_ilog2();
+            let Some(last) = last else { break };
+            let start = base + u64::from(from) * SECTOR_BYTES;
+            let end = base + u64::from(last + 1) * SECTOR_BYTES;
+            run = Some(Run {
+                start: run.map_or(start, |run| run.start),
+                end,
+            });
+            if end < base + PAGE {
+                break;
+            }
+        }
+        run.map_or(Writable::Nothing, Writable::Run)
+    }
+
+    /// Takes the buffers of a run's pages out, to be written; they come back with
+    /// [`Self::came_back`].
+    pub(super) fn send(&mut self, run: Run, mut each: impl FnMut(B)) {
+        for piece in pieces(run.start, run.end) {
+            let Some(index) = self.find(piece.number) else {
+                continue;
+            };
+            self.place(index, Place::Away);
+            if let Some(buffer) = self.page_mut(index).and_then(|page| page.buffer.take()) {
+                each(buffer);
+            }
+        }
+    }
+
+    /// The next buffer of a run comes back: that of page `number`.
+    pub(super) fn came_back(&mut self, number: u64, buffer: B) {
+        let page = self.find(number).and_then(|index| self.page_mut(index));
+        if let Some(page) = page.filter(|page| page.buffer.is_none()) {
+            page.buffer = Some(buffer);
+        } else {
+            debug_assert!(false, "a page came back that was not away");
+            self.give(buffer);
+        }
+    }
+
+    /// The run is written: its sectors are clean. Returns since when the oldest was dirty.
+    pub(super) fn written(&mut self, run: Run) -> Option<Duration> {
+        let mut oldest: Option<Duration> = None;
+        for piece in pieces(run.start, run.end) {
+            let Some(index) = self.find(piece.number) else {
+                continue;
+            };
+            let dirtied = self.page(index).map(|page| page.dirtied);
+            oldest = match (oldest, dirtied) {
+                (Some(oldest), Some(dirtied)) => Some(oldest.min(dirtied)),
+                (oldest, dirtied) => oldest.or(dirtied),
+            };
+            if let Some(page) = self.page_mut(index) {
+                page.alone = false;
+            }
+            self.came_back_dirty(index);
+            self.mark_written(index, piece.mask());
+        }
+        oldest
+    }
+
+    /// The run was not written: its pages are to be tried again, each alone. A page that was alone
+    /// already goes to the failed ones.
+    pub(super) fn not_written(&mut self, run: Run) {
+        let single = run.end - run.start <= PAGE && run.start / PAGE == (run.end - 1) / PAGE;
+        for piece in pieces(run.start, run.end) {
+            let Some(index) = self.find(piece.number) else {
+                continue;
+            };
+            if let Some(page) = self.page_mut(index) {
+                page.alone = true;
+            }
+            if single {
+                self.place(index, Place::Failed);
+            } else {
+                self.came_back_dirty(index);
+            }
+        }
+    }
+
+    /// The page that cannot be made complete, as the device does not give the rest of it.
+    pub(super) fn not_complete(&mut self, number: u64) {
+        if let Some(index) = self.find(number) {
+            if let Some(page) = self.page_mut(index) {
+                page.alone = true;
+            }
+            self.place(index, Place::Failed);
+        }
+    }
+
+    /// Refused pages are tried again, before all others.
+    pub(super) fn try_failed_again(&mut self) {
+        while let Some(index) = self.failed.first() {
+            self.came_back_dirty(index);
+        }
+    }
+
+    /// Puts a page that was given to the device back among the dirty ones: in front, as it is older
+    /// than all that became dirty meanwhile.
+    fn came_back_dirty(&mut self, index: u32) {
+        self.place(index, Place::Free);
+        self.dirty.push_front(index, &mut self.links);
+        if let Some(page) = self.page_mut(index) {
+            page.place = Place::Dirty;
+        }
+    }
+
+    fn page(&self, index: u32) -> Option<&Page<B>> {
+        self.table.get(index as usize)
+    }
+
+    fn page_mut(&mut self, index: u32) -> Option<&mut Page<B>> {
+        self.table.get_mut(index as usize)
+    }
+
+    fn bucket(&self, number: u64) -> usize {
+        // Fibonacci hashing: neighbours spread over all buckets.
+        let hash = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.hash_shift;
+        usize::try_from(hash).unwrap_or(0)
+    }
+
+    fn find(&self, number: u64) -> Option<u32> {
+        let mut index = *self.buckets.get(self.bucket(number))?;
+        loop {
+            let page = self.page(index)?;
+            if page.number == number {
+                return Some(index);
+            }
+            index = page.chain;
+        }
+    }
+
+    /// Makes a page of a buffer; it is in no list yet.
+    fn insert(&mut self, number: u64, buffer: B, valid: u8) -> Option<u32> {
+        let Some(index) = self.free.pop() else {
+            debug_assert!(false, "more pages than places");
+            self.give(buffer);
+            return None;
+        };
+        let bucket = self.bucket(number);
+        let chain = self.buckets.get_mut(bucket);
+        let chain = chain.map_or(NONE, |first| std::mem::replace(first, index));
+        if let Some(page) = self.page_mut(index) {
+            *page = Page {
+                number,
+                buffer: Some(buffer),
+                valid,
+                chain,
+                ..Page::free()
+            };
+        }
+        self.in_use += 1;
+        Some(index)
+    }
+
+    /// Gives a page up; its buffer becomes a spare one.
+    fn forget(&mut self, index: u32) {
+        self.place(index, Place::Free);
+        let Some((number, after)) = self.page(index).map(|page| (page.number, page.chain)) else {
+            return;
+        };
+        let bucket = self.bucket(number);
+        let first = self.buckets.get(bucket).copied().unwrap_or(NONE);
+        if first == index {
+            if let Some(first) = self.buckets.get_mut(bucket) {
+                *first = after;
+            }
+        } else {
+            let mut before = first;
+            while let Some(page) = self.page_mut(before) {
+                if page.chain == index {
+                    page.chain = after;
+                    break;
+                }
+                before = page.chain;
+            }
+        }
+        let page = self.page_mut(index);
+        let page = page.map(|page| std::mem::replace(page, Page::free()));
+        if let Some(buffer) = page.and_then(|page| page.buffer) {
+            self.give(buffer);
+        }
+        self.free.push(index);
+        self.in_use -= 1;
+    }
+
+    /// Moves a page to the end of the list of this place.
+    fn place(&mut self, index: u32, place: Place) {
+        let Some(page) = self.page_mut(index) else {
+            return;
+        };
+        let before = std::mem::replace(&mut page.place, place);
+        if let Some(list) = self.list(before) {
+            list.0.remove(index, list.1);
+        }
+        if let Some(list) = self.list(place) {
+            list.0.push_back(index, list.1);
+        }
+    }
+
+    fn list(&mut self, place: Place) -> Option<(&mut List, &mut [Links])> {
+        let list = match place {
+            Place::Free | Place::Away => return None,
+            Place::Clean => &mut self.clean,
+            Place::Dirty => &mut self.dirty,
+            Place::Failed => &mut self.failed,
+            Place::Written => &mut self.written,
+        };
+        Some((list, &mut self.links))
+    }
+
+    /// Somebody has read a page. One that was read ahead has served its purpose, and is the first
+    /// to go.
+    fn used(&mut self, index: u32) {
+        let Some(page) = self.page_mut(index) else {
+            return;
+        };
+        if page.place != Place::Clean {
+            return;
+        }
+        if std::mem::take(&mut page.unread) {
+            self.paid += 1;
+            return;
+        }
+        self.place(index, Place::Clean);
+    }
+
+    fn copy_out(&self, index: u32, piece: Piece, sectors: u8, data: &mut [u8]) {
+        let Some(buffer) = self.page(index).and_then(|page| page.buffer.as_ref()) else {
+            debug_assert!(sectors == 0, "read a page that is away");
+            return;
+        };
+        let whole = sectors == piece.mask();
+        let each = if whole { piece.len } else { SECTOR };
+        for at in (0..piece.len).step_by(each.max(SECTOR)) {
+            let start = piece.start + at;
+            if !whole && sectors & 1 << (start / SECTOR) == 0 {
+                continue;
+            }
+            let from = buffer.as_ref().get(start..start + each);
+            let to = data.get_mut(piece.at + at..piece.at + at + each);
+            if let (Some(from), Some(to)) = (from, to) {
+                to.copy_from_slice(from);
+            }
+        }
+    }
+
+    fn copy_in(&mut self, index: u32, piece: Piece, data: &[u8]) {
+        let Some(page) = self.page_mut(index) else {
+            return;
+        };
+        let Some(buffer) = &mut page.buffer else {
+            debug_assert!(false, "wrote to a page that is away");
+            return;
+        };
+        let to = buffer
+            .as_mut()
+            .get_mut(piece.start..piece.start + piece.len);
+        let from = data.get(piece.at..piece.at + piece.len);
+        if let (Some(to), Some(from)) = (to, from) {
+            to.copy_from_slice(from);
+            page.valid |= piece.mask();
+        }
+    }
+
+    fn mark_dirty(&mut self, index: u32, sectors: u8, now: Duration) {
+        let epoch = self.epoch;
+        let Some(page) = self.page_mut(index) else {
+            return;
+        };
+        let added = (sectors & !page.dirty).count_ones();
+        let was_clean = page.dirty == 0;
+        page.dirty |= sectors;
+        page.unread = false;
+        if was_clean {
+            page.dirtied = now;
+            page.epoch = epoch;
+            self.dirty_count += 1;
+            self.place(index, Place::Dirty);
+        }
+        self.dirty_sectors += u64::from(added);
+    }
+
+    /// These sectors are with the device, until a sync covers them.
+    fn mark_written(&mut self, index: u32, sectors: u8) {
+        let (next_sync, last_sync) = (self.next_sync, self.last_sync);
+        if let Some(page) = self.page_mut(index) {
+            if page.written_in <= last_sync {
+                page.written = 0;
+            }
+            page.written |= page.dirty & sectors;
+            page.written_in = next_sync;
+        }
+        self.no_longer_dirty(index, sectors);
+    }
+
+    /// These sectors are on stable storage, or of no interest any more.
+    fn mark_clean(&mut self, index: u32, sectors: u8) {
+        if let Some(page) = self.page_mut(index) {
+            page.written &= !sectors;
+        }
+        self.no_longer_dirty(index, sectors);
+    }
+
+    fn no_longer_dirty(&mut self, index: u32, sectors: u8) {
+        let epoch = self.epoch;
+        let Some(page) = self.page_mut(index) else {
+            return;
+        };
+        let removed = (page.dirty & sectors).count_ones();
+        page.dirty &= !sectors;
+        if page.dirty != 0 {
+            self.dirty_sectors -= u64::from(removed);
+            return;
+        }
+        page.alone = false;
+        let old = page.epoch != epoch;
+        if removed > 0 {
+            self.dirty_sectors -= u64::from(removed);
+            self.dirty_count -= 1;
+            self.old_count -= usize::from(old);
+        }
+        let Some(page) = self.page(index) else { return };
+        let place = match self.uncovered(page) {
+            0 => Place::Clean,
+            _ => Place::Written,
+        };
+        if page.place != place {
+            self.place(index, place);
+        }
+    }
+
+    fn invalidate(&mut self, index: u32, sectors: u8) {
+        self.mark_clean(index, sectors);
+        if let Some(page) = self.page_mut(index) {
+            page.valid &= !sectors;
+            if page.valid == 0 {
+                self.forget(index);
+            }
+        }
+    }
+}
+
+impl<B> Page<B> {
+    fn free() -> Self {
+        Self {
+            // No such page: the last byte of a volume is below 2^57.
+            number: u64::MAX,
+            buffer: None,
+            valid: 0,
+            dirty: 0,
+            written: 0,
+            written_in: 0,
+            place: Place::Free,
+            unread: false,
+            alone: false,
+            chain: NONE,
+            dirtied: Duration::ZERO,
+            epoch: 0,
+        }
+    }
+}
+
+/// The pages of a range, with the part of each that is in it.
+fn pieces(start: u64, end: u64) -> impl Iterator<Item = Piece> {
+    let mut next = start;
+    std::iter::from_fn(move || {
+        if next >= end {
+            return None;
+        }
+        let number = next / PAGE;
+        let stop = end.min((number + 1) * PAGE);
+        let piece = Piece {
+            number,
+            // All of these are inside a page, or inside a request's buffer.
+            start: usize::try_from(next % PAGE).unwrap_or(0),
+            len: usize::try_from(stop - next).unwrap_or(0),
+            at: usize::try_from(next - start).unwrap_or(usize::MAX),
+        };
+        next = stop;
+        Some(piece)
+    })
+}
+
+/// The bits of sectors `from` to `to`, without the latter.
+fn mask(from: usize, to: usize) -> u8 {
+    byte_of(
+        u32::try_from(from).unwrap_or(8),
+        u32::try_from(to).unwrap_or(8),
+    )
+}
+
+fn byte_of(from: u32, to: u32) -> u8 {
+    let below = |bit: u32| (1_u16 << bit.min(8)) - 1;
+    let bits = below(to) & !below(from);
+    u8::try_from(bits).unwrap_or(ALL)
+}
+
+/// The bits of the sectors that a byte range inside a page touches.
+fn byte_mask(from: u64, to: u64) -> u8 {
+    let sector = |bytes: u64| u32::try_from(bytes / SECTOR_BYTES).unwrap_or(8);
+    byte_of(sector(from), sector(to))
+}
+
+/// The sectors of a page that the device has.
+fn sectors_of(number: u64, device_bytes: u64) -> u8 {
+    let len = device_bytes.saturating_sub(number * PAGE).min(PAGE);
+    match byte_mask(0, len) {
+        // Written before the device became shorter.
+        0 => ALL,
+        sectors => sectors,
+    }
+}
