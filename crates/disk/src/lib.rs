@@ -59,10 +59,16 @@ pub use engine::open::{
     Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, PhysicalBlocks, open,
 };
 pub use engine::pool::{Buffer, Pool, PoolShape};
+pub use engine::shadow_files::{
+    FoundShadow, ShadowFiles, ShadowFilesError, create_shadow, find_shadow,
+};
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
 pub use engine::{Engine, FileId};
-pub use shadow::{Shadow, ShadowFile, ShadowSettings, WhenFull};
+pub use shadow::{
+    BLOCK_BYTES, Recovered, Shadow, ShadowError, ShadowEvent, ShadowFailure, ShadowFile,
+    ShadowPhase, ShadowSettings, ShadowStatus, WhenFull,
+};
 pub use volume::{
     Cause, Changes, DiskError, DiskRequest, Done, LEAST_PAGES, Operation, PAGE_BYTES, RequestId,
     RequestKind, TASKS, Volume, VolumeSettings, VolumeStats,

@@ -175,11 +175,6 @@ impl<B: AsMut<[u8]>> Journal<B> {
         self.suspect.add(blocks);
     }
 
-    /// Whether all that was stable is recorded.
-    pub(super) fn is_settled(&self) -> bool {
-        self.synced.is_empty() && self.stable.is_empty() && self.writing.is_empty()
-    }
-
     /// Whether all that syncs covered is recorded. Durable writes do not hold this up.
     pub(super) fn has_recorded_syncs(&self) -> bool {
         self.synced.is_empty() && self.writing.is_empty() && !self.is_busy()
@@ -263,7 +258,8 @@ impl<B: AsMut<[u8]>> Journal<B> {
         if kind != Kind::Dirtied {
             self.step = None;
         }
-        self.wanted = !self.is_settled() || self.step.is_some();
+        let waits = !self.synced.is_empty() || !self.stable.is_empty();
+        self.wanted = waits || self.step.is_some();
         Some(Appended::Recorded(kind))
     }
 }

@@ -132,12 +132,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
         let Some(job) = self.job.as_mut().filter(|job| job.step == Step::Record) else {
             return;
         };
-        // Before a thaw nothing may be left that would be recorded after a merge.
-        let recorded = match job.owner {
-            Owner::Thaw => self.journal.is_settled(),
-            _ => self.journal.has_recorded_syncs(),
-        };
-        if !recorded {
+        if !self.journal.has_recorded_syncs() {
             return;
         }
         let held = matches!(self.phase, Phase::Frozen | Phase::Settling);

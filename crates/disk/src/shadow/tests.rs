@@ -459,6 +459,34 @@ fn after_a_restart_a_sync_includes_the_image() {
     }
 }
 
+/// To record it once more could fail, and nothing may be taken for frozen whose image changes.
+#[test]
+fn after_a_restart_a_merge_goes_on_at_once() {
+    let mut replay = Replay::new(&Header {
+        freeze_id: 1,
+        image_bytes: 100 * BLOCK,
+        base_bytes: 0,
+        path: Vec::new(),
+    });
+    let mut unit = [0; UNIT_BYTES];
+    let blocks = Blocks { first: 5, end: 6 };
+    record::encode_unit(&mut unit, Kind::Dirtied, 1, 1, [blocks].into_iter());
+    replay.unit(&unit);
+    record::encode_unit(&mut unit, Kind::Thawing, 1, 2, [].into_iter());
+    replay.unit(&unit);
+    let Replayed::Unfinished(recovered) = replay.finish() else {
+        panic!("a block is dirty");
+    };
+    let mut bench = Bench::new(WhenFull::FailWrites, Changes::Concurrent);
+    bench.shadow.resume(recovered, None).unwrap();
+    assert_eq!(bench.phase(), ShadowPhase::Merging);
+    assert_eq!(bench.expect(ShadowFile::Data, READ), (5, 1));
+    bench.expect(ShadowFile::Image, PLAIN);
+    bench.expect(ShadowFile::Image, OpKind::Sync);
+    let unit = bench.poll(ShadowFile::Map, DURABLE);
+    assert_eq!(unit.offset_bytes, 3 * 512);
+}
+
 /// The kernel may have dropped what a sync could not write, and tells of it once.
 #[test]
 fn what_a_failed_sync_should_have_covered_is_not_recorded_by_the_next() {
