@@ -60,7 +60,7 @@ pub use engine::open::{
 };
 pub use engine::pool::{Buffer, Pool, PoolShape};
 pub use engine::shadow_files::{
-    FoundShadow, ShadowFiles, ShadowFilesError, create_shadow, find_shadow,
+    FoundShadow, ShadowFiles, ShadowFilesError, create_shadow, find_shadow, shadow_of,
 };
 #[cfg(uring)]
 pub use engine::uring::UringEngine;

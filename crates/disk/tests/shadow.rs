@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use aoede_disk::{
     Backing, Buffer, DeviceOp, FileId, FoundShadow, IoMode, Memory, OpId, OpKind, OpenError,
     OpenOptions, Part, Pool, Shadow, ShadowEvent, ShadowFile, ShadowFiles, ShadowFilesError,
-    ShadowPhase, ShadowSettings, WhenFull, create_shadow, find_shadow, open,
+    ShadowPhase, ShadowSettings, WhenFull, create_shadow, find_shadow, open, shadow_of,
 };
 use common::{AnyEngine, create, engines, folders, pool};
 
@@ -111,7 +111,7 @@ impl Disk {
                     for file in [ShadowFile::Data, ShadowFile::Map] {
                         self.engine.detach(self.ids[file as usize].take().unwrap());
                     }
-                    self.files.take().unwrap().remove().unwrap();
+                    self.files.take().unwrap().remove(&self.image).unwrap();
                 }
             }
             if self.engine.in_flight() == 0 {
@@ -223,6 +223,7 @@ fn a_freeze_survives_being_killed_and_goes_on() {
             [0xA1, 0xB2, 0xC3, 0xB5]
         );
         assert_eq!([disk.read(2), disk.read(3)], [0xB2, 0xC3]);
+        assert_eq!(shadow_of(&disk.image), None);
         let left: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
 
@@ -365,6 +366,26 @@ fn a_shadow_that_cannot_be_trusted_is_refused_and_left_alone() {
         matches!(locked, ShadowFilesError::Open(OpenError::Locked { .. })),
         "{locked}"
     );
+}
+
+/// Else its initiators would find the disk as it was before the freeze, write to it, and later
+/// have the shadow merged over what they wrote.
+#[test]
+fn a_frozen_image_says_which_shadow_it_needs() {
+    let folder = &folders()[0];
+    let [image_path, data, map] = unfinished(folder.path());
+    let image = image(&image_path);
+    let wanted = std::path::absolute(&data).unwrap();
+    assert_eq!(shadow_of(&image), Some(wanted), "needs extended attributes");
+    // The shadow's file system is not mounted; or another path is given.
+    for path in [&data, &map] {
+        std::fs::remove_file(path).unwrap();
+    }
+    for shadow in [data, folder.path().join("other")] {
+        let missing = find(&shadow, &image).unwrap_err();
+        let needed = matches!(missing, ShadowFilesError::Needed { .. });
+        assert!(needed, "{missing}");
+    }
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use aoede_disk::{
     Backing, Buffer, Changes, Engine, FoundShadow, Memory, PAGE_BYTES, Part, Pool, Recovered,
-    Shadow, ShadowEvent, ShadowFiles, ShadowPhase, ShadowSettings, TASKS, Volume, WhenFull,
+    Shadow, ShadowEvent, ShadowFiles, ShadowFilesError, ShadowPhase, ShadowSettings, TASKS, Volume,
+    WhenFull,
 };
 use aoede_link::Port;
 use aoede_wire::Address;
@@ -89,7 +90,18 @@ impl Freezer {
             freeze_at: None,
         };
         let Some(settings) = settings else {
-            return Ok(freezer);
+            return match aoede_disk::shadow_of(image) {
+                Some(shadow) if !image.read_only => Err(ShadowFilesError::Needed {
+                    image: image.path.clone(),
+                    shadow,
+                }
+                .into()),
+                Some(_) => {
+                    warn!("{address}: the image is frozen: this is the disk as it was then");
+                    Ok(freezer)
+                }
+                None => Ok(freezer),
+            };
         };
         // Reads are put together from two files, and the image changes while it is merged.
         image.lends = false;
@@ -172,7 +184,7 @@ impl Freezer {
             error!("{address}: cannot freeze: {error:#}");
         }
         while let Some(event) = worker.poll_shadow(EXPORT) {
-            self.tell(event);
+            self.tell(event, image);
         }
     }
 
@@ -230,12 +242,12 @@ impl Freezer {
         if begun.is_ok() {
             self.files = Some(files);
         } else {
-            remove(files, self.address);
+            remove(files, image, self.address);
         }
         begun
     }
 
-    fn tell(&mut self, event: ShadowEvent) {
+    fn tell(&mut self, event: ShadowEvent, image: &Backing) {
         let address = self.address;
         match event {
             ShadowEvent::Frozen => info!("{address}: frozen: the image does not change"),
@@ -258,7 +270,7 @@ impl Freezer {
         }
         let over = matches!(event, ShadowEvent::Merged | ShadowEvent::FreezeFailed(_));
         if let Some(files) = self.files.take_if(|_| over) {
-            remove(files, address);
+            remove(files, image, address);
         }
     }
 }
@@ -329,8 +341,8 @@ fn limit(
     Ok(Some(settings.limit.map_or(room, |limit| limit.0.min(room))))
 }
 
-fn remove(files: ShadowFiles, address: Address) {
-    if let Err(error) = files.remove() {
+fn remove(files: ShadowFiles, image: &Backing, address: Address) {
+    if let Err(error) = files.remove(image) {
         warn!("{address}: cannot remove the shadow: {error}; the next start does");
     }
     // To close the last descriptor of a large file takes time.

@@ -52,6 +52,17 @@ pub enum ShadowFilesError {
         /// How long it is.
         sectors: u64,
     },
+    /// The image says so.
+    #[error(
+        "{image} is frozen, and what was written since is in the shadow {shadow}: give it with \
+         --shadow, or give these writes up with: setfattr -x user.aoede.shadow {image}"
+    )]
+    Needed {
+        /// As it was given.
+        image: PathBuf,
+        /// As it was when it was last used.
+        shadow: PathBuf,
+    },
     /// Its first sector.
     #[error(
         "{0}: the header is damaged, so the writes in the shadow cannot be told from one another; \

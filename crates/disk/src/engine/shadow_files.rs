@@ -3,16 +3,20 @@
 //! A shadow has a path: `PATH` holds its data and `PATH.map` says which of it counts
 //! (`shadow/record.rs`). A shadow that is found is never cut off, overwritten or removed unless its
 //! map proves that nothing of it is needed.
+//!
+//! The image carries the shadow's path as an extended attribute, where its file system has them: so
+//! that nobody serves it without what was written since the freeze, and nobody merges an old shadow
+//! into it later.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{Access, FallocateFlags};
+use rustix::fs::{Access, FallocateFlags, XattrFlags};
 
 use super::open::{Backing, IoMode, OpenOptions, open};
 pub use super::shadow_error::ShadowFilesError;
@@ -23,6 +27,11 @@ use crate::shadow::{Header, HeaderError, Recovered, Replay, Replayed, UNIT_BYTES
 const MAP_BYTES: u64 = 1 << 20;
 /// What of the free room the data may take, in fifths; the rest is for the map, which needs less.
 const FIFTHS_FOR_DATA: u64 = 4;
+
+/// The attribute of a frozen image.
+const MARK: &str = "user.aoede.shadow";
+/// The kernel's limit of a path.
+const PATH_MAX: usize = 4096;
 
 /// The files of a freeze, locked and ready to be attached to an engine.
 #[derive(Debug)]
@@ -70,6 +79,14 @@ pub fn create_shadow(
     Place { path, image, io }.create()
 }
 
+/// The shadow without which an image is not what its initiators know, as far as the image tells.
+pub fn shadow_of(image: &Backing) -> Option<PathBuf> {
+    let mut path = vec![0; PATH_MAX];
+    let len = rustix::fs::fgetxattr(&image.file, MARK, &mut path).ok()?;
+    path.truncate(len);
+    Some(std::ffi::OsString::from_vec(path).into())
+}
+
 impl ShadowFiles {
     /// Room that the data may take beside what it has: the file system's free room, less what the
     /// map may need.
@@ -87,7 +104,8 @@ impl ShadowFiles {
     ///
     /// # Errors
     /// What the system said; what is left is removed at the next start.
-    pub fn remove(&self) -> io::Result<()> {
+    pub fn remove(&self, image: &Backing) -> io::Result<()> {
+        unmark(image);
         remove(&self.data.path)?;
         remove(&self.map.path)?;
         sync_folder(&self.data.path)
@@ -123,6 +141,12 @@ impl Place<'_> {
         let map_path = self.map_path();
         match (exists(self.path)?, exists(&map_path)?) {
             (false, false) => {
+                if let Some(shadow) = shadow_of(self.image) {
+                    return Err(ShadowFilesError::Needed {
+                        image: self.image.path.clone(),
+                        shadow,
+                    });
+                }
                 self.check_folder()?;
                 return Ok(FoundShadow::Nothing);
             }
@@ -177,6 +201,7 @@ impl Place<'_> {
             map,
             freeze_id: header.freeze_id,
         };
+        self.mark();
         Ok(FoundShadow::Unfinished(Box::new(files), recovered))
     }
 
@@ -268,6 +293,7 @@ impl Place<'_> {
     }
 
     fn discard(&self, map_path: &Path) -> Result<FoundShadow, ShadowFilesError> {
+        unmark(self.image);
         step(self.path, "removing it", remove(self.path))?;
         step(map_path, "removing it", remove(map_path))?;
         step(self.path, "removing it", sync_folder(self.path))?;
@@ -280,7 +306,9 @@ impl Place<'_> {
             return Err(ShadowFilesError::Exists(self.path.to_owned()));
         }
         let made = self.create_files(&map_path);
-        if made.is_err() {
+        if made.is_ok() {
+            self.mark();
+        } else {
             // The error at hand is the one to be told.
             let _ = remove(self.path);
             let _ = remove(&map_path);
@@ -323,6 +351,14 @@ impl Place<'_> {
         })
     }
 
+    /// Where that is impossible, people have to remember.
+    fn mark(&self) {
+        let path = std::path::absolute(self.path);
+        let path = path.unwrap_or_else(|_| self.path.to_owned());
+        let path = path.as_os_str().as_bytes();
+        let _ = rustix::fs::fsetxattr(&self.image.file, MARK, path, XattrFlags::empty());
+    }
+
     fn open(&self, path: &Path) -> Result<Backing, ShadowFilesError> {
         let options = OpenOptions {
             io: self.io,
@@ -338,6 +374,11 @@ fn step<T>(path: &Path, doing: &'static str, result: io::Result<T>) -> Result<T,
         doing,
         source,
     })
+}
+
+fn unmark(image: &Backing) {
+    // There may be none.
+    let _ = rustix::fs::fremovexattr(&image.file, MARK);
 }
 
 /// Whether there is anything under that name, a link that leads nowhere included.
