@@ -32,6 +32,12 @@ pub mod ata {
     pub const IDENTIFY: u8 = 0xec;
     /// FLUSH CACHE EXT.
     pub const FLUSH: u8 = 0xea;
+    /// FLUSH CACHE.
+    pub const FLUSH_28: u8 = 0xe7;
+    /// DATA SET MANAGEMENT, which can only TRIM.
+    pub const TRIM: u8 = 0x06;
+    /// SET FEATURES.
+    pub const SET_FEATURES: u8 = 0xef;
 }
 
 /// Who asks whom: what all frames of one conversation have in common.
@@ -82,6 +88,33 @@ impl Addressing {
         frame.extend(data);
         frame
     }
+
+    /// A write that may be acknowledged before it is stable: the A flag.
+    pub fn early_write(&self, tag: u32, lba: u64, sectors: u8, data: &[u8]) -> Vec<u8> {
+        let mut frame = self.ata(tag, ata::WRITE, lba, sectors, data);
+        frame.splice(24..25, [0x43]);
+        frame
+    }
+
+    /// SET FEATURES: the write cache on or off.
+    pub fn write_cache(&self, tag: u32, on: bool) -> Vec<u8> {
+        let mut frame = self.ata(tag, ata::SET_FEATURES, 0, 0, b"");
+        frame.splice(25..26, [if on { 0x02 } else { 0x82 }]);
+        frame
+    }
+
+    /// A TRIM of up to 64 ranges of first sector and number of sectors.
+    pub fn trim(&self, tag: u32, ranges: &[(u64, u16)]) -> Vec<u8> {
+        let mut block = Vec::with_capacity(512);
+        for &(lba, sectors) in ranges {
+            block.extend(lba.to_le_bytes().iter().take(6));
+            block.extend(sectors.to_le_bytes());
+        }
+        block.resize(512, 0);
+        let mut frame = self.ata(tag, ata::TRIM, 0, 1, &block);
+        frame.splice(25..26, [1]);
+        frame
+    }
 }
 
 /// A response, cut into its fields. Fields beyond the end of the frame read as zero.
@@ -105,6 +138,23 @@ impl<'a> Response<'a> {
     /// The AoE error, 0 for none.
     pub fn error(&self) -> u8 {
         self.byte(15)
+    }
+
+    /// The command: 0 for ATA, 1 for Query/Config.
+    pub fn command(&self) -> u8 {
+        self.byte(19)
+    }
+
+    /// The tag of the request.
+    pub fn tag(&self) -> u32 {
+        u32::from_be_bytes([self.byte(20), self.byte(21), self.byte(22), self.byte(23)])
+    }
+
+    /// ATA: whether the request was carried out.
+    pub fn succeeded(&self) -> bool {
+        let (error, status) = self.registers();
+        // Busy, device fault, data request and error, as the Linux driver looks at them.
+        self.flags() & 0x04 == 0 && error == 0 && status & 0xa9 == 0
     }
 
     /// Shelf and slot.

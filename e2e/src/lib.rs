@@ -10,6 +10,7 @@
 //! * [`Guest`]: a Linux machine under emulation with the kernel's own AoE driver.
 //! * [`Ipxe`]: a machine that boots from the network.
 //! * [`Nic`] and [`aoe`]: frames made by hand.
+//! * [`crash`]: targets that are killed and disks whose power is cut, and what must be left.
 //! * [`Process`], [`run`], [`Scratch`]: children that die with their guard, folders that go away.
 //!
 //! Everything is owned by a guard and ends with it. Namespaces have no name and die with their
@@ -22,6 +23,7 @@
 
 pub mod aoe;
 pub mod corpus;
+pub mod crash;
 mod guest;
 mod initramfs;
 mod ipxe;
@@ -29,7 +31,9 @@ mod namespace;
 mod packages;
 mod packet;
 mod process;
+mod random;
 mod scratch;
+mod seccomp;
 mod target;
 
 pub use guest::{Guest, GuestOptions, Job};
@@ -38,5 +42,6 @@ pub use namespace::Namespace;
 pub use packages::{Packages, lab_folder, target_folder};
 pub use packet::Nic;
 pub use process::{Finished, Log, Process, run, succeed, wait_until};
+pub use random::Random;
 pub use scratch::Scratch;
 pub use target::{Export, Maker, TargetProcess, aoede_binary, as_nobody, public_copy};

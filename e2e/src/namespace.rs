@@ -1,6 +1,7 @@
 //! Hosts: network namespaces without a name. The only reference to one is a file descriptor here
 //! and in the processes inside, so the kernel removes it, and every interface in it, with the last
-//! of them, whatever becomes of the test.
+//! of them, whatever becomes of the test. The same goes for mounts of its own, where a host has
+//! them.
 
 use std::{
     fs::File,
@@ -13,7 +14,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::{
+    mount::{MountPropagationFlags, mount_change},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
+};
 
 use crate::{Packages, succeed};
 
@@ -21,6 +25,7 @@ use crate::{Packages, succeed};
 #[derive(Clone, Debug)]
 pub struct Namespace {
     descriptor: Arc<OwnedFd>,
+    mounts: Option<Arc<OwnedFd>>,
     ip: PathBuf,
 }
 
@@ -40,6 +45,7 @@ impl Namespace {
         let descriptor = made.join().map_err(|_| anyhow!("the thread died"))??;
         let host = Self {
             descriptor: Arc::new(descriptor),
+            mounts: None,
             ip: Packages::open()?.tool("ip")?,
         };
         host.ip("link set lo up")?;
@@ -54,6 +60,28 @@ impl Namespace {
         let (target, initiator) = (Self::new()?, Self::new()?);
         target.veth("tgt0", &initiator, "ini0", mtu)?;
         Ok((target, initiator))
+    }
+
+    /// The same host with mounts of its own: what processes mount that are started here from now on
+    /// is seen by nobody else and goes with the last of them.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn with_own_mounts(&self) -> Result<Self> {
+        let made = thread::spawn(|| -> Result<OwnedFd> {
+            // SAFETY: the thread ends soon and calls nothing that depends on paths but the two
+            // lines below; NEWNS touches neither descriptors nor memory.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
+                .context("cannot make a mount namespace (needs root)")?;
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            mount_change("/", private).context("cannot keep mounts to ourselves")?;
+            Ok(File::open("/proc/thread-self/ns/mnt")?.into())
+        });
+        let mounts = made.join().map_err(|_| anyhow!("the thread died"))??;
+        Ok(Self {
+            mounts: Some(Arc::new(mounts)),
+            ..self.clone()
+        })
     }
 
     /// A cable: `name` here, `peer_name` in `peer` (which may be this host), both up.
@@ -137,8 +165,13 @@ impl Namespace {
         format!("/proc/{}/fd/{}", process::id(), self.descriptor.as_raw_fd()).into()
     }
 
-    pub(crate) fn descriptor(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.descriptor)
+    /// The namespaces that a child moves into.
+    pub(crate) fn descriptors(&self) -> Vec<(Arc<OwnedFd>, LinkNameSpaceType)> {
+        let network = (Arc::clone(&self.descriptor), LinkNameSpaceType::Network);
+        let mounts = self.mounts.clone();
+        std::iter::once(network)
+            .chain(mounts.map(|mounts| (mounts, LinkNameSpaceType::Mount)))
+            .collect()
     }
 }
 

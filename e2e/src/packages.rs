@@ -24,6 +24,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("fio", "fio"),
     ("iproute2", "ip"),
     ("ipxe", "ipxe.lkrn"),
+    ("libnbd-bin", "nbdfuse"),
+    ("nbdkit", "nbdkit"),
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("strace", "strace"),
     ("util-linux", "setpriv"),
@@ -136,6 +138,20 @@ impl Packages {
             );
         }
         Ok(command)
+    }
+
+    /// A plugin or filter of nbdkit, such as `filters/nbdkit-cache-filter.so`.
+    ///
+    /// # Errors
+    /// The nbdkit at hand has none of that name.
+    pub fn nbdkit_module(&self, name: &str) -> Result<PathBuf> {
+        let roots = [self.0.root.as_path(), Path::new("/")];
+        let mut paths = roots
+            .into_iter()
+            .map(|root| root.join("usr/lib/x86_64-linux-gnu/nbdkit").join(name));
+        paths
+            .find(|path| path.exists())
+            .with_context(|| format!("no {name} of nbdkit"))
     }
 
     /// The version of the guest's kernel, as in the names of its files.

@@ -14,11 +14,14 @@ use rustix::{
         AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType,
         netdevice::name_to_index,
         recv, send, socket_with,
-        sockopt::{Timeout, set_socket_timeout},
+        sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout},
     },
 };
 
 use crate::{Namespace, aoe::ETHERTYPE};
+
+/// Most bytes that wait to be received.
+const RECEIVE_BYTES: usize = 16 << 20;
 
 /// An interface on which a test sends frames and receives AoE frames.
 #[derive(Debug)]
@@ -65,13 +68,25 @@ impl Nic {
     /// # Errors
     /// The interface went away.
     pub fn receive(&self, within: Duration) -> Result<Option<Vec<u8>>> {
-        let mut buffer = vec![0; 65_536];
         set_socket_timeout(
             &self.socket,
             Timeout::Recv,
             Some(within.max(Duration::from_millis(1))),
         )?;
-        match recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
+        self.take(RecvFlags::empty())
+    }
+
+    /// The next AoE frame, if one is there already.
+    ///
+    /// # Errors
+    /// As [`Nic::receive`].
+    pub fn try_receive(&self) -> Result<Option<Vec<u8>>> {
+        self.take(RecvFlags::DONTWAIT)
+    }
+
+    fn take(&self, flags: RecvFlags) -> Result<Option<Vec<u8>>> {
+        let mut buffer = vec![0; 65_536];
+        match recv(&self.socket, &mut buffer[..], flags) {
             Ok((count, _)) => {
                 buffer.truncate(count);
                 Ok(Some(buffer))
@@ -111,6 +126,8 @@ fn open_socket(interface: &str) -> Result<OwnedFd> {
         SocketFlags::CLOEXEC,
         None,
     )?;
+    // Room for as many jumbo frames as a target ever has under way.
+    set_socket_recv_buffer_size_force(&socket, RECEIVE_BYTES)?;
     let index =
         name_to_index(&socket, interface).with_context(|| format!("no interface {interface}"))?;
     let yes: libc::c_int = 1;

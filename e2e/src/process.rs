@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    os::{fd::AsFd, fd::OwnedFd, unix::process::CommandExt, unix::process::ExitStatusExt},
+    os::{fd::AsFd, unix::process::CommandExt, unix::process::ExitStatusExt},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, mpsc},
     thread::{self, JoinHandle},
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::{
     process::{Pid, Signal, kill_process, set_parent_process_death_signal},
-    thread::{LinkNameSpaceType, move_into_link_name_space},
+    thread::move_into_link_name_space,
 };
 
 use crate::Namespace;
@@ -169,8 +169,8 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = spawn_guarded(command, namespace.map(Namespace::descriptor))
-            .with_context(|| format!("cannot start {name}"))?;
+        let mut child =
+            spawn_guarded(command, namespace).with_context(|| format!("cannot start {name}"))?;
         let input = child.stdin.take();
         let out = child.stdout.take().map(|source| stdout.collect(source));
         let err = child.stderr.take().map(|source| stderr.collect(source));
@@ -372,16 +372,17 @@ static FORKER: LazyLock<Mutex<mpsc::Sender<Order>>> = LazyLock::new(|| {
     Mutex::new(sender)
 });
 
-fn spawn_guarded(mut command: Command, namespace: Option<Arc<OwnedFd>>) -> Result<Child> {
+fn spawn_guarded(mut command: Command, namespace: Option<&Namespace>) -> Result<Child> {
+    let namespaces = namespace.map(Namespace::descriptors).unwrap_or_default();
     let in_child = move || {
-        if let Some(namespace) = &namespace {
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        for (namespace, kind) in &namespaces {
+            move_into_link_name_space(namespace.as_fd(), Some(*kind))?;
         }
         set_parent_process_death_signal(Some(Signal::KILL))?;
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes two system calls without allocating or
-    // locking, on a descriptor it keeps alive itself.
+    // SAFETY: between fork and exec the closure makes system calls only, without allocating or
+    // locking, on descriptors it keeps alive itself.
     unsafe { command.pre_exec(in_child) };
     let (sender, receiver) = mpsc::channel();
     let order = Box::new(move || {

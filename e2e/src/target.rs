@@ -4,13 +4,16 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
-use crate::{Log, Namespace, Packages, Process, Scratch, target_folder};
+use crate::{
+    Finished, Log, Namespace, Packages, Process, Scratch, run, seccomp::withhold, target_folder,
+};
 
 /// How long a target may take to serve after it was started.
 const START: Duration = Duration::from_secs(20);
@@ -89,6 +92,7 @@ pub struct Export {
     interfaces: Vec<String>,
     address: (u16, u8),
     arguments: Vec<String>,
+    withheld: Vec<libc::c_long>,
 }
 
 impl Export {
@@ -99,6 +103,7 @@ impl Export {
             interfaces: vec![interface.to_owned()],
             address: (1, 1),
             arguments: Vec::new(),
+            withheld: Vec::new(),
         }
     }
 
@@ -122,6 +127,21 @@ impl Export {
         self.arguments
             .extend(arguments.iter().map(|argument| (*argument).to_owned()));
         self
+    }
+
+    /// Ours gets "permission denied" from these system calls.
+    #[must_use]
+    pub fn without(mut self, calls: &[libc::c_long]) -> Self {
+        self.withheld.extend(calls);
+        self
+    }
+
+    /// Starts our target for it, which ends by itself.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn fail(&self, namespace: &Namespace, within: Duration) -> Result<Finished> {
+        run(Some(namespace), self.aoede()?, within)
     }
 
     /// Starts a target for it on the host `namespace` and waits until it serves.
@@ -166,6 +186,9 @@ impl Export {
             .arg("-i")
             .arg(self.interfaces.join(","))
             .args(&self.arguments);
+        if !self.withheld.is_empty() {
+            withhold(&mut command, &self.withheld);
+        }
         Ok(command)
     }
 
@@ -264,6 +287,29 @@ impl TargetProcess {
     /// It cannot be killed.
     pub fn kill(mut self) -> Result<()> {
         self.processes.iter_mut().try_for_each(Process::kill)
+    }
+
+    /// Asks it to stop with SIGTERM and kills it with SIGKILL `grace` later. Says whether it had
+    /// stopped by then, cleanly.
+    ///
+    /// # Errors
+    /// It had ended before or cannot be killed.
+    pub fn stop_or_kill(mut self, grace: Duration) -> Result<bool> {
+        for process in &mut self.processes {
+            process.signal(Signal::TERM)?;
+        }
+        thread::sleep(grace);
+        let mut stopped = true;
+        for process in &mut self.processes {
+            process.kill()?;
+            stopped &= process.wait(STOP)?.success();
+        }
+        Ok(stopped)
+    }
+
+    /// Keeps its output for [`TargetProcess::log`]: it is not printed at the end.
+    pub fn keep_quiet(&mut self) {
+        self.processes.iter_mut().for_each(Process::keep_quiet);
     }
 
     fn first(&self) -> Result<&Process> {

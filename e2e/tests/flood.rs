@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use aoede_e2e::{
-    Export, Guest, GuestOptions, Maker, Namespace, Nic, Scratch,
+    Export, Guest, GuestOptions, Maker, Namespace, Nic, Random, Scratch,
     aoe::{Addressing, BROADCAST, EVERY_TARGET},
 };
 
@@ -18,33 +18,9 @@ const SEED: u64 = 0x5eed_a0ed;
 const SOON: Duration = Duration::from_secs(120);
 const LONGEST: usize = 9014;
 
-/// A small generator of our own: the same seed gives the same frames for ever (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() >> 33).unwrap_or(0) % limit
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_be_bytes()[0]
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.byte()).collect()
-    }
-}
-
 /// A frame that no target may act on. Each kind breaks one rule and is random otherwise.
 fn rubbish(random: &mut Random, mac: [u8; 6], target: [u8; 6]) -> Vec<u8> {
-    let tag = u32::try_from(random.next() >> 32).unwrap_or(0);
+    let tag = u32::try_from(random.number() >> 32).unwrap_or(0);
     let e1_1 = Addressing {
         to: target,
         from: mac,
@@ -88,12 +64,12 @@ fn rubbish(random: &mut Random, mac: [u8; 6], target: [u8; 6]) -> Vec<u8> {
             ),
             ..e1_1
         }
-        .ata(tag, 0x34, random.next() >> 40, 1, &random.bytes(512)),
+        .ata(tag, 0x34, random.number() >> 40, 1, &random.bytes(512)),
         // A write with less data than it says.
         5 => e1_1.ata(
             tag,
             0x34,
-            random.next() >> 50,
+            random.number() >> 50,
             2,
             &random.bytes(1 + length.min(1000)),
         ),
@@ -101,7 +77,7 @@ fn rubbish(random: &mut Random, mac: [u8; 6], target: [u8; 6]) -> Vec<u8> {
         6 => e1_1.ata(
             tag,
             if random.byte() & 1 == 0 { 0x24 } else { 0x34 },
-            1 << 40 | random.next() >> 30,
+            1 << 40 | random.number() >> 30,
             1,
             &random.bytes(512),
         ),
@@ -109,7 +85,7 @@ fn rubbish(random: &mut Random, mac: [u8; 6], target: [u8; 6]) -> Vec<u8> {
         7 => e1_1.ata(
             tag,
             0x80 | random.byte() & 0x0f,
-            random.next() >> 16,
+            random.number() >> 16,
             random.byte(),
             b"",
         ),
@@ -117,7 +93,7 @@ fn rubbish(random: &mut Random, mac: [u8; 6], target: [u8; 6]) -> Vec<u8> {
         8 => e1_1.ata(
             tag,
             0x24,
-            random.next() >> 50,
+            random.number() >> 50,
             18 + random.byte() % 200,
             b"",
         ),
@@ -127,7 +103,7 @@ fn rubbish(random: &mut Random, mac: [u8; 6], target: [u8; 6]) -> Vec<u8> {
             address: EVERY_TARGET,
             ..e1_1
         }
-        .ata(tag, 0x34, random.next() >> 50, 1, &random.bytes(512)),
+        .ata(tag, 0x34, random.number() >> 50, 1, &random.bytes(512)),
         // A config string longer than the frame.
         10 => {
             let mut frame = e1_1.config(tag, 4, &random.bytes(20));
@@ -210,7 +186,7 @@ fn a_flood_of_rubbish_disturbs_nobody() -> Result<()> {
     ))?;
     let nic = Nic::open(&stranger, "bad0")?;
     let target_mac = host.mac("tgt0")?;
-    let mut random = Random(SEED);
+    let mut random = Random::new(SEED);
     let start = Instant::now();
     let mut during_load = 0;
     let mut arriving = 0;

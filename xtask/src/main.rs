@@ -1,6 +1,7 @@
 //! The project's own tasks, as `cargo xtask TASK`. Each task has a file; this one only chooses.
 
 mod bench;
+mod crash;
 mod fuzz;
 mod test;
 
@@ -18,6 +19,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Task {
     Bench(bench::Arguments),
+    Crash(crash::Arguments),
     Fuzz(fuzz::Arguments),
     Test(test::Arguments),
 }
@@ -25,6 +27,7 @@ enum Task {
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Crash(arguments) => crash::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
     }

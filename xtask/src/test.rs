@@ -20,8 +20,8 @@ const SCRATCH: &str = "aoede-e2e-";
 /// Run all tests: without root those of the code, as root also those with real initiators.
 ///
 /// As root, the first run fetches what the tests need (QEMU, a Linux kernel, iPXE, fio, aoetools,
-/// vblade) as Debian packages and unpacks it under target/lab. Nothing is installed, and nothing
-/// is left behind outside of target.
+/// vblade, nbdkit) as Debian packages and unpacks it under target/lab. Nothing is installed, and
+/// nothing is left behind outside of target.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
     /// Run only the tests whose name contains this
@@ -77,14 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             packages.kernel_version()
         ));
         if arguments.target == Target::Aoede {
-            say("program under test: cargo build --release --package aoede");
-            ensure!(
-                cargo()
-                    .args(["build", "--release", "--package", "aoede"])
-                    .status()?
-                    .success(),
-                "the program does not build"
-            );
+            build_program()?;
         }
         say("tests in network namespaces and with real initiators, one after the other");
         if !lab_tests(arguments)? {
@@ -112,10 +105,32 @@ fn code_tests(arguments: &Arguments) -> Result<bool> {
     Ok(command.status().context("cannot run cargo")?.success())
 }
 
-fn lab_tests(arguments: &Arguments) -> Result<bool> {
-    let run = format!("{}-{}", process::id(), env!("CARGO_PKG_NAME"));
+/// Builds the program that the lab tests.
+pub(crate) fn build_program() -> Result<()> {
+    say("program under test: cargo build --release --package aoede");
+    let built = cargo()
+        .args(["build", "--release", "--package", "aoede"])
+        .status()?;
+    ensure!(built.success(), "the program does not build");
+    Ok(())
+}
+
+/// Runs one file of the lab's tests with these variables in its environment, and looks for what it
+/// leaves behind. Says whether all was well.
+pub(crate) fn run_one_story(name: &str, environment: &[(&str, &str)]) -> Result<bool> {
     let mut command = cargo();
-    command.env(RUN, &run).args(["test", "--no-fail-fast"]);
+    command.args(["test", "--no-fail-fast", "--package", "aoede-e2e"]);
+    command
+        .args(["--test", name, "--", "--ignored", "--nocapture"])
+        .arg("--test-threads=1");
+    command.envs(environment.iter().copied());
+    command.env("AOEDE_BIN", target_folder().join("release/aoede"));
+    run_and_look(command)
+}
+
+fn lab_tests(arguments: &Arguments) -> Result<bool> {
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast"]);
     match arguments.target {
         // Not --doc: there, `ignore` means something else.
         Target::Aoede => {
@@ -132,6 +147,13 @@ fn lab_tests(arguments: &Arguments) -> Result<bool> {
     command
         .args(["--", "--ignored", "--test-threads=1"])
         .args(&arguments.only);
+    run_and_look(command)
+}
+
+/// Runs tests, then looks for what they left behind.
+fn run_and_look(mut command: Command) -> Result<bool> {
+    let run = format!("{}-{}", process::id(), env!("CARGO_PKG_NAME"));
+    command.env(RUN, &run);
     let passed = command.status().context("cannot run cargo")?.success();
     let clean = nothing_left(&run);
     if let Err(error) = &clean {
@@ -151,10 +173,11 @@ fn nothing_left(run: &str) -> Result<()> {
         "processes are left behind: {}",
         survivors(run).join(", ")
     );
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = mounts_left();
     ensure!(
-        !mounts.contains(SCRATCH),
-        "a mount is left behind:\n{mounts}"
+        mounts.is_empty(),
+        "mounts are left behind:\n{}",
+        mounts.join("\n")
     );
     for entry in entries(Path::new("/sys/block")) {
         let file = fs::read_to_string(entry.join("loop/backing_file")).unwrap_or_default();
@@ -172,6 +195,24 @@ fn nothing_left(run: &str) -> Result<()> {
         "temporary folders are left behind: {folders:?}"
     );
     Ok(())
+}
+
+/// Mounts in temporary folders of lab processes that are gone, as any process sees them: tests with
+/// FUSE mount in a namespace of their own, which lasts as long as a process is in it.
+fn mounts_left() -> Vec<String> {
+    let tables = entries(Path::new("/proc")).map(|path| path.join("mountinfo"));
+    let tables = tables.filter_map(|path| Some((fs::read_to_string(&path).ok()?, path)));
+    tables
+        .flat_map(|(table, path)| {
+            let left = table.lines().filter(|line| {
+                // The fifth field is where it is mounted (proc_pid_mountinfo(5)).
+                let point = line.split(' ').nth(4).unwrap_or_default();
+                Path::new(point).ancestors().any(abandoned)
+            });
+            let told = left.map(|line| format!("{}: {line}", path.display()));
+            told.collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// Whether this is a temporary folder of a lab process that is gone.

@@ -19,28 +19,18 @@ pub struct StopHandle {
 }
 
 impl Stop {
-    /// Takes SIGTERM and SIGINT over for the whole process: from now on they ask for a stop
+    /// Takes SIGTERM, SIGINT and SIGHUP over for the whole process: from now on they ask for a stop
     /// instead of ending it. A second one asks again and so changes nothing: what has begun is
-    /// finished.
+    /// finished. A SIGHUP that is ignored (nohup) stays so.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn on_signals() -> io::Result<Self> {
-        Self::on(&[SIGTERM, SIGINT])
-    }
-
-    /// The same, and SIGHUP: for a command that belongs to a terminal and has to clean up.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn on_signals_and_hangup() -> io::Result<Self> {
-        Self::on(&[SIGTERM, SIGINT, SIGHUP])
-    }
-
-    fn on(signals: &[i32]) -> io::Result<Self> {
         let (stop, handle) = Self::by_hand()?;
-        for &signal in signals {
-            signal_hook::low_level::pipe::register(signal, handle.sender.try_clone()?)?;
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            if signal != SIGHUP || !is_ignored(signal) {
+                signal_hook::low_level::pipe::register(signal, handle.sender.try_clone()?)?;
+            }
         }
         Ok(stop)
     }
@@ -76,4 +66,15 @@ impl StopHandle {
     pub fn stop(&self) -> io::Result<()> {
         (&self.sender).write_all(&[0])
     }
+}
+
+/// Whether whoever started this process had it ignore a signal: the mask `SigIgn` of proc(5).
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Signals count from 1, bits from 0.
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

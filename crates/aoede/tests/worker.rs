@@ -344,7 +344,6 @@ fn a_frozen_image_keeps_its_content_and_its_disk_goes_on() {
     let settings = ShadowSettings {
         capacity: BUFFERS + TASKS + 1,
         size_bytes: SECTORS * 512,
-        changes: image.changes(),
         when_full: WhenFull::FailWrites,
     };
     let mut pages = Pool::cache(2 * 4096).unwrap();

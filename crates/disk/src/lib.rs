@@ -14,7 +14,7 @@
 //! let file = engine.attach(&backing)?;
 //! let settings = VolumeSettings {
 //!     capacity: 4,
-//!     changes: backing.changes(),
+//!     stability: backing.stability(),
 //!     size_bytes: backing.sectors * SECTOR_BYTES,
 //!     ..VolumeSettings::default()
 //! };
@@ -64,14 +64,15 @@ pub use engine::shadow_files::{
 };
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
+pub use engine::wrap::{Fault, Faults};
 pub use engine::{Engine, FileId};
 pub use shadow::{
     BLOCK_BYTES, Recovered, Shadow, ShadowError, ShadowEvent, ShadowFailure, ShadowFile,
     ShadowPhase, ShadowSettings, ShadowStatus, WhenFull,
 };
 pub use volume::{
-    Cause, Changes, DiskError, DiskRequest, Done, LEAST_PAGES, Operation, PAGE_BYTES, RequestId,
-    RequestKind, TASKS, Volume, VolumeSettings, VolumeStats,
+    Cause, DiskError, DiskRequest, Done, LEAST_PAGES, Operation, PAGE_BYTES, RequestId,
+    RequestKind, Stability, TASKS, Volume, VolumeSettings, VolumeStats,
 };
 
 /// Bytes in a sector, the unit of every address on the wire.

@@ -119,7 +119,7 @@ fn a_shadow_allocates_nothing_for_an_operation() {
     let ids = [&image, &files.data, &files.map].map(|file| engine.attach(file).unwrap());
     let settings = VolumeSettings {
         capacity: 16,
-        changes: image.changes(),
+        stability: image.stability(),
         size_bytes: 1 << 20,
         block_bytes: 4096,
         discard_bytes: 4096,
@@ -130,7 +130,6 @@ fn a_shadow_allocates_nothing_for_an_operation() {
     let settings = ShadowSettings {
         capacity: 48,
         size_bytes: 1 << 20,
-        changes: image.changes(),
         when_full: WhenFull::FailWrites,
     };
     let part = || Part {

@@ -17,7 +17,10 @@ use aoede_disk::{
 };
 use rustix::event::epoll;
 
-use common::{AnyEngine, LoopDevice, create, engines, everywhere, folders, op, pool, run, wait};
+use common::{
+    AnyEngine, LoopDevice, all_engines, create, engines, everywhere, folders, op, pool, run,
+    stumbling_engines, wait,
+};
 
 const WRITE: OpKind = OpKind::Write { durable: false };
 const DURABLE: OpKind = OpKind::Write { durable: true };
@@ -149,7 +152,7 @@ fn nonsense_is_an_error_and_not_a_panic() {
 fn a_full_engine_gives_the_operation_back() {
     let pool = pool(4);
     let folder = &folders()[0];
-    for (name, mut engine) in engines(3, &pool) {
+    for (name, mut engine) in all_engines(3, &pool) {
         let backing = create(&folder.path().join(name), 1 << 20, IoMode::Direct);
         let file = engine.attach(&backing).unwrap();
         for _ in 0..3 {
@@ -183,7 +186,7 @@ fn writing_to_a_read_only_file_fails() {
             ..OpenOptions::default()
         };
         let backing = open(&path, &options).unwrap();
-        for (name, mut engine) in engines(2, &pool) {
+        for (name, mut engine) in all_engines(2, &pool) {
             let file = engine.attach(&backing).unwrap();
             for kind in [WRITE, DURABLE] {
                 let done = run(&mut engine, file, op(kind, 0, pool.take()));
@@ -212,7 +215,7 @@ fn the_export_starts_at_its_offset() {
     };
     for index in 0.. {
         let backing = open(&path, &options).unwrap();
-        let Some((name, mut engine)) = engines(2, &pool).into_iter().nth(index) else {
+        let Some((name, mut engine)) = all_engines(2, &pool).into_iter().nth(index) else {
             break;
         };
         let file = engine.attach(&backing).unwrap();
@@ -249,7 +252,7 @@ fn an_engine_dropped_with_operations_in_flight_returns_its_buffers() {
     let pool = pool(16);
     let folder = &folders()[0];
     for kicked in [false, true] {
-        for (name, mut engine) in engines(16, &pool) {
+        for (name, mut engine) in all_engines(16, &pool) {
             let path = folder.path().join(format!("{name}-{kicked}"));
             let backing = create(&path, 1 << 20, IoMode::Direct);
             let file = engine.attach(&backing).unwrap();
@@ -279,12 +282,11 @@ fn only_buffered_reads_stay_in_the_page_cache() {
         (IoMode::Uncached, false),
         (IoMode::Buffered, true),
     ] {
-        for (name, mut engine) in engines(1, &pool) {
+        for (name, mut engine) in all_engines(1, &pool) {
             let path = folder.path().join(format!("{name}-{io:?}"));
             std::fs::write(&path, [5; 8192]).unwrap();
             let beside = std::fs::File::open(&path).unwrap();
             beside.sync_all().unwrap();
-            rustix::fs::fadvise(&beside, 0, None, rustix::fs::Advice::DontNeed).unwrap();
             let options = OpenOptions {
                 io,
                 ..OpenOptions::default()
@@ -295,6 +297,8 @@ fn only_buffered_reads_stay_in_the_page_cache() {
                 continue;
             }
             let file = engine.attach(&backing).unwrap();
+            // What the opening has read goes as well.
+            rustix::fs::fadvise(&beside, 0, None, rustix::fs::Advice::DontNeed).unwrap();
             assert_eq!(read(&mut engine, file, &pool, 4096), [5; 4096]);
             assert_eq!(is_cached(&beside), stays, "{name} {io:?}");
         }
@@ -465,7 +469,7 @@ fn many_at_once_do_what_an_array_does() {
     for folder in folders() {
         for io in [IoMode::Direct, IoMode::Buffered, IoMode::Uncached] {
             let pool = pool(64);
-            for (name, mut engine) in engines(16, &pool) {
+            for (name, mut engine) in all_engines(16, &pool) {
                 let backing = create(&folder.path().join(format!("{name}{io:?}")), 1 << 20, io);
                 against_a_model(&mut engine, &backing, &pool, 512, 42);
             }
@@ -545,7 +549,12 @@ fn block_devices_do_what_files_do() {
             std::fs::write(&image, vec![0; 1 << 20]).unwrap();
             let device = LoopDevice::new(&image, sector_bytes);
             let pool = pool(64);
-            for index in 0..engines(16, &pool).len() {
+            let all = || {
+                let mut engines = engines(16, &pool);
+                engines.extend(stumbling_engines(16, &pool, sector_bytes));
+                engines
+            };
+            for index in 0..all().len() {
                 let backing = open(
                     &device.path,
                     &OpenOptions {
@@ -556,7 +565,7 @@ fn block_devices_do_what_files_do() {
                 .unwrap();
                 assert!(backing.block_device && backing.discard);
                 assert_eq!(backing.sectors, 2048);
-                let (_, mut engine) = engines(16, &pool).remove(index);
+                let (_, mut engine) = all().remove(index);
                 let file = engine.attach(&backing).unwrap();
                 for at in 0..64 {
                     let zeros = op(WRITE, at * 16384, filled(&pool, 0));

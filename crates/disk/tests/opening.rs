@@ -14,10 +14,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
-use aoede_disk::{
-    BlockingEngine, Engine, IoMode, OpenError, OpenOptions, OpenWarning, PhysicalBlocks, open,
-};
-use common::{LoopDevice, create, folders};
+use aoede_disk::{BlockingEngine, Engine, IoMode, OpenError, OpenOptions, OpenWarning, open};
+use common::{LoopDevice, Mount, create, folders};
 
 const PLAIN: OpenOptions = OpenOptions {
     read_only: false,
@@ -402,50 +400,95 @@ fn a_device_in_use_is_refused() {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
-fn a_device_with_large_sectors_is_buffered_and_says_so() {
+fn a_device_with_large_sectors_is_served_in_its_blocks() {
     let folder = &folders()[0];
     let image = folder.path().join("image");
     sparse(&image, 1 << 20);
     let device = LoopDevice::new(&image, 4096);
-    let backing = open(&device.path, &PLAIN).unwrap();
-    assert_eq!(backing.io, IoMode::Buffered);
-    assert_eq!(
-        backing.warnings,
-        [OpenWarning::CoarseDirectIo { offset_bytes: 4096 }]
-    );
-    assert_eq!(backing.alignment.offset, 4096);
-    assert_eq!((backing.block_bytes, backing.discard_bytes), (512, 4096));
-    let physical = |bytes, offset_bytes| PhysicalBlocks {
-        bytes,
-        offset_bytes,
+    let facts = |options: &OpenOptions| {
+        let backing = open(&device.path, options).unwrap();
+        assert_eq!(
+            (backing.discard_bytes, backing.alignment.offset),
+            (4096, 4096)
+        );
+        let physical = backing.physical;
+        let warning = backing.warnings.first().cloned();
+        let place = (physical.bytes, physical.offset_bytes);
+        (backing.io, backing.block_bytes, place, warning)
     };
-    assert_eq!(backing.physical, physical(4096, 0));
-    drop(backing);
-    let inside = OpenOptions {
-        offset_sectors: 15,
+    let found = facts(&PLAIN);
+    assert_eq!(found, (IoMode::Direct, 4096, (4096, 0), None));
+    let window = |offset_sectors, length| OpenOptions {
+        offset_sectors,
+        length_sectors: Some(length),
         ..PLAIN
     };
-    let backing = open(&device.path, &inside).unwrap();
-    assert_eq!(backing.physical, physical(4096, 3584));
-    drop(backing);
+    let found = facts(&window(8, 16));
+    assert_eq!(found, (IoMode::Direct, 4096, (4096, 0), None));
+    let warning = OpenWarning::StartsInsideBlock { block_bytes: 4096 };
+    assert_eq!(
+        warning.to_string(),
+        "direct I/O works on blocks of 4096 bytes here, and --offset is not a multiple of that: \
+         using buffered I/O"
+    );
+    let found = facts(&window(15, 8));
+    assert_eq!(found, (IoMode::Buffered, 512, (4096, 3584), Some(warning)));
+    let warning = OpenWarning::EndsInsideBlock { block_bytes: 4096 };
+    assert_eq!(
+        warning.to_string(),
+        "direct I/O works on blocks of 4096 bytes here, and the size is not a multiple of that: \
+         using buffered I/O"
+    );
+    let found = facts(&window(8, 9));
+    assert_eq!(found, (IoMode::Buffered, 512, (4096, 0), Some(warning)));
 
     let uncached = OpenOptions {
         io: IoMode::Uncached,
         ..PLAIN
     };
-    let backing = open(&device.path, &uncached).unwrap();
-    let cached = (backing.io, backing.warnings.first().cloned());
-    assert!(
-        matches!(
-            cached,
-            (IoMode::Buffered, Some(OpenWarning::NoUncachedIo)) | (IoMode::Uncached, None)
-        ),
-        "{cached:?}"
-    );
-    drop((backing, device));
+    match facts(&uncached) {
+        (IoMode::Uncached, 512, _, None) => {}
+        other => {
+            let warning = Some(OpenWarning::NoUncachedIo);
+            assert_eq!(other, (IoMode::Buffered, 512, (4096, 0), warning));
+        }
+    }
+    drop(device);
 
     let device = LoopDevice::new(&image, 512);
-    let backing = open(&device.path, &inside).unwrap();
-    assert_eq!((backing.block_bytes, backing.discard_bytes), (512, 512));
-    assert_eq!(backing.physical, physical(512, 0));
+    let backing = open(&device.path, &window(15, 9)).unwrap();
+    assert_eq!((backing.io, backing.block_bytes), (IoMode::Direct, 512));
+    assert_eq!(backing.discard_bytes, 512);
+    let physical = backing.physical;
+    assert_eq!((physical.bytes, physical.offset_bytes), (512, 0));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_file_on_large_sectors_is_served_in_whole_blocks() {
+    let folder = &folders()[0];
+    let image = folder.path().join("image");
+    sparse(&image, 16 << 20);
+    let device = LoopDevice::new(&image, 4096);
+    let made = Command::new("mkfs.ext4")
+        .arg("-q")
+        .arg(&device.path)
+        .status();
+    assert!(made.unwrap().success());
+    let device = device.path.to_str().unwrap();
+    let mount = Mount::new(&[device], &folder.path().join("mount"));
+    let path = mount.path.join("disk.img");
+    let backing = create(&path, 1 << 20, IoMode::Direct);
+    assert_eq!(backing.warnings, []);
+    assert_eq!((backing.io, backing.block_bytes), (IoMode::Direct, 4096));
+    // A hole in a file may be of any size.
+    assert_eq!((backing.discard, backing.discard_bytes), (true, 512));
+    // A part of a block at the end is left out when it comes later, and buffered when it is there.
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len((1 << 20) + 4096 + 512).unwrap();
+    assert_eq!(backing.current_sectors().unwrap(), 2048 + 8);
+    drop((backing, file));
+    let backing = open(&path, &PLAIN).unwrap();
+    assert_eq!((backing.io, backing.sectors), (IoMode::Buffered, 2048 + 9));
+    assert_eq!(backing.block_bytes, 512);
 }

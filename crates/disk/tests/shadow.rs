@@ -43,7 +43,6 @@ impl Disk {
         let settings = ShadowSettings {
             capacity: 4,
             size_bytes: BLOCKS * BLOCK,
-            changes: image.changes(),
             when_full: WhenFull::FailWrites,
         };
         let part = || Part {

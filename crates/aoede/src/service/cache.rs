@@ -118,7 +118,7 @@ impl CacheSettings {
             .with_context(|| format!("cannot get {} of memory for the cache", Size(bytes)))?;
         let settings = VolumeSettings {
             capacity,
-            changes: backing.changes(),
+            stability: backing.stability(),
             size_bytes: backing.sectors.saturating_mul(SECTOR_BYTES),
             block_bytes: backing.block_bytes,
             discard_bytes: backing.discard_bytes,

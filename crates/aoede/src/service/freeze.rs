@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use aoede_disk::{
-    Backing, Buffer, Changes, Engine, FoundShadow, Memory, PAGE_BYTES, Part, Pool, Recovered,
-    Shadow, ShadowEvent, ShadowFiles, ShadowFilesError, ShadowPhase, ShadowSettings, TASKS, Volume,
-    WhenFull,
+    Backing, Buffer, Engine, FoundShadow, Memory, PAGE_BYTES, Part, Pool, Recovered, Shadow,
+    ShadowEvent, ShadowFiles, ShadowFilesError, ShadowPhase, ShadowSettings, Stability, TASKS,
+    Volume, WhenFull,
 };
 use aoede_link::Port;
 use aoede_wire::Address;
@@ -139,7 +139,7 @@ impl Freezer {
         let (Some(files), Some(recovered)) = (&self.files, self.recovered.take()) else {
             return Ok(());
         };
-        check_changes(files, image)?;
+        check_stability(files, image)?;
         let thawing = recovered.is_thawing();
         let limit = limit(settings, files, recovered.dirty_bytes())?;
         worker.resume(EXPORT, files, recovered, limit)??;
@@ -290,7 +290,6 @@ fn shadow(
     let shadow = ShadowSettings {
         capacity,
         size_bytes: image.sectors.saturating_mul(aoede_disk::SECTOR_BYTES),
-        changes: image.changes(),
         when_full: match settings.full {
             FullShadow::Fail => WhenFull::FailWrites,
             FullShadow::Thaw => WhenFull::Thaw,
@@ -309,18 +308,16 @@ fn begin<P: Port, E: Engine<Buffer>>(
     worker: &mut Worker<P, E>,
     image: &Backing,
 ) -> anyhow::Result<()> {
-    check_changes(files, image)?;
+    check_stability(files, image)?;
     let limit = limit(settings, files, 0)?;
     worker.freeze(EXPORT, files, limit)??;
     Ok(())
 }
 
-/// Several writes at once are for files that tell each its own end.
-fn check_changes(files: &ShadowFiles, image: &Backing) -> anyhow::Result<()> {
-    let one_by_one = [&files.data, &files.map]
-        .iter()
-        .any(|file| file.changes() == Changes::OneByOne);
-    if one_by_one && image.changes() == Changes::Concurrent {
+/// Durable writes are for files that tell each its own end.
+fn check_stability(files: &ShadowFiles, image: &Backing) -> anyhow::Result<()> {
+    let shared = |file: &Backing| file.stability() == Stability::Shared;
+    if shared(&files.data) && !shared(image) {
         bail!(
             "{}: its file system has no direct I/O, that of the image has: move the shadow to \
              another, or use --io buffered",

@@ -56,7 +56,7 @@ pub(crate) fn volume(backing: &Backing) -> Volume<Buffer> {
 pub(crate) fn volume_settings(backing: &Backing) -> VolumeSettings {
     VolumeSettings {
         capacity: BUFFERS,
-        changes: backing.changes(),
+        stability: backing.stability(),
         size_bytes: backing.sectors * 512,
         dirty_bytes: 256 << 10,
         ..VolumeSettings::default()

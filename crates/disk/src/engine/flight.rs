@@ -540,6 +540,32 @@ pub(super) mod tests {
         assert_eq!(durable().advance(Ok(512)), Some(Ok(512)));
     }
 
+    #[test]
+    fn only_the_first_attempt_of_a_durable_write_has_the_flag() {
+        let bench = Bench::new(1);
+        let mut flights = Flights::new(1).unwrap();
+        let file = flights.attach(&bench.backing).unwrap();
+        for (uncached, flag) in [(false, 0), (true, 0x80)] {
+            let attached = Rc::clone(flights.files.get(file).unwrap());
+            let kept = ReadWriteFlags::from_bits_retain(0x80);
+            attached.target.borrow_mut().flags.set(kept, uncached);
+            for (kind, first) in [
+                (OpKind::Read, 0),
+                (OpKind::Write { durable: false }, 0),
+                (OpKind::Write { durable: true }, 2),
+            ] {
+                let index = flights.admit(file, bench.op(0, kind)).unwrap().unwrap();
+                assert_eq!(flights.step(index).unwrap().flags, first | flag, "{kind:?}");
+                if first != 0 {
+                    let refused = Err(Errno::OPNOTSUPP);
+                    assert_eq!(flights.get_mut(index).unwrap().advance(refused), None);
+                    assert_eq!(flights.step(index).unwrap().flags, flag);
+                }
+                drop(flights.land(index, Ok(0)));
+            }
+        }
+    }
+
     /// Lengths of what the kernel is given, for parts of these buffers with these lengths.
     fn pieces(order: &[usize], lens: &[u32], start: usize, len_bytes: u64) -> Vec<usize> {
         let bench = Bench::new(4);

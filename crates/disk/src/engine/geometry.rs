@@ -142,6 +142,12 @@ pub(super) fn rotational(metadata: &Metadata) -> Option<bool> {
     queue_attribute(device(metadata), "rotational").map(|value| value != 0)
 }
 
+/// Whether the device underneath takes writes with "force unit access", or needs none as it has no
+/// volatile cache; false if the kernel does not say.
+pub(super) fn fua(metadata: &Metadata) -> bool {
+    queue_attribute(device(metadata), "fua") == Some(1)
+}
+
 /// The device itself, or the one that the file system is on.
 fn device(metadata: &Metadata) -> u64 {
     if metadata.file_type().is_block_device() {

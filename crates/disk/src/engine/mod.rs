@@ -24,11 +24,14 @@ mod open_error;
 pub mod pool;
 mod shadow_error;
 pub mod shadow_files;
+pub mod sim;
 #[expect(unsafe_code, reason = "system calls that rustix does not have")]
 mod sys;
+mod trial;
 #[cfg(uring)]
 #[expect(unsafe_code, reason = "the kernel works on buffers while we hold them")]
 pub mod uring;
+pub mod wrap;
 
 use std::io;
 

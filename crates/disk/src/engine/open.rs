@@ -2,22 +2,18 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{File, Metadata};
-use std::io::{self, IoSliceMut, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-use rustix::io::ReadWriteFlags;
-
-use super::blocking::DONTCACHE;
 use super::geometry;
 pub use super::geometry::{Alignment, PhysicalBlocks};
 use super::lock::{self, Holder, Outcome};
 pub use super::open_error::{OpenError, OpenWarning};
-use super::pool::{Pool, PoolShape};
 use super::sys::LockKind;
+use super::trial::{Trial, Way};
 use crate::SECTOR_BYTES;
-use crate::volume::Changes;
+use crate::volume::Stability;
 
 /// Whether the kernel's page cache stands between us and the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -84,6 +80,9 @@ pub struct Backing {
     ///
     /// [`Buffer::lent`]: super::pool::Buffer::lent
     pub lends: bool,
+    /// The device underneath makes single writes stable without a sync of all it holds ("force
+    /// unit access").
+    pub fua: bool,
     /// The device underneath has seek times, if the kernel knows.
     pub rotational: Option<bool>,
     /// Ranges can be discarded.
@@ -94,11 +93,12 @@ pub struct Backing {
 }
 
 impl Backing {
-    /// How many writes a volume may have under way on this file.
-    pub fn changes(&self) -> Changes {
+    /// How durable writes on this file become stable.
+    pub fn stability(&self) -> Stability {
         match (self.io, self.in_memory) {
-            (IoMode::Buffered | IoMode::Uncached, false) => Changes::OneByOne,
-            _ => Changes::Concurrent,
+            (IoMode::Buffered | IoMode::Uncached, false) => Stability::Shared,
+            (IoMode::Direct, false) if !self.fua => Stability::Any,
+            _ => Stability::Each,
         }
     }
 
@@ -132,9 +132,6 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Backing, OpenError> {
 
 /// Magic numbers of file systems that live in memory (`statfs`).
 const MEMORY_MAGICS: [u32; 2] = [0x0102_1994, 0x8584_58F6];
-
-/// Larger blocks are left to the page cache.
-const LARGEST_BLOCK: u32 = 512;
 
 struct Opening<'a> {
     path: &'a Path,
@@ -180,22 +177,25 @@ impl Opening<'_> {
         let in_memory = rustix::fs::fstatfs(&file)
             .is_ok_and(|fs| !block_device && MEMORY_MAGICS.contains(&lock::magic(&fs)));
         let base_bytes = self.options.offset_sectors * SECTOR_BYTES;
-        let alignment = geometry::alignment(&file, &metadata);
-        let io = match self.options.io {
-            IoMode::Buffered => IoMode::Buffered,
-            IoMode::Uncached => try_uncached(&file, alignment, base_bytes, &mut warnings),
-            IoMode::Direct => {
-                let obstacle = if in_memory {
-                    Some(OpenWarning::NoDirectIo)
-                } else {
-                    try_direct(&file, alignment, base_bytes, sectors, &mut warnings)
-                };
-                let io = obstacle
-                    .as_ref()
-                    .map_or(IoMode::Direct, |_| IoMode::Buffered);
-                warnings.extend(obstacle);
-                io
+        let trial = Trial {
+            file: &file,
+            alignment: geometry::alignment(&file, &metadata),
+            base_bytes,
+            size_bytes: sectors.saturating_mul(SECTOR_BYTES),
+        };
+        let Way {
+            io,
+            block_bytes,
+            alignment,
+        } = match self.options.io {
+            IoMode::Buffered => trial.buffered(),
+            IoMode::Uncached => trial.uncached(&mut warnings),
+            // Newer kernels take the flag for files in memory too; it means nothing there.
+            IoMode::Direct if in_memory => {
+                warnings.push(OpenWarning::NoDirectIo);
+                trial.buffered()
             }
+            IoMode::Direct => trial.direct(&mut warnings),
         };
         Ok(Backing {
             path: self.path.to_owned(),
@@ -204,10 +204,7 @@ impl Opening<'_> {
             read_only: self.options.read_only,
             io,
             alignment,
-            block_bytes: match io {
-                IoMode::Direct => block_bytes(alignment).unwrap_or(512),
-                IoMode::Buffered | IoMode::Uncached => 512,
-            },
+            block_bytes,
             discard_bytes: geometry::discard_bytes(&file, &metadata),
             physical: geometry::physical(&file, &metadata, alignment, base_bytes),
             block_device,
@@ -215,6 +212,7 @@ impl Opening<'_> {
             lends: self.options.io == IoMode::Buffered
                 && in_memory
                 && metadata.blocks() >= bytes / 512,
+            fua: geometry::fua(&metadata),
             rotational: geometry::rotational(&metadata),
             discard: !self.options.read_only && geometry::can_discard(&file, &metadata, bytes),
             warnings,
@@ -382,97 +380,4 @@ impl Opening<'_> {
 /// The size of a file or device; only seeking knows both.
 fn size(mut file: &File) -> io::Result<u64> {
     file.seek(SeekFrom::End(0))
-}
-
-/// Switches to direct I/O and reads once; the obstacle if that does not work.
-fn try_direct(
-    file: &File,
-    alignment: Alignment,
-    base_bytes: u64,
-    sectors: u64,
-    warnings: &mut Vec<OpenWarning>,
-) -> Option<OpenWarning> {
-    let Some(block_bytes) = block_bytes(alignment) else {
-        return Some(OpenWarning::CoarseDirectIo {
-            offset_bytes: alignment.offset,
-        });
-    };
-    let block = u64::from(block_bytes);
-    let size_bytes = sectors.saturating_mul(SECTOR_BYTES);
-    if base_bytes % block != 0 {
-        return Some(OpenWarning::StartsInsideBlock { block_bytes });
-    }
-    if size_bytes % block != 0 {
-        return Some(OpenWarning::EndsInsideBlock { block_bytes });
-    }
-    let Ok(flags) = rustix::fs::fcntl_getfl(file) else {
-        return Some(OpenWarning::NoDirectIo);
-    };
-    if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
-        return Some(OpenWarning::NoDirectIo);
-    }
-    // The second block tells whether a block is enough: the first is aligned to anything.
-    let probe_bytes = base_bytes + if size_bytes > block { block } else { 0 };
-    let obstacle = match read_block(file, alignment, probe_bytes, ReadWriteFlags::empty()) {
-        Ok(_) => None,
-        Err(rustix::io::Errno::INVAL) => Some(OpenWarning::CoarseDirectIo { offset_bytes: 4096 }),
-        Err(rustix::io::Errno::OPNOTSUPP) => Some(OpenWarning::NoDirectIo),
-        Err(errno) => {
-            warnings.push(OpenWarning::FirstRead(errno.to_string()));
-            None
-        }
-    };
-    if obstacle.is_some() && rustix::fs::fcntl_setfl(file, flags).is_err() {
-        warnings.push(OpenWarning::FirstRead(
-            "direct I/O cannot be switched off".to_owned(),
-        ));
-    }
-    obstacle
-}
-
-/// Reads once without keeping, and says what the file is to be served with.
-fn try_uncached(
-    file: &File,
-    alignment: Alignment,
-    base_bytes: u64,
-    warnings: &mut Vec<OpenWarning>,
-) -> IoMode {
-    match read_block(file, alignment, base_bytes, DONTCACHE) {
-        Ok(_) => IoMode::Uncached,
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
-            warnings.push(OpenWarning::NoUncachedIo);
-            IoMode::Buffered
-        }
-        Err(errno) => {
-            warnings.push(OpenWarning::FirstRead(errno.to_string()));
-            IoMode::Uncached
-        }
-    }
-}
-
-/// The size of the blocks that direct I/O is done in, if it can be done in any.
-fn block_bytes(alignment: Alignment) -> Option<u32> {
-    let blocks = [512, 4096];
-    blocks
-        .into_iter()
-        .find(|block| *block <= LARGEST_BLOCK && block % alignment.offset == 0)
-}
-
-/// Reads what must be possible to read: a block.
-fn read_block(
-    file: &File,
-    alignment: Alignment,
-    offset: u64,
-    flags: ReadWriteFlags,
-) -> Result<usize, rustix::io::Errno> {
-    let shape = PoolShape {
-        count: 1,
-        headroom_bytes: 0,
-        data_bytes: block_bytes(alignment).unwrap_or(512) as usize,
-        alignment: alignment.memory as usize,
-    };
-    let pool = Pool::new(shape).map_err(|_| rustix::io::Errno::NOMEM)?;
-    let mut buffer = pool.take().ok_or(rustix::io::Errno::NOMEM)?;
-    let mut piece = [IoSliceMut::new(buffer.data_mut())];
-    rustix::io::preadv2(file, &mut piece, offset, flags)
 }

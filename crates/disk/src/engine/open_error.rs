@@ -17,14 +17,8 @@ pub enum OpenWarning {
     #[error("the file system has no direct I/O: using buffered I/O")]
     NoDirectIo,
     /// Buffered instead of direct I/O.
-    #[error(
-        "direct I/O needs requests aligned to {offset_bytes} bytes here, AoE sectors are 512: \
-         using buffered I/O"
-    )]
-    CoarseDirectIo {
-        /// What offset and length have to be a multiple of.
-        offset_bytes: u32,
-    },
+    #[error("direct I/O needs blocks of more than 4096 bytes here: using buffered I/O")]
+    CoarseDirectIo,
     /// Buffered instead of direct I/O.
     #[error(
         "direct I/O works on blocks of {block_bytes} bytes here, and --offset is not a multiple \

@@ -48,12 +48,14 @@ impl UringEngine {
     /// An engine that takes up to `capacity` operations at once, on buffers of `pool`.
     ///
     /// # Errors
-    /// The kernel has no io_uring, forbids it, or lacks operations that we need (before 5.6).
+    /// The kernel has no io_uring, forbids making or using it, or lacks operations that we need
+    /// (before 5.6). One operation is carried out to see.
     pub fn new(capacity: usize, pool: &Pool) -> io::Result<Self> {
         let flights = Flights::new(capacity)?;
         let entries = u32::try_from(capacity).map_err(io::Error::other)?;
-        let ring = build_ring(entries.next_power_of_two())?;
+        let mut ring = build_ring(entries.next_power_of_two())?;
         check_operations(&ring)?;
+        try_out(&mut ring)?;
         let registered = register(&ring, pool);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         ring.submitter().register_eventfd(wake.as_raw_fd())?;
@@ -314,6 +316,24 @@ fn check_operations(ring: &IoUring) -> io::Result<()> {
         io::ErrorKind::Unsupported,
         "io_uring of this kernel is too old",
     ))
+}
+
+/// Carries out an operation that does nothing: some containers let rings be made, but not used.
+fn try_out(ring: &mut IoUring) -> io::Result<()> {
+    let nothing = opcode::Nop::new().build();
+    // SAFETY: the entry names neither memory nor a descriptor.
+    let pushed = unsafe { ring.submission().push(&nothing) };
+    pushed.map_err(io::Error::other)?;
+    while let Err(error) = ring.submit_and_wait(1) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    match ring.completion().next().map(|entry| entry.result()) {
+        Some(0) => Ok(()),
+        Some(result) => Err(io::Error::from_raw_os_error(-result)),
+        None => Err(io::ErrorKind::Unsupported.into()),
+    }
 }
 
 /// Has the kernel pin the pool's memory; `None` when it may not, or not that much.

@@ -6,7 +6,6 @@ use super::slot::{Advance, Piece, Slot, Stage};
 use super::status::ShadowEvent;
 use super::{BLOCK_BYTES, Phase, Shadow, ShadowFile, WhenFull, transferred};
 use crate::device::{Completion, Errno, OpKind};
-use crate::volume::Changes;
 
 /// Whether a change may begin.
 enum Admission {
@@ -62,8 +61,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
                     Admission::Refused(Errno::IO)
                 };
             }
-            let waits = self.merge.holds(blocks) || self.must_sync_alone();
-            return if waits {
+            return if self.merge.holds(blocks) {
                 Admission::Held
             } else {
                 Admission::Granted(0)
@@ -205,9 +203,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
         if !slot.is_change() {
             return self.answer(index, Err(errno));
         }
-        if file == ShadowFile::Image && self.changes == Changes::OneByOne {
-            self.merge.doubt(errno);
-        }
         let full = errno == Errno::NOSPC && file == ShadowFile::Data;
         if full && self.thaws_when_full() {
             if let Some(slot) = self.slots.get_mut(index as usize) {
@@ -238,16 +233,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
             self.reserved_blocks -= std::mem::take(&mut slot.reserved_blocks);
             self.changing -= 1;
         }
-    }
-
-    /// Whether the image must be synced while nothing changes it, and is about to be: one sync
-    /// must not hear of what another write has met.
-    fn must_sync_alone(&self) -> bool {
-        self.changes == Changes::OneByOne && self.merge.is_syncing()
-    }
-
-    pub(super) fn must_wait_for_changes(&self) -> bool {
-        self.must_sync_alone() && self.changing > 0
     }
 
     fn thaws_when_full(&self) -> bool {

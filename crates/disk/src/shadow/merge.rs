@@ -22,7 +22,7 @@ pub(super) struct Merge<B> {
     pub(super) stage: Stage,
     with_device: bool,
     repeats: u8,
-    /// A change of the image has failed while the batch was on its way there.
+    /// A sync of the image has failed while the batch was on its way there.
     doubtful: Option<Errno>,
 }
 
@@ -138,8 +138,8 @@ impl<B: AsRef<[u8]>> Merge<B> {
         });
     }
 
-    /// A change of the image has failed whose error may be about the batch: behind the page cache
-    /// the kernel tells of a failure once.
+    /// Another sync of the image has failed, and its error may be about the batch: the kernel tells
+    /// of a failure once.
     pub(super) fn doubt(&mut self, errno: Errno) {
         if matches!(
             self.stage,

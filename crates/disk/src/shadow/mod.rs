@@ -25,7 +25,9 @@
 //! What the caller must do: operations are multiples of [`BLOCK_BYTES`], except at the end of the
 //! disk (changes that are not fail with `EINVAL` unless thawed); changes that overlap another
 //! operation are not under way with it at once, as a volume sees to it; a completed operation's
-//! memory is as long as it says. Call order: [`submit`](Shadow::submit) and
+//! memory is as long as it says. Behind the page cache the kernel tells of a failure once for each
+//! open file: there, changes are plain writes and syncs, never durable writes. The shadow never has
+//! two syncs under way, and what one has heard the other is told. Call order: [`submit`](Shadow::submit) and
 //! [`handle_device`](Shadow::handle_device) as things happen; after either,
 //! [`poll_device`](Shadow::poll_device), [`poll_done`](Shadow::poll_done) and
 //! [`poll_event`](Shadow::poll_event) until they give nothing.
@@ -53,7 +55,6 @@ mod tests;
 use std::collections::VecDeque;
 
 use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, OpKind};
-use crate::volume::Changes;
 use blocks::{Bitmap, Blocks};
 use journal::{Appended, Journal};
 use merge::{Merge, Next};
@@ -98,8 +99,6 @@ pub struct ShadowSettings {
     pub capacity: usize,
     /// Of the export.
     pub size_bytes: u64,
-    /// As the volume's: [`Changes::OneByOne`] if any of the three files is behind the page cache.
-    pub changes: Changes,
     /// When a write finds no room.
     pub when_full: WhenFull,
 }
@@ -127,7 +126,6 @@ enum Phase {
 )]
 pub struct Shadow<B> {
     size_bytes: u64,
-    changes: Changes,
     when_full: WhenFull,
     phase: Phase,
     slots: Vec<Slot<B>>,
@@ -180,7 +178,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
         let capacity = count as usize;
         Self {
             size_bytes: settings.size_bytes,
-            changes: settings.changes,
             when_full: settings.when_full,
             phase: Phase::Thawed,
             slots: (0..count).map(|_| Slot::empty()).collect(),
@@ -385,8 +382,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
         if let Some(op) = self.poll_sync() {
             return Some(op);
         }
-        let may_sync = self.job.is_none() && !self.must_wait_for_changes();
-        let id = self.id(Own::Copy);
+        let (id, may_sync) = (self.id(Own::Copy), self.job.is_none());
         if let Some(op) = self.merge.poll(id, self.size_bytes, may_sync) {
             return Some(op);
         }

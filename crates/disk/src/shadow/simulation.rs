@@ -238,7 +238,6 @@ impl Simulation {
         let settings = ShadowSettings {
             capacity: CAPACITY,
             size_bytes: SIZE_BYTES,
-            changes: [Changes::Concurrent, Changes::OneByOne][random.below(2)],
             when_full,
         };
         let memory = if random.one_in(2) {

@@ -16,11 +16,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(when_full: WhenFull, changes: Changes) -> Self {
+    fn new(when_full: WhenFull) -> Self {
         let settings = ShadowSettings {
             capacity: 4,
             size_bytes: 100 * BLOCK,
-            changes,
             when_full,
         };
         let memory = Memory::One(vec![0; 8192]);
@@ -30,7 +29,7 @@ impl Bench {
     }
 
     fn frozen(when_full: WhenFull, limit_bytes: Option<u64>) -> Self {
-        let mut bench = Self::new(when_full, Changes::Concurrent);
+        let mut bench = Self::new(when_full);
         bench.shadow.freeze(1, limit_bytes).unwrap();
         bench.expect(ShadowFile::Image, OpKind::Sync);
         assert_eq!(bench.shadow.poll_event(), Some(ShadowEvent::Frozen));
@@ -38,8 +37,8 @@ impl Bench {
     }
 
     /// With one dirty block, being merged.
-    fn merging(changes: Changes) -> Self {
-        let mut bench = Self::new(WhenFull::FailWrites, changes);
+    fn merging() -> Self {
+        let mut bench = Self::new(WhenFull::FailWrites);
         bench.shadow.freeze(1, None).unwrap();
         bench.expect(ShadowFile::Image, OpKind::Sync);
         bench.submit(1, DURABLE, 5, 1);
@@ -111,7 +110,7 @@ impl Bench {
 
 #[test]
 fn thawed_everything_goes_to_the_image_as_it_is() {
-    let mut bench = Bench::new(WhenFull::FailWrites, Changes::Concurrent);
+    let mut bench = Bench::new(WhenFull::FailWrites);
     for (id, kind) in [(1, READ), (2, DURABLE), (3, PLAIN), (4, OpKind::Discard)] {
         bench.submit(id, kind, 3, 2);
         assert_eq!(bench.expect(ShadowFile::Image, kind), (3, 2));
@@ -126,7 +125,7 @@ fn thawed_everything_goes_to_the_image_as_it_is() {
 
 #[test]
 fn a_freeze_waits_for_writes_under_way_and_holds_those_that_come() {
-    let mut bench = Bench::new(WhenFull::FailWrites, Changes::Concurrent);
+    let mut bench = Bench::new(WhenFull::FailWrites);
     bench.submit(1, DURABLE, 0, 1);
     let write = bench.poll(ShadowFile::Image, DURABLE);
     bench.shadow.freeze(1, None).unwrap();
@@ -145,7 +144,7 @@ fn a_freeze_waits_for_writes_under_way_and_holds_those_that_come() {
 
 #[test]
 fn an_image_that_cannot_be_synced_is_not_frozen_and_the_next_sync_tells() {
-    let mut bench = Bench::new(WhenFull::FailWrites, Changes::Concurrent);
+    let mut bench = Bench::new(WhenFull::FailWrites);
     bench.shadow.freeze(1, None).unwrap();
     let sync = bench.poll(ShadowFile::Image, OpKind::Sync);
     bench.finish(sync, Err(Errno::IO));
@@ -313,7 +312,7 @@ fn changes_that_are_not_whole_blocks_are_refused_while_frozen() {
 
 #[test]
 fn a_run_is_merged_synced_recorded_and_only_then_free() {
-    let mut bench = Bench::merging(Changes::Concurrent);
+    let mut bench = Bench::merging();
     assert_eq!(bench.expect(ShadowFile::Data, READ), (5, 1));
     bench.submit(2, DURABLE, 4, 2);
     bench.submit(3, DURABLE, 7, 1);
@@ -363,7 +362,7 @@ fn a_merge_waits_for_a_write_to_its_run() {
 
 #[test]
 fn a_merge_that_fails_stops_and_may_be_tried_again() {
-    let mut bench = Bench::merging(Changes::Concurrent);
+    let mut bench = Bench::merging();
     bench.expect(ShadowFile::Data, READ);
     bench.submit(2, DURABLE, 5, 1);
     let write = bench.poll(ShadowFile::Image, PLAIN);
@@ -394,7 +393,7 @@ fn a_merge_that_fails_stops_and_may_be_tried_again() {
 /// Its unit may be on the disk all the same, and would hide a write that came later.
 #[test]
 fn after_a_merge_that_may_be_recorded_blocks_are_recorded_anew_before_a_write_is_promised() {
-    let mut bench = Bench::merging(Changes::Concurrent);
+    let mut bench = Bench::merging();
     bench.expect(ShadowFile::Data, READ);
     bench.expect(ShadowFile::Image, PLAIN);
     bench.expect(ShadowFile::Image, OpKind::Sync);
@@ -416,22 +415,18 @@ fn after_a_merge_that_may_be_recorded_blocks_are_recorded_anew_before_a_write_is
 }
 
 #[test]
-fn behind_the_page_cache_a_merge_syncs_alone_and_hears_of_others() {
-    let mut bench = Bench::merging(Changes::OneByOne);
+fn a_merge_does_not_trust_its_sync_after_another_has_failed() {
+    let mut bench = Bench::merging();
     bench.expect(ShadowFile::Data, READ);
-    bench.submit(2, DURABLE, 7, 1);
-    let merge = bench.poll(ShadowFile::Image, PLAIN);
-    let write = bench.poll(ShadowFile::Image, DURABLE);
-    bench.finish(merge, Ok(4096));
-    bench.submit(3, DURABLE, 9, 1);
-    bench.nothing_to_do();
-    bench.finish(write, Err(Errno::IO));
-    assert_eq!(bench.answer(), (2, Err(Errno::IO)));
+    bench.submit(2, OpKind::Sync, 0, 0);
+    bench.expect(ShadowFile::Data, OpKind::Sync);
     let sync = bench.poll(ShadowFile::Image, OpKind::Sync);
-    bench.nothing_to_do();
-    bench.finish(sync, Ok(0));
+    bench.expect(ShadowFile::Image, PLAIN);
+    bench.finish(sync, Err(Errno::IO));
+    assert_eq!(bench.answer(), (2, Err(Errno::IO)));
+    bench.expect(ShadowFile::Image, OpKind::Sync);
     assert_eq!(bench.phase(), ShadowPhase::Stopped, "it may be about ours");
-    bench.expect(ShadowFile::Image, DURABLE);
+    assert_eq!(bench.shadow.status().dirty_bytes, BLOCK);
 }
 
 /// The process before may have ended between the order to freeze and the image's sync.
@@ -446,7 +441,7 @@ fn after_a_restart_a_sync_includes_the_image() {
     let Replayed::Unfinished(recovered) = replay.finish() else {
         panic!("nothing was done");
     };
-    let mut bench = Bench::new(WhenFull::FailWrites, Changes::Concurrent);
+    let mut bench = Bench::new(WhenFull::FailWrites);
     bench.shadow.resume(recovered, None).unwrap();
     assert_eq!(bench.phase(), ShadowPhase::Frozen);
     for image in [true, false] {
@@ -477,7 +472,7 @@ fn after_a_restart_a_merge_goes_on_at_once() {
     let Replayed::Unfinished(recovered) = replay.finish() else {
         panic!("a block is dirty");
     };
-    let mut bench = Bench::new(WhenFull::FailWrites, Changes::Concurrent);
+    let mut bench = Bench::new(WhenFull::FailWrites);
     bench.shadow.resume(recovered, None).unwrap();
     assert_eq!(bench.phase(), ShadowPhase::Merging);
     assert_eq!(bench.expect(ShadowFile::Data, READ), (5, 1));
@@ -512,15 +507,43 @@ fn what_a_failed_sync_should_have_covered_is_not_recorded_by_the_next() {
     assert_eq!(bench.answer(), (5, Ok(0)));
 }
 
+/// The kernel tells of a failure once: two syncs at the same time, and the wrong one may hear of it.
+#[test]
+fn syncs_of_volume_and_merge_are_not_under_way_at_once() {
+    let mut bench = Bench::merging();
+    bench.expect(ShadowFile::Data, READ);
+    bench.expect(ShadowFile::Image, PLAIN);
+    let sync = bench.poll(ShadowFile::Image, OpKind::Sync);
+    bench.submit(2, OpKind::Sync, 0, 0);
+    bench.nothing_to_do();
+    bench.finish(sync, Err(Errno::IO));
+    assert_eq!(bench.phase(), ShadowPhase::Stopped);
+    bench.expect(ShadowFile::Data, OpKind::Sync);
+    bench.expect(ShadowFile::Image, OpKind::Sync);
+    assert_eq!(bench.answer(), (2, Err(Errno::IO)), "ours has heard of it");
+
+    let mut bench = Bench::merging();
+    bench.submit(2, OpKind::Sync, 0, 0);
+    let sync = bench.poll(ShadowFile::Data, OpKind::Sync);
+    bench.expect(ShadowFile::Data, READ);
+    bench.expect(ShadowFile::Image, PLAIN);
+    bench.nothing_to_do();
+    bench.finish(sync, Ok(0));
+    bench.expect(ShadowFile::Image, OpKind::Sync);
+    assert_eq!(bench.answer(), (2, Ok(0)));
+    bench.expect(ShadowFile::Image, OpKind::Sync);
+    bench.expect(ShadowFile::Map, DURABLE);
+}
+
 #[test]
 fn commands_out_of_order_are_refused() {
-    let mut bench = Bench::new(WhenFull::FailWrites, Changes::Concurrent);
+    let mut bench = Bench::new(WhenFull::FailWrites);
     let shadow = &mut bench.shadow;
     assert_eq!(shadow.thaw(), Err(ShadowError::NotFrozen));
     shadow.freeze(1, None).unwrap();
     assert_eq!(shadow.freeze(2, None), Err(ShadowError::Frozen));
     assert_eq!(shadow.thaw(), Err(ShadowError::NotFrozen), "not yet");
-    let mut bench = Bench::merging(Changes::Concurrent);
+    let mut bench = Bench::merging();
     assert_eq!(bench.shadow.freeze(2, None), Err(ShadowError::Merging));
     assert_eq!(bench.shadow.thaw(), Err(ShadowError::Merging));
     assert!(!bench.shadow.retire() && !bench.shadow.set_size(1 << 30));
@@ -528,7 +551,7 @@ fn commands_out_of_order_are_refused() {
 
 #[test]
 fn there_are_as_many_places_as_asked_for() {
-    let mut bench = Bench::new(WhenFull::FailWrites, Changes::Concurrent);
+    let mut bench = Bench::new(WhenFull::FailWrites);
     for id in 0..4 {
         bench.submit(id, READ, 0, 1);
     }
@@ -549,7 +572,6 @@ fn when_too_much_waits_to_be_recorded_a_sync_comes_by_itself() {
     let settings = ShadowSettings {
         capacity: 4,
         size_bytes: 1 << 30,
-        changes: Changes::Concurrent,
         when_full: WhenFull::FailWrites,
     };
     let mut bench = Bench {

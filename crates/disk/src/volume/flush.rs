@@ -1,6 +1,7 @@
 //! Which writing and which sync a flush waits for.
 //!
-//! A flush covers what was acknowledged before it arrived. It has two parts: everything dirty is
+//! Syncs are shared with durable writes: whichever runs covers all that the device has taken when
+//! it starts. A flush covers what was acknowledged before it arrived. It has two parts: everything dirty is
 //! written, then the device is synced. One runs at a time. What was acknowledged since it began is
 //! not covered: a flush that arrives later waits for the next one, which all that arrive meanwhile
 //! share. Flushes begin also without being asked for, when acknowledged data grows too much or too
@@ -21,9 +22,8 @@ pub(super) struct Flushes {
     unsynced: Option<Duration>,
     unsynced_bytes: u64,
     /// Covered by the running sync.
+    syncing: Option<Duration>,
     syncing_bytes: u64,
-    /// How often the running sync was interrupted.
-    repeats: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,29 +111,35 @@ impl Flushes {
         self.state == State::SyncWanted
     }
 
-    /// The sync is given to the device. It covers what the device has by now.
+    /// A sync is given to the device. It covers what the device has by now.
     pub(super) fn sync_starts(&mut self) {
-        self.state = State::Syncing;
-        self.unsynced = None;
+        if self.state == State::SyncWanted {
+            self.state = State::Syncing;
+        }
+        // Of a sync that is repeated, what it covered before is covered again.
+        self.syncing = match (self.syncing, self.unsynced.take()) {
+            (Some(before), Some(since)) => Some(before.min(since)),
+            (before, since) => before.or(since),
+        };
         self.syncing_bytes += std::mem::take(&mut self.unsynced_bytes);
     }
 
-    /// The running sync was interrupted before it did anything: whether it is worth repeating.
-    pub(super) fn repeat(&mut self) -> bool {
-        let again = self.repeats < super::MAX_RESUBMITS;
-        if again {
-            self.repeats += 1;
-            self.state = State::SyncWanted;
-        }
-        again
+    /// The sync is over. Whether it was what the running flush waited for.
+    pub(super) fn sync_ends(&mut self) -> bool {
+        self.syncing = None;
+        self.syncing_bytes = 0;
+        self.state == State::Syncing
+    }
+
+    /// Whether the device has acknowledged data that it may lose.
+    pub(super) fn has_unsynced(&self) -> bool {
+        self.unsynced.is_some() || self.syncing.is_some()
     }
 
     /// The running flush is over; whether somebody waits for another, which is to begin. After a
     /// failure nobody waits.
     pub(super) fn finished(&mut self, failed: bool) -> bool {
         self.state = State::Idle;
-        self.repeats = 0;
-        self.syncing_bytes = 0;
         std::mem::take(&mut self.next_wanted) && !failed
     }
 
@@ -141,6 +147,7 @@ impl Flushes {
     pub(super) fn nothing_unsynced(&mut self) {
         self.unsynced = None;
         self.unsynced_bytes = 0;
+        self.syncing = None;
         self.syncing_bytes = 0;
     }
 

@@ -8,7 +8,7 @@ use super::Planted;
 use super::flush::Arrival;
 use super::request::{Cause, DiskError, Operation};
 use super::slot::{Stage, Step};
-use super::{Turn, Volume, number};
+use super::{MAX_RESUBMITS, Stability, SyncState, Volume, number};
 use crate::device::Errno;
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
@@ -55,25 +55,88 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         }
     }
 
+    /// Starts a sync, if one is wanted and none runs.
+    pub(super) fn starts_sync(&mut self) -> bool {
+        let SyncState::Idle { repeats } = self.sync else {
+            return false;
+        };
+        let wanted = self.flushes.is_sync_wanted() || !self.settling.is_empty();
+        if !wanted && repeats == 0 {
+            return false;
+        }
+        self.sync = SyncState::Running { repeats };
+        self.covered.append(&mut self.settling);
+        self.flushes.sync_starts();
+        self.pages.sync_starts();
+        self.stats.syncs += 1;
+        true
+    }
+
+    pub(super) fn is_syncing(&self) -> bool {
+        self.sync != SyncState::Idle { repeats: 0 }
+    }
+
     /// The sync is over.
     pub(super) fn synced(&mut self, result: Result<(), Errno>) {
-        self.end_turn(Turn::Sync);
+        let SyncState::Running { repeats } = self.sync else {
+            debug_assert!(false, "the end of a sync that was never given out");
+            return;
+        };
+        self.sync = SyncState::Idle { repeats: 0 };
         #[cfg(test)]
         let result = match self.planted {
             Some(Planted::IgnoreFailedSync) => Ok(()),
             _ => result,
         };
         match result {
-            Err(Errno::INTR | Errno::AGAIN) if self.flushes.repeat() => return,
-            Err(errno) => self.lost(DiskError {
+            Err(Errno::INTR | Errno::AGAIN) if repeats < MAX_RESUBMITS => {
+                self.sync = SyncState::Idle {
+                    repeats: repeats + 1,
+                };
+                return;
+            }
+            Err(errno) => self.not_synced(Cause::Device(errno)),
+            Ok(()) => {
+                self.pages.synced();
+                for _ in 0..self.covered.len() {
+                    if let Some(index) = self.covered.pop_front() {
+                        self.settled(index);
+                    }
+                }
+            }
+        }
+        if self.flushes.sync_ends() {
+            self.flush_over(self.failure);
+        }
+    }
+
+    /// A sync has failed: what it covered may be lost.
+    fn not_synced(&mut self, cause: Cause) {
+        if self.flushes.has_unsynced() {
+            self.lost(DiskError {
                 operation: Operation::Flush,
                 lba: 0,
                 sectors: 0,
-                cause: Cause::Device(errno),
-            }),
-            Ok(()) => self.pages.synced(),
+                cause,
+            });
         }
-        self.flush_over(self.failure);
+        if self.stability == Stability::Shared {
+            // The kernel tells of a loss once: it may have been that of a write which this sync
+            // did not cover, and the next one will not know of it.
+            for slot in &mut self.slots {
+                slot.suspect |= slot.stage == Stage::InFlight && slot.step.changes();
+            }
+            for _ in 0..self.settling.len() {
+                if let Some(index) = self.settling.pop_front() {
+                    self.write_again(index);
+                }
+            }
+        }
+        for _ in 0..self.covered.len() {
+            if let Some(index) = self.covered.pop_front() {
+                self.not_settled(index, cause);
+            }
+        }
     }
 
     /// The running flush is over: answers who waited for it, and begins the next one if somebody

@@ -79,15 +79,21 @@ pub const GATHERS: usize = 32;
 /// With fewer pages than this, nothing is cached or acknowledged early.
 pub const LEAST_PAGES: usize = 64;
 
-/// When writes are acknowledged.
+/// How a durable write becomes stable.
+///
+/// Several at once share a sync, which costs a device without "force unit access" less than one for
+/// each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Changes {
-    /// As many as there are: the device tells each its own end.
+pub enum Stability {
+    /// By itself or by a shared sync, as there are few or many.
     #[default]
-    Concurrent,
-    /// One: for files behind the page cache. The kernel tells of a failure to write the cache back
-    /// once for each open file, so that of two durable writes the wrong one may hear of it.
-    OneByOne,
+    Any,
+    /// Always by itself: the device makes single writes stable without a sync of all it holds.
+    Each,
+    /// Always by a sync: for files behind the page cache. The kernel tells of a failure to write
+    /// the cache back once for each open file, so that of two durable writes the wrong one may
+    /// hear of it. There is never more than one sync, and its failure counts for all writes.
+    Shared,
 }
 
 /// What a volume is made for.
@@ -95,8 +101,8 @@ pub enum Changes {
 pub struct VolumeSettings {
     /// Most requests at once: at least the buffers that an export's requests can hold.
     pub capacity: usize,
-    /// How many durable writes and trims may be with the device at once.
-    pub changes: Changes,
+    /// How durable writes become stable.
+    pub stability: Stability,
     /// Size of the disk.
     pub size_bytes: u64,
     /// What device reads and writes must be multiples of, but for the end of the disk: 512 or 4096.
@@ -117,7 +123,7 @@ impl Default for VolumeSettings {
     fn default() -> Self {
         Self {
             capacity: 64,
-            changes: Changes::Concurrent,
+            stability: Stability::Any,
             size_bytes: 0,
             block_bytes: 512,
             discard_bytes: 512,
@@ -169,8 +175,14 @@ pub struct Volume<B> {
     changes: VecDeque<u32>,
     /// Tasks for the device.
     work: VecDeque<u32>,
-    /// The one durable change, or sync, that is with the device, where there may be only one.
-    turn: Option<Turn>,
+    stability: Stability,
+    /// Durable changes that are not answered yet.
+    unanswered_changes: usize,
+    /// Changes that the device has taken, and that wait for the next sync.
+    settling: VecDeque<u32>,
+    /// Those that the running sync covers.
+    covered: VecDeque<u32>,
+    sync: SyncState,
     /// Slots whose answer is to be polled.
     done: VecDeque<u32>,
     /// Lists for operations of several buffers.
@@ -186,12 +198,16 @@ pub struct Volume<B> {
     planted: Option<Planted>,
 }
 
-/// Whose turn it is among changes that go one by one.
+/// The one sync that may be with the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    Nobody,
-    Slot(u32),
-    Sync,
+enum SyncState {
+    /// There is none, or it is to be repeated: then it was interrupted so often.
+    Idle {
+        repeats: u8,
+    },
+    Running {
+        repeats: u8,
+    },
 }
 
 /// A mistake built in, for the simulation to find.
@@ -237,7 +253,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             reads: VecDeque::with_capacity(capacity),
             changes: VecDeque::with_capacity(capacity),
             work: VecDeque::with_capacity(TASKS),
-            turn: (settings.changes == Changes::OneByOne).then_some(Turn::Nobody),
+            stability: settings.stability,
+            unanswered_changes: 0,
+            settling: VecDeque::with_capacity(capacity),
+            covered: VecDeque::with_capacity(capacity),
+            sync: SyncState::Idle { repeats: 0 },
             done: VecDeque::with_capacity(capacity),
             lists: (0..GATHERS)
                 .map(|_| Vec::with_capacity(MERGED_BUFFERS))
@@ -336,10 +356,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// [`Self::handle_device`].
     pub fn poll_device(&mut self) -> Option<DeviceOp<B>> {
         self.advance_flush();
-        if self.flushes.is_sync_wanted() && self.take_turn(Turn::Sync) {
-            self.flushes.sync_starts();
-            self.pages.sync_starts();
-            self.stats.syncs += 1;
+        if self.starts_sync() {
             #[cfg(test)]
             match self.planted {
                 Some(Planted::SkipSync) => {
@@ -360,9 +377,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         if let Some(index) = self.reads.pop_front() {
             return self.send_slot(index);
         }
-        while let Some(index) = self.next_change() {
+        while let Some(index) = self.changes.pop_front() {
             let slot = self.slots.get(index as usize)?;
             if let Some(failure) = self.failure {
+                if slot.next_member != list::NONE {
+                    // Half written when the failure came: each is answered for itself.
+                    self.part_members(index);
+                    continue;
+                }
                 let error = slot.error(failure.cause);
                 self.finish(index, Err(error));
                 self.run();
@@ -416,14 +438,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// Whether every request is answered and nothing is with the device. Data may still be in the
     /// cache.
     pub fn is_idle(&self) -> bool {
-        self.outstanding() == 0 && self.free_tasks.len() == TASKS && !self.flushes.is_running()
+        self.outstanding() == 0
+            && self.free_tasks.len() == TASKS
+            && !self.flushes.is_running()
+            && !self.is_syncing()
     }
 
     /// Whether everything acknowledged is on stable storage.
     pub fn is_clean(&self) -> bool {
-        self.pages.dirty_pages() == 0
-            && self.flushes.oldest_unsynced().is_none()
-            && !self.flushes.is_running()
+        self.pages.dirty_pages() == 0 && !self.flushes.has_unsynced() && !self.flushes.is_running()
     }
 
     /// Requests without a polled answer.

@@ -282,10 +282,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         self.in_use > 0 && self.find(number).is_some()
     }
 
-    /// Pages that a write of this range would have to make.
+    /// Pages that a write of this range would hold which nothing holds now: those that it would have
+    /// to make, and those here that could be given up until then.
     pub(super) fn missing(&self, start: u64, end: u64) -> usize {
+        let held = |number| {
+            let page = self.find(number).and_then(|index| self.page(index));
+            page.is_some_and(|page| page.place != Place::Clean)
+        };
         pieces(start, end)
-            .filter(|piece| !self.holds(piece.number))
+            .filter(|piece| self.in_use == 0 || !held(piece.number))
             .count()
     }
 
@@ -912,5 +917,27 @@ fn sectors_of(number: u64, device_bytes: u64) -> u8 {
         // Written before the device became shorter.
         0 => ALL,
         sectors => sectors,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clean page of the range was taken for room for the others of it, which then had none:
+    /// their data was dropped.
+    #[test]
+    fn clean_pages_of_a_range_are_no_room_for_the_rest_of_it() {
+        let mut pages = Pages::new(vec![vec![0; PAGE_BYTES]; 3]);
+        for number in 0..3 {
+            let buffer = pages.take().unwrap();
+            pages.fill(number, buffer, PAGE_BYTES);
+        }
+        assert_eq!((pages.available(), pages.held()), (3, 0));
+        assert_eq!(pages.missing(0, 3 * PAGE), 3);
+        assert_eq!(pages.missing(2 * PAGE, 6 * PAGE), 4, "more than there are");
+        pages.absorb(0, PAGE, &[1; PAGE_BYTES], Duration::ZERO);
+        assert_eq!((pages.available(), pages.held()), (2, 1));
+        assert_eq!(pages.missing(0, 3 * PAGE), 2);
     }
 }

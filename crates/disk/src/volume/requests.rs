@@ -7,12 +7,15 @@ use super::list::NONE;
 use super::order::Extent;
 use super::request::{Cause, DiskError};
 use super::slot::{Advance, Stage, Step, Transfer};
-use super::{LEAST_PAGES, PAGE_BYTES, Turn, Volume, operation, page_part};
+use super::{LEAST_PAGES, PAGE_BYTES, Stability, Volume, operation, page_part};
 use crate::device::{Completion, DeviceOp, Memory, OpId, Part};
 
 /// Most buffers and bytes of writes merged into one operation.
 pub(super) const MERGED_BUFFERS: usize = 128;
 const MERGED_BYTES: u64 = 1 << 20;
+
+/// With so many durable changes unanswered, they share syncs.
+const MANY: usize = 4;
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// Gives a request its place in the order; its turn may have come at once.
@@ -44,8 +47,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             Step::Absorb if !cached => slot.begin(Step::Write, start, end),
             _ => slot.begin(step, start, end),
         }
-        if step == Step::Read {
-            self.read_ahead.observe(start, end);
+        slot.suspect = false;
+        match slot.step {
+            Step::Read => self.read_ahead.observe(start, end),
+            Step::Absorb => {}
+            _ => self.unanswered_changes += 1,
         }
         if self.order.admit(index, extent) {
             self.ready.push_back(index);
@@ -225,33 +231,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         self.enqueue(index);
     }
 
-    /// The next durable write or trim for the device.
-    pub(super) fn next_change(&mut self) -> Option<u32> {
-        let index = *self.changes.front()?;
-        if !self.take_turn(Turn::Slot(index)) {
-            return None;
-        }
-        self.changes.pop_front()
-    }
-
-    /// Whether `who` may go to the device, where changes go one by one.
-    pub(super) fn take_turn(&mut self, who: Turn) -> bool {
-        match &mut self.turn {
-            None => true,
-            Some(turn) if *turn == Turn::Nobody || *turn == who => {
-                *turn = who;
-                true
-            }
-            Some(_) => false,
-        }
-    }
-
-    pub(super) fn end_turn(&mut self, who: Turn) {
-        if let Some(turn) = self.turn.as_mut().filter(|turn| **turn == who) {
-            *turn = Turn::Nobody;
-        }
-    }
-
     /// Adds writes to this one that wait too and continue it on the disk, to either side. Returns
     /// the one that stands for all: the first on the disk.
     pub(super) fn merge(&mut self, index: u32) -> u32 {
@@ -297,9 +276,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         if members > 1 {
             self.stats.merged_writes += 1;
             self.stats.writes_spared += members as u64 - 1;
-            if let Some(turn) = &mut self.turn {
-                *turn = Turn::Slot(first);
-            }
             if let Some(slot) = self.slots.get_mut(first as usize) {
                 slot.transfer = Transfer::new(start, end);
             }
@@ -315,15 +291,29 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
 
     /// A slot's operation, with its memory.
     pub(super) fn send_slot(&mut self, index: u32) -> Option<DeviceOp<B>> {
+        let members = self.members(index);
         let memory = self.memory(index);
+        let shared = match self.stability {
+            // Beside those that are in this operation anyway.
+            Stability::Any => self.unanswered_changes + 1 >= members + MANY,
+            Stability::Each => false,
+            Stability::Shared => true,
+        };
         let slot = self.slots.get_mut(index as usize)?;
+        if slot.transfer.done == 0 && slot.step.changes() {
+            slot.settles = shared && (!slot.alone || self.stability == Stability::Shared);
+        }
         slot.stage = Stage::InFlight;
-        Some(operation(
-            OpId(index),
-            slot.step.kind(),
-            &slot.transfer,
-            memory,
-        ))
+        Some(operation(OpId(index), slot.kind(), &slot.transfer, memory))
+    }
+
+    /// Requests that a slot's operation is for.
+    fn members(&self, index: u32) -> usize {
+        let next = |&index: &u32| {
+            let next = self.slots.get(index as usize)?.next_member;
+            (next != NONE).then_some(next)
+        };
+        std::iter::successors(Some(index), next).count()
     }
 
     fn memory(&mut self, index: u32) -> Memory<B> {
@@ -331,7 +321,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             return Memory::None;
         };
         match slot.step {
-            Step::Discard { .. } | Step::TrimSync | Step::Flush => Memory::None,
+            Step::Discard { .. } | Step::Flush => Memory::None,
             Step::ReadBlocks | Step::ModifyRead | Step::ModifyWrite => {
                 Memory::Parts(std::mem::take(&mut slot.scratch))
             }
@@ -375,7 +365,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
-        match slot.transfer.advance(slot.step.kind(), unit, done.result) {
+        let kind = slot.kind();
+        match slot.transfer.advance(kind, unit, done.result) {
             Advance::Again if slot.step.changes() => self.changes.push_front(index),
             Advance::Again => self.reads.push_front(index),
             Advance::Finished if grouped => self.finish_members(index),
@@ -383,7 +374,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             Advance::Failed(_) if grouped => self.part_members(index),
             Advance::Failed(cause) => {
                 let error = slot.error(cause);
-                self.step_failed(index, error);
+                self.finish(index, Err(error));
             }
         }
     }
@@ -405,19 +396,22 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// All of a group is written.
     fn finish_members(&mut self, first: u32) {
         self.give_list(first);
-        self.end_turn(Turn::Slot(first));
+        let head = self.slots.get(first as usize);
+        let (settles, suspect) = head.map_or((false, false), |slot| (slot.settles, slot.suspect));
         let mut next = first;
         while next != NONE {
             let member = next;
             next = self.unlink(member);
+            if let Some(slot) = self.slots.get_mut(member as usize) {
+                (slot.settles, slot.suspect) = (settles, suspect);
+            }
             self.step_done(member);
         }
     }
 
     /// A group has failed: each of its writes is to find out for itself whether it can be done.
-    fn part_members(&mut self, first: u32) {
+    pub(super) fn part_members(&mut self, first: u32) {
         self.give_list(first);
-        self.end_turn(Turn::Slot(first));
         let mut next = first;
         let mut place = 0;
         while next != NONE {
@@ -481,10 +475,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 );
                 self.pages.overlay(start, end, data);
             }
-            Step::Write | Step::ModifyWrite => {
-                let data = slot.buffer.as_ref().map_or(&[][..], AsRef::as_ref);
-                self.pages.update(start, end, data);
-            }
+            Step::Write | Step::ModifyWrite if slot.settles => return self.settle(index),
+            Step::Write | Step::ModifyWrite => self.stable(index),
             Step::ModifyRead => {
                 let (first, last) = (slot.transfer.start, slot.transfer.start + slot.transfer.len);
                 debug_assert!(last <= disk_bytes.max(end));
@@ -512,8 +504,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                     return self.changes.push_front(index);
                 }
                 if !slot.early {
-                    slot.begin(Step::TrimSync, start, start);
-                    return self.changes.push_front(index);
+                    return self.settle(index);
                 }
                 self.flushes.acknowledged();
                 self.flushes.unsynced(self.now, 0);
@@ -523,31 +514,80 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                     return self.finish(index, Err(error));
                 }
             }
-            Step::TrimSync | Step::Absorb | Step::Flush => {}
+            Step::Absorb | Step::Flush => {}
         }
         self.finish(index, Ok(()));
     }
 
-    fn step_failed(&mut self, index: u32, error: DiskError) {
-        let step = self.slots.get(index as usize).map(|slot| slot.step);
-        // The kernel tells of a loss once. Early data may be what was lost, and this request the
-        // only one to be told.
-        let told = match step {
-            Some(Step::TrimSync) => true,
-            Some(Step::Write | Step::ModifyWrite) => self.turn.is_some(),
-            _ => false,
+    /// The device has taken a change: it is done when a sync that starts from now on is.
+    fn settle(&mut self, index: u32) {
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
         };
-        let unsynced = self.flushes.oldest_unsynced().is_some();
-        if told && (unsynced || self.flushes.unsynced_bytes() > 0) {
-            self.lost(error);
+        if std::mem::take(&mut slot.suspect) {
+            return self.write_again(index);
         }
+        slot.stage = Stage::Settling;
+        self.settling.push_back(index);
+    }
+
+    /// A write is on stable storage: what the cache has of it is replaced.
+    fn stable(&mut self, index: u32) {
+        if let Some(slot) = self.slots.get(index as usize) {
+            let data = slot.buffer.as_ref().map_or(&[][..], AsRef::as_ref);
+            self.pages.update(slot.start, slot.end, data);
+        }
+    }
+
+    /// A sync that covered this change has succeeded.
+    pub(super) fn settled(&mut self, index: u32) {
+        let step = self.slots.get(index as usize).map(|slot| slot.step);
+        if matches!(step, Some(Step::Write | Step::ModifyWrite)) {
+            self.stable(index);
+        }
+        self.finish(index, Ok(()));
+    }
+
+    /// A sync has failed that covered this change. Where the device tells each write its own end,
+    /// it is tried once more by itself.
+    pub(super) fn not_settled(&mut self, index: u32, cause: Cause) {
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
+        let write = matches!(slot.step, Step::Write | Step::ModifyWrite);
+        if write && !slot.alone && self.stability != Stability::Shared {
+            slot.alone = true;
+            return self.write_again(index);
+        }
+        let error = slot.error(cause);
         self.finish(index, Err(error));
+    }
+
+    /// Hands a write to the device again, all of it; a trim has nothing to be repeated.
+    pub(super) fn write_again(&mut self, index: u32) {
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
+        match slot.step {
+            Step::Write | Step::ModifyWrite => {
+                slot.stage = Stage::Ready;
+                slot.transfer.done = 0;
+                self.changes.push_back(index);
+            }
+            _ => {
+                slot.stage = Stage::Settling;
+                self.settling.push_back(index);
+            }
+        }
     }
 
     /// A request that held its place in the order is through.
     pub(super) fn finish(&mut self, index: u32, result: Result<(), DiskError>) {
         self.give_list(index);
-        self.end_turn(Turn::Slot(index));
+        let step = self.slots.get(index as usize).map(|slot| slot.step);
+        if step.is_some_and(|step| step.changes() && step != Step::Absorb) {
+            self.unanswered_changes -= 1;
+        }
         let ready = &mut self.ready;
         self.order.finish(index, |freed| ready.push_back(freed));
         self.answer(index, result);

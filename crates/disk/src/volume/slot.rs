@@ -25,8 +25,12 @@ pub(super) struct Slot<B> {
     pub(super) scratch: Vec<Part<B>>,
     /// The write that follows this one on the disk, in one operation with it.
     pub(super) next_member: u32,
-    /// Not to be written together with others: that has failed.
+    /// Not to be written or synced together with others: that has failed.
     pub(super) alone: bool,
+    /// The write is followed by a sync, which others may share, instead of being durable itself.
+    pub(super) settles: bool,
+    /// A sync has failed while it was with the device: it is to be written again.
+    pub(super) suspect: bool,
     pub(super) result: Result<(), DiskError>,
 }
 
@@ -41,6 +45,8 @@ pub(super) enum Stage {
     Ready,
     /// With the engine.
     InFlight,
+    /// The device has taken it; a sync is to make it stable.
+    Settling,
     /// In the `done` queue.
     Finished,
 }
@@ -64,8 +70,6 @@ pub(super) enum Step {
         next: u32,
         entries: u32,
     },
-    /// All ranges are discarded: make that durable.
-    TrimSync,
 }
 
 impl Step {
@@ -74,21 +78,12 @@ impl Step {
             Self::Read | Self::ReadBlocks => Operation::Read,
             Self::Write | Self::ModifyRead | Self::ModifyWrite | Self::Absorb => Operation::Write,
             Self::Flush => Operation::Flush,
-            Self::Discard { .. } | Self::TrimSync => Operation::Trim,
+            Self::Discard { .. } => Operation::Trim,
         }
     }
 
     pub(super) fn changes(self) -> bool {
         !matches!(self, Self::Read | Self::ReadBlocks)
-    }
-
-    pub(super) fn kind(self) -> OpKind {
-        match self {
-            Self::Read | Self::ReadBlocks | Self::ModifyRead => OpKind::Read,
-            Self::Write | Self::ModifyWrite | Self::Absorb => OpKind::Write { durable: true },
-            Self::Discard { .. } => OpKind::Discard,
-            Self::TrimSync | Self::Flush => OpKind::Sync,
-        }
     }
 }
 
@@ -170,6 +165,8 @@ impl<B: AsRef<[u8]>> Slot<B> {
             scratch: Vec::new(),
             next_member: NONE,
             alone: false,
+            settles: false,
+            suspect: false,
             result: Ok(()),
         }
     }
@@ -199,6 +196,18 @@ impl<B: AsRef<[u8]>> Slot<B> {
         let next = entry + 1;
         self.begin(Step::Discard { next, entries }, start, end);
         true
+    }
+
+    /// What the device is to do for the step.
+    pub(super) fn kind(&self) -> OpKind {
+        match self.step {
+            Step::Read | Step::ReadBlocks | Step::ModifyRead => OpKind::Read,
+            Step::Write | Step::ModifyWrite | Step::Absorb => OpKind::Write {
+                durable: !self.settles,
+            },
+            Step::Discard { .. } => OpKind::Discard,
+            Step::Flush => OpKind::Sync,
+        }
     }
 
     pub(super) fn error(&self, cause: Cause) -> DiskError {

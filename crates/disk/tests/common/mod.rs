@@ -1,14 +1,18 @@
 //! What several suites need: engines by name, places for files, loop devices that go away.
 #![allow(dead_code, reason = "each suite uses a part")]
 
+mod persistent;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aoede_disk::{
-    Backing, BlockingEngine, Buffer, Completion, DeviceOp, Engine, FileId, IoMode, OpId, OpKind,
-    OpenOptions, Pool, PoolShape, open,
+    Backing, BlockingEngine, Buffer, Completion, DeviceOp, Engine, Errno, Fault, Faults, FileId,
+    IoMode, OpId, OpKind, OpenOptions, Pool, PoolShape, open,
 };
+
+use persistent::{Any, Persistent};
 
 pub(crate) type AnyEngine = Box<dyn Engine<Buffer>>;
 
@@ -22,7 +26,42 @@ pub(crate) fn pool(count: usize) -> Pool {
     .unwrap()
 }
 
-/// Every engine that runs here, with a name for messages.
+/// Every engine that runs here, with a name for messages: as it is, and with faults that a caller
+/// overcomes, in blocks of 512 bytes.
+pub(crate) fn all_engines(capacity: usize, pool: &Pool) -> Vec<(&'static str, AnyEngine)> {
+    let mut engines = engines(capacity, pool);
+    engines.extend(stumbling_engines(capacity, pool, 512));
+    engines
+}
+
+/// Every engine that runs here, whose operations are interrupted or left undone and done in part,
+/// as an engine again.
+pub(crate) fn stumbling_engines(
+    capacity: usize,
+    pool: &Pool,
+    block_bytes: u32,
+) -> Vec<(&'static str, AnyEngine)> {
+    let names = [
+        "blocking, stumbling",
+        "aio, stumbling",
+        "io_uring, stumbling",
+    ];
+    let faults = [
+        Fault::Fail(Errno::INTR),
+        Fault::Fail(Errno::AGAIN),
+        Fault::Short(block_bytes),
+        Fault::Short(3 * block_bytes),
+    ];
+    let wrap = |(seed, (name, engine)): (u64, (&str, AnyEngine))| {
+        let faults = Faults::by_seed(Any(engine), capacity, seed, 3, &faults);
+        let name = names.into_iter().find(|long| long.starts_with(name));
+        let engine: AnyEngine = Box::new(Persistent::new(faults));
+        (name.unwrap(), engine)
+    };
+    (1..).zip(engines(capacity, pool)).map(wrap).collect()
+}
+
+/// Every engine that runs here, as it is.
 #[cfg_attr(
     not(uring),
     expect(unused_variables, reason = "only io_uring registers memory")
@@ -46,9 +85,12 @@ pub(crate) fn engines(capacity: usize, pool: &Pool) -> Vec<(&'static str, AnyEng
 pub(crate) fn everywhere(test: impl Fn(&mut AnyEngine, FileId, &Pool)) {
     for folder in folders() {
         for io in [IoMode::Direct, IoMode::Buffered, IoMode::Uncached] {
+            if io != IoMode::Buffered && folder.path().starts_with("/dev/shm") {
+                continue; // it would be the same
+            }
             for index in 0.. {
                 let pool = pool(16);
-                let Some((name, mut engine)) = engines(16, &pool).into_iter().nth(index) else {
+                let Some((name, mut engine)) = all_engines(16, &pool).into_iter().nth(index) else {
                     break;
                 };
                 let path = folder.path().join(format!("{io:?}-{name}"));
@@ -118,6 +160,26 @@ pub(crate) fn run(
     let (from, completion) = wait(engine);
     assert_eq!((from, engine.in_flight()), (file, 0));
     completion
+}
+
+/// A mounted file system; unmounted when dropped, also by a failing test.
+pub(crate) struct Mount {
+    pub(crate) path: PathBuf,
+}
+
+impl Mount {
+    pub(crate) fn new(arguments: &[&str], path: &Path) -> Self {
+        std::fs::create_dir_all(path).unwrap();
+        let status = Command::new("mount").args(arguments).arg(path).status();
+        assert!(status.unwrap().success(), "mount {arguments:?}");
+        Self { path: path.into() }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.path).status();
+    }
 }
 
 /// A block device made of a file; released when dropped, also by a failing test.

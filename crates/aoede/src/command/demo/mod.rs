@@ -68,7 +68,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     }
     // First of all: a process with threads cannot change its namespaces.
     let privacy = namespace::enter_private()?;
-    let stop = Stop::on_signals_and_hangup().context("cannot prepare for signals")?;
+    let stop = Stop::on_signals().context("cannot prepare for signals")?;
     let mut stage = Stage::new();
 
     Stage::tell("AoEde demo: a disk over Ethernet, all of it on this machine.\n\n")?;

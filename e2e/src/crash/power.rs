@@ -1,0 +1,192 @@
+//! The power is cut: the disk below the target has a volatile cache and loses what was not
+//! flushed.
+//!
+//! The disk is nbdkit with its cache filter, which keeps writes to itself until a flush, and
+//! nbdfuse shows it as a file. Cutting the power is killing nbdkit. A trim goes past that cache, as
+//! a mere hint, so none is sent here.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::{
+    Campaign, Round, Summary, Way, judge,
+    kill::{moment, requests, told},
+    load::Load,
+    promises::Promises,
+    stage::Stage,
+};
+use crate::{Export, Namespace, Packages, Process, Random, TargetProcess, wait_until};
+
+/// Most requests of a round, one of these at random. A durable write takes a millisecond here.
+const LENGTHS: [usize; 3] = [20, 100, 400];
+/// Each block that a flush writes takes so long, so that many a cut comes during a flush.
+const SLOW_MEDIUM: &str = "wdelay=1ms";
+/// Requests sent after the cut.
+const IN_VAIN: usize = 8;
+/// How long nothing must be answered after the cut for the target to have said all it will.
+const SILENCE: Duration = Duration::from_millis(100);
+/// In one of eight rounds, longer than a target tries to write what it acknowledged: a flush must
+/// not succeed then either.
+const LONG_SILENCE: Duration = Duration::from_secs(6);
+const START: Duration = Duration::from_secs(10);
+
+/// What the disk makes of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushes {
+    /// It writes its cache to the medium.
+    Obeyed,
+    /// It lies, to see whether that is found out.
+    Ignored,
+}
+
+/// Cuts the power of the disk below a target under load, then ends the target, and compares what
+/// is on the medium with what was promised.
+///
+/// # Errors
+/// As [`super::kills`].
+pub fn power_cuts(campaign: &Campaign, flushes: Flushes) -> Result<Summary> {
+    // nbdfuse aborts when its server dies, and would leave a core file.
+    let core = getrlimit(Resource::Core);
+    setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            ..core
+        },
+    )?;
+    campaign.run("power cuts", |stage, promises, way, mut random| {
+        let host = stage.host.with_own_mounts()?;
+        let disk = VolatileDisk::start(&host, stage, flushes)?;
+        let mut target = Export::new(&disk.file, "tgt0")
+            .with(way.arguments)
+            .start(&host, way.maker)?;
+        target.keep_quiet();
+        let log = target.log()?.clone();
+        let mut round = load_and_cut(stage, promises, way, (disk, target), &mut random)
+            .with_context(|| told(&log))?;
+        let medium = fs::read(&stage.image)?;
+        round.lost = judge(promises, &medium).with_context(|| told(&log))?;
+        Ok(round)
+    })
+}
+
+fn load_and_cut(
+    stage: &Stage,
+    promises: &mut Promises,
+    way: &Way,
+    (mut disk, target): (VolatileDisk, TargetProcess),
+    random: &mut Random,
+) -> Result<Round> {
+    ensure!(
+        stage.read_over_the_wire()? == fs::read(&stage.image)?,
+        "the target does not serve what is on the medium"
+    );
+    let requests = requests(random, &LENGTHS);
+    let moment = moment(random)?;
+    let silence = if random.below(8) == 0 {
+        LONG_SILENCE
+    } else {
+        SILENCE
+    };
+    let load_random = Random::new(random.number());
+    let mut load = Load::new(&stage.nic, stage.target, promises, way, load_random);
+    load.run(requests)?;
+    if let Some(age) = way.kept_after {
+        load.finish()?;
+        thread::sleep(age);
+        load.flushed();
+    }
+    thread::sleep(moment);
+    disk.cut()?;
+    let outstanding = load.outstanding();
+    load.run_in_vain(IN_VAIN, silence)?;
+    target.kill()?;
+    load.take_last_words()?;
+    Ok(Round {
+        tally: load.tally(),
+        outstanding,
+        lost: 0,
+    })
+}
+
+/// An image behind a volatile cache, as a file that only processes of its host see.
+#[derive(Debug)]
+struct VolatileDisk {
+    /// Where it is served.
+    file: PathBuf,
+    server: Process,
+    /// Shows it as a file; nothing is ever asked of it but to end with the round.
+    _mount: Process,
+}
+
+impl VolatileDisk {
+    fn start(host: &Namespace, stage: &Stage, flushes: Flushes) -> Result<Self> {
+        let packages = Packages::open()?;
+        let folder = tempfile::tempdir_in(stage.scratch.path())?.keep();
+        let (socket, point) = (folder.join("socket"), folder.join("mount"));
+        fs::create_dir(&point)?;
+
+        let ready = folder.join("server");
+        let mut command = packages.command("nbdkit")?;
+        command
+            .env("TMPDIR", &folder)
+            .args(["-f", "-U"])
+            .arg(&socket);
+        command.arg("-P").arg(&ready);
+        for filter in ["cache", "delay"] {
+            let name = format!("filters/nbdkit-{filter}-filter.so");
+            command.arg("--filter").arg(packages.nbdkit_module(&name)?);
+        }
+        command.arg(packages.nbdkit_module("plugins/nbdkit-file-plugin.so")?);
+        command.arg(&stage.image).arg(SLOW_MEDIUM);
+        command.arg(match flushes {
+            Flushes::Obeyed => "cache=writeback",
+            Flushes::Ignored => "cache=unsafe",
+        });
+        let server = start("nbdkit", host, command, &ready)?;
+
+        let ready = folder.join("mounted");
+        let mut command = packages.command("nbdfuse")?;
+        command.arg("-P").arg(&ready).arg(point.join("disk"));
+        command.arg(format!("nbd+unix:///?socket={}", socket.display()));
+        let mount = start("nbdfuse", host, command, &ready)?;
+        Ok(Self {
+            file: point.join("disk"),
+            server,
+            _mount: mount,
+        })
+    }
+
+    /// Cuts the power.
+    fn cut(&mut self) -> Result<()> {
+        self.server.kill()
+    }
+}
+
+/// Starts a server that writes its process number to `ready` when it serves.
+fn start(
+    name: &str,
+    host: &Namespace,
+    command: std::process::Command,
+    ready: &Path,
+) -> Result<Process> {
+    let mut process = Process::spawn(name, Some(host), command)?;
+    process.keep_quiet();
+    wait_until(name, START, || {
+        ensure!(
+            process.is_running(),
+            "{name} has ended:\n{}",
+            process.stderr.text()
+        );
+        Ok(ready.exists())
+    })
+    .with_context(|| format!("{name} does not start"))?;
+    Ok(process)
+}

@@ -1,0 +1,232 @@
+//! The real program is killed and loses its disk's power, at any moment, under load: what was
+//! promised is there afterwards.
+//!
+//! `AOEDE_CRASH_ROUNDS` and `AOEDE_CRASH_CUTS` ask for more, `AOEDE_CRASH_SEED` for the same
+//! requests again; `cargo xtask crash` sets them.
+
+use std::{
+    env,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aoede_e2e::{
+    Maker,
+    crash::{BrokenPromises, Cache, Campaign, Flushes, Mix, Summary, Way, kills, power_cuts},
+};
+
+const ROUNDS: usize = 50;
+const CUTS: usize = 48;
+
+const ALL: Mix = Mix {
+    writes: 45,
+    early_writes: 10,
+    trims: 3,
+    flushes: 7,
+    switches: 0,
+};
+
+const WITHOUT_TRIMS: Mix = Mix { trims: 0, ..ALL };
+
+/// In a target with a write cache.
+const CACHED: Mix = Mix { switches: 2, ..ALL };
+
+const CACHED_WITHOUT_TRIMS: Mix = Mix { trims: 0, ..CACHED };
+
+const WRITEBACK: &[&str] = &["--cache", "writeback"];
+/// So little may be dirty, so shortly, that it is written all the time, and the cache so small that
+/// pages are evicted all the time.
+const BUSY_WRITEBACK: &[&str] = &[
+    "--cache",
+    "writeback",
+    "--engine",
+    "aio",
+    "--dirty-size",
+    "128KiB",
+    "--dirty-age",
+    "20ms",
+    "--cache-size",
+    "512KiB",
+];
+const BUFFERED_WRITEBACK: &[&str] = &["--cache", "writeback", "--io", "buffered"];
+
+/// What any target understands.
+const PLAIN: Mix = Mix {
+    writes: 60,
+    early_writes: 0,
+    trims: 0,
+    flushes: 0,
+    switches: 0,
+};
+
+fn ours(held_to: Cache, mix: Mix, arguments: &'static [&'static str]) -> Way {
+    Way {
+        maker: Maker::Aoede,
+        arguments,
+        held_to,
+        mix,
+        most_outstanding: 32,
+        kept_after: None,
+    }
+}
+
+/// A number from the environment.
+fn number(variable: &str, otherwise: usize) -> Result<usize> {
+    let Ok(text) = env::var(variable) else {
+        return Ok(otherwise);
+    };
+    text.parse().with_context(|| format!("{variable}={text}"))
+}
+
+/// A new seed each time, unless one is asked for.
+fn seed() -> Result<u64> {
+    if let Ok(text) = env::var("AOEDE_CRASH_SEED") {
+        let digits = text.trim_start_matches("0x");
+        return u64::from_str_radix(digits, 16)
+            .with_context(|| format!("AOEDE_CRASH_SEED={text} is no hexadecimal number"));
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(u64::from(since.subsec_nanos()) << 32 | since.as_secs() & 0xffff_ffff)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn killed_at_any_moment_it_has_kept_what_it_promised() -> Result<()> {
+    let rounds = number("AOEDE_CRASH_ROUNDS", ROUNDS)?;
+    let campaign = Campaign {
+        rounds,
+        seed: seed()?,
+        ways: vec![
+            ours(Cache::Writethrough, ALL, &["--engine", "io_uring"]),
+            ours(Cache::Writethrough, ALL, &["--engine", "aio"]),
+            ours(Cache::Writethrough, ALL, &["--io", "buffered"]),
+            ours(Cache::Writeback, CACHED, WRITEBACK),
+            ours(Cache::Writeback, CACHED, BUSY_WRITEBACK),
+            ours(Cache::Writeback, CACHED, BUFFERED_WRITEBACK),
+        ],
+    };
+    let summary = kills(&campaign)?;
+    println!("{summary}");
+    ensure!(
+        summary.outstanding > rounds && summary.tally.flushes > 0,
+        "nothing was under way when it was killed: {summary}"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_power_cut_takes_nothing_that_was_promised() -> Result<()> {
+    let rounds = number("AOEDE_CRASH_CUTS", CUTS)?;
+    let campaign = Campaign {
+        rounds,
+        seed: seed()?,
+        ways: vec![
+            ours(
+                Cache::Writethrough,
+                WITHOUT_TRIMS,
+                &["--engine", "io_uring"],
+            ),
+            ours(Cache::Writethrough, WITHOUT_TRIMS, &["--engine", "aio"]),
+            ours(Cache::Writethrough, WITHOUT_TRIMS, &["--io", "buffered"]),
+            ours(Cache::Writeback, CACHED_WITHOUT_TRIMS, WRITEBACK),
+            ours(Cache::Writeback, CACHED_WITHOUT_TRIMS, BUSY_WRITEBACK),
+            ours(Cache::Writeback, CACHED_WITHOUT_TRIMS, BUFFERED_WRITEBACK),
+        ],
+    };
+    let summary = power_cuts(&campaign, Flushes::Obeyed)?;
+    println!("{summary}");
+    ensure!(
+        summary.lost > 0,
+        "no cut took anything, so it was none: {summary}"
+    );
+    Ok(())
+}
+
+/// With `-d` and `-s` vblade acknowledges what is on stable storage. Without, it acknowledges what
+/// is in the page cache only, but never says that it has a write cache.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_target_that_acknowledges_too_early_is_found_out_by_a_power_cut() -> Result<()> {
+    let honest = Way {
+        maker: Maker::Vblade,
+        arguments: &["-d", "-s"],
+        held_to: Cache::Writethrough,
+        mix: PLAIN,
+        most_outstanding: 4,
+        kept_after: None,
+    };
+    let campaign = Campaign {
+        rounds: 8,
+        seed: seed()?,
+        ways: vec![honest.clone()],
+    };
+    let summary = power_cuts(&campaign, Flushes::Obeyed).context("the honest vblade")?;
+    println!("vblade -d -s: {summary}");
+    let liar = Way {
+        arguments: &[],
+        ..honest
+    };
+    expect_broken_promises(liar, Flushes::Obeyed)
+}
+
+/// Our own target cannot do better than its disk: with one that ignores flushes nothing is kept.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_disk_that_ignores_flushes_is_found_out_by_a_power_cut() -> Result<()> {
+    let way = ours(Cache::Writethrough, WITHOUT_TRIMS, &[]);
+    expect_broken_promises(way, Flushes::Ignored)
+}
+
+/// What it acknowledges from its write cache it does not promise, and a kill takes it. Held to more
+/// than it promises, it is found out.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_write_cache_that_is_kept_secret_is_found_out_by_a_kill() -> Result<()> {
+    let secret = ours(Cache::Writethrough, PLAIN, WRITEBACK);
+    let campaign = Campaign {
+        rounds: 5,
+        seed: seed()?,
+        ways: vec![secret],
+    };
+    found_out(kills(&campaign))
+}
+
+/// `--dirty-age` bounds what a power cut takes where nobody flushes: the Linux driver never does.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_power_cut_takes_nothing_that_is_older_than_the_dirty_age() -> Result<()> {
+    const AGE: &[&str] = &["--cache", "writeback", "--dirty-age", "300ms"];
+    let unflushed = Way {
+        // The age, and time to write.
+        kept_after: Some(Duration::from_secs(1)),
+        ..ours(Cache::Writeback, PLAIN, AGE)
+    };
+    let campaign = Campaign {
+        rounds: 5,
+        seed: seed()?,
+        ways: vec![unflushed],
+    };
+    println!("{}", power_cuts(&campaign, Flushes::Obeyed)?);
+    Ok(())
+}
+
+fn expect_broken_promises(way: Way, flushes: Flushes) -> Result<()> {
+    let campaign = Campaign {
+        rounds: 3,
+        seed: seed()?,
+        ways: vec![way],
+    };
+    found_out(power_cuts(&campaign, flushes))
+}
+
+fn found_out(result: Result<Summary>) -> Result<()> {
+    let Err(error) = result else {
+        bail!("a liar was not found out");
+    };
+    eprintln!("as it must be: {error:#}");
+    if error.downcast_ref::<BrokenPromises>().is_none() {
+        return Err(error.context("something else went wrong"));
+    }
+    Ok(())
+}
