@@ -269,6 +269,21 @@ fn a_full_shadow_fails_writes_and_nothing_else() {
 }
 
 #[test]
+fn writes_under_way_count_against_the_limit() {
+    let mut bench = Bench::frozen(WhenFull::FailWrites, Some(BLOCK));
+    bench.submit(1, PLAIN, 5, 1);
+    let write = bench.poll(ShadowFile::Data, PLAIN);
+    bench.submit(2, PLAIN, 6, 1);
+    assert_eq!(bench.answer(), (2, Err(Errno::NOSPC)));
+    // The first fails and gives its room back.
+    bench.finish(write, Err(Errno::IO));
+    assert_eq!(bench.answer(), (1, Err(Errno::IO)));
+    bench.submit(3, PLAIN, 6, 1);
+    bench.expect(ShadowFile::Data, PLAIN);
+    assert_eq!(bench.answer(), (3, Ok(4096)));
+}
+
+#[test]
 fn a_full_shadow_may_thaw_instead() {
     for full_file_system in [false, true] {
         let limit = (!full_file_system).then_some(BLOCK);
@@ -533,6 +548,60 @@ fn syncs_of_volume_and_merge_are_not_under_way_at_once() {
     assert_eq!(bench.answer(), (2, Ok(0)));
     bench.expect(ShadowFile::Image, OpKind::Sync);
     bench.expect(ShadowFile::Map, DURABLE);
+}
+
+#[test]
+fn a_failed_sync_puts_in_doubt_what_was_written_beside_it() {
+    let mut bench = Bench::frozen(WhenFull::FailWrites, None);
+    bench.submit(1, OpKind::Sync, 0, 0);
+    let sync = bench.poll(ShadowFile::Data, OpKind::Sync);
+    bench.submit(2, PLAIN, 5, 1);
+    bench.expect(ShadowFile::Data, PLAIN);
+    assert_eq!(bench.answer().0, 2);
+    bench.submit(3, PLAIN, 9, 1);
+    let write = bench.poll(ShadowFile::Data, PLAIN);
+    bench.finish(sync, Err(Errno::IO));
+    assert_eq!(bench.answer(), (1, Err(Errno::IO)));
+    bench.finish(write, Ok(4096));
+    assert_eq!(bench.answer().0, 3);
+    bench.submit(4, OpKind::Sync, 0, 0);
+    bench.expect(ShadowFile::Data, OpKind::Sync);
+    assert_eq!(bench.answer(), (4, Ok(0)), "without a record");
+    bench.nothing_to_do();
+}
+
+/// It would be recorded as dirtied when it is merged already.
+#[test]
+fn while_merging_a_block_in_doubt_is_not_written_before_it_is_merged() {
+    let mut bench = Bench::frozen(WhenFull::FailWrites, None);
+    // One batch and a block more.
+    for run in 0..31 {
+        bench.submit(1, PLAIN, run * 2, 1);
+        bench.expect(ShadowFile::Data, PLAIN);
+        assert_eq!(bench.answer().0, 1);
+        if run == 30 {
+            bench.submit(2, OpKind::Sync, 0, 0);
+            let sync = bench.poll(ShadowFile::Data, OpKind::Sync);
+            bench.finish(sync, Err(Errno::IO));
+            assert_eq!(bench.answer().0, 2);
+        }
+    }
+    bench.shadow.thaw().unwrap();
+    bench.expect(ShadowFile::Data, OpKind::Sync);
+    bench.expect(ShadowFile::Map, DURABLE);
+    bench.submit(3, PLAIN, 60, 1);
+    for run in 0..31 {
+        assert_eq!(bench.expect(ShadowFile::Data, READ), (run * 2, 1));
+        assert_eq!(bench.expect(ShadowFile::Image, PLAIN), (run * 2, 1));
+        if run >= 29 {
+            bench.expect(ShadowFile::Image, OpKind::Sync);
+            bench.expect(ShadowFile::Map, DURABLE);
+        }
+    }
+    bench.expect(ShadowFile::Map, DURABLE);
+    assert_eq!(bench.expect(ShadowFile::Image, PLAIN), (60, 1));
+    assert_eq!(bench.answer(), (3, Ok(4096)));
+    assert_eq!(bench.phase(), ShadowPhase::Merged);
 }
 
 #[test]
