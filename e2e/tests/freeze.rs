@@ -17,6 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Signals are looked at once a second.
 const SOON: Duration = Duration::from_secs(20);
+/// The last block is not whole.
+const SECTORS: u64 = 16_385;
 const FREEZE: [Signal; 2] = [Signal::USR1, Signal::USR2];
 const THAW: [Signal; 3] = [Signal::USR1, Signal::USR1, Signal::USR2];
 
@@ -75,7 +77,7 @@ impl Disk<'_> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_frozen_disk_survives_its_target_and_is_merged() -> Result<()> {
     let folder = Scratch::new()?;
-    let image = folder.image("disk.img", 16_384 * 512)?;
+    let image = folder.image("disk.img", SECTORS * 512)?;
     let shadow = image.with_file_name("shadow");
     let (host, initiator) = Namespace::pair(1500)?;
     let nic = Nic::open(&initiator, "ini0")?;
@@ -111,9 +113,12 @@ fn a_frozen_disk_survives_its_target_and_is_merged() -> Result<()> {
     target.log()?.wait_for("still frozen", SOON)?;
     disk.is(4, 0xB2)?;
     disk.image_is(0xA1)?;
+    disk.ask(&disk.e1_1.ata(7, ata::WRITE, SECTORS - 1, 1, &[9; 512]))?;
     order(&target, &THAW)?;
     target.log()?.wait_for("the shadow is merged", SOON)?;
     disk.image_is(0xB2)?;
+    let last = disk.ask(&disk.e1_1.ata(8, ata::READ, SECTORS - 1, 1, b""))?;
+    ensure!(Response(&last).data() == [9; 512], "{last:02x?}");
     ensure!(!shadow.exists(), "the shadow is still there");
     disk.write(5, 0xC3)?;
     disk.image_is(0xC3)?;

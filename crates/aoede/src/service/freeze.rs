@@ -27,6 +27,7 @@ const MERGE_PAGES: usize = 64;
 const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
 /// A shadow works on blocks of this size.
 const BLOCK_BYTES: u32 = 4096;
+const SECTOR_BYTES: u32 = 512;
 
 /// Operations that a shadow has with the engine beside the volume's.
 pub(super) const SHADOW_OPS: usize = 3;
@@ -105,8 +106,6 @@ impl Freezer {
         };
         // Reads are put together from two files, and the image changes while it is merged.
         image.lends = false;
-        image.block_bytes = image.block_bytes.max(BLOCK_BYTES);
-        image.discard_bytes = image.discard_bytes.next_multiple_of(BLOCK_BYTES);
         let path = settings.path.display();
         match aoede_disk::find_shadow(&settings.path, image, image.io)? {
             FoundShadow::Nothing => {}
@@ -123,6 +122,15 @@ impl Freezer {
             }
         }
         Ok(freezer)
+    }
+
+    /// The least block that the volume may have.
+    pub(super) fn block_bytes(&self) -> u32 {
+        if self.settings.is_some() {
+            BLOCK_BYTES
+        } else {
+            SECTOR_BYTES
+        }
     }
 
     /// Gives the worker a shadow, and the unfinished freeze.

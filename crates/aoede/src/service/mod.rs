@@ -234,7 +234,7 @@ impl<E: Engine<Buffer>> Service<E> {
         let mut worker = Worker::new(engine, pool, seats.len());
         let volume = export
             .cache
-            .volume(&backing, worker.pool().shape().count)
+            .volume(&backing, worker.pool().shape().count, freezer.block_bytes())
             .with_context(|| address.to_string())?;
         worker
             .add_export(target, file, volume)

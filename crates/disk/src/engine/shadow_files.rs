@@ -155,7 +155,7 @@ impl Place<'_> {
         }
         let mut file = step(&map_path, "opening it", File::open(&map_path))?;
         // Locked before it is looked at: its owner may be at work on it.
-        let map = match self.open(&map_path) {
+        let map = match Self::open(&map_path, IoMode::Buffered) {
             Ok(map) => map,
             // Not even a header, so no write was ever promised.
             Err(ShadowFilesError::Open(super::open::OpenError::Empty { .. })) => {
@@ -197,7 +197,7 @@ impl Place<'_> {
         Self::rewrite_last(&map_path, &recovered)?;
         self.grow_data()?;
         let files = ShadowFiles {
-            data: self.open(self.path)?,
+            data: Self::open(self.path, self.io)?,
             map,
             freeze_id: header.freeze_id,
         };
@@ -345,8 +345,8 @@ impl Place<'_> {
         };
         step(self.path, "making it", data())?;
         Ok(ShadowFiles {
-            data: self.open(self.path)?,
-            map: self.open(map_path)?,
+            data: Self::open(self.path, self.io)?,
+            map: Self::open(map_path, IoMode::Buffered)?,
             freeze_id: header.freeze_id,
         })
     }
@@ -359,9 +359,11 @@ impl Place<'_> {
         let _ = rustix::fs::fsetxattr(&self.image.file, MARK, path, XattrFlags::empty());
     }
 
-    fn open(&self, path: &Path) -> Result<Backing, ShadowFilesError> {
+    /// Units are smaller than the blocks of some devices, so that the map is always written through
+    /// the page cache, durably.
+    fn open(path: &Path, io: IoMode) -> Result<Backing, ShadowFilesError> {
         let options = OpenOptions {
-            io: self.io,
+            io,
             ..OpenOptions::default()
         };
         open(path, &options).map_err(ShadowFilesError::Open)
