@@ -9,7 +9,7 @@ use std::{
 };
 
 use aoede_bench::{
-    load::{self, MAX_DEPTH, Report, Waiting, Workload},
+    load::{self, Extent, MAX_DEPTH, Report, Waiting, Workload},
     process, responder,
 };
 use aoede_wire::Address;
@@ -49,9 +49,16 @@ struct LoadArgs {
     /// How long to measure.
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     seconds: f64,
+    /// Instead, ask for so many bytes, as whole requests: the size of the disk for all of it once.
+    #[arg(long, value_name = "BYTES", conflicts_with_all = ["seconds", "warm_up"])]
+    bytes: Option<u64>,
     /// How long to run before it counts.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5, value_parser = seconds)]
     warm_up: f64,
+    /// End with a flush that counts, so that everything written is on stable storage, if the
+    /// target is honest. There is one after the warm-up, too.
+    #[arg(long)]
+    flush: bool,
     /// Only the first bytes of the disk.
     #[arg(long, value_name = "BYTES")]
     range: Option<u64>,
@@ -146,8 +153,16 @@ impl From<LoadArgs> for load::Settings {
             workload: args.rw,
             block_bytes: args.block_size,
             depth: args.depth,
-            measure: Duration::from_secs_f64(args.seconds),
-            warm_up: Duration::from_secs_f64(args.warm_up),
+            extent: args.bytes.map_or_else(
+                || Extent::Time(Duration::from_secs_f64(args.seconds)),
+                |bytes| Extent::Blocks(bytes / u64::from(args.block_size).max(1)),
+            ),
+            warm_up: if args.bytes.is_some() {
+                Duration::ZERO
+            } else {
+                Duration::from_secs_f64(args.warm_up)
+            },
+            flush: args.flush,
             range_bytes: args.range,
             patience: Duration::from_millis(args.timeout),
             waiting: match args.wait {
@@ -193,6 +208,9 @@ fn print(out: &mut impl io::Write, report: &Report) -> io::Result<()> {
         latency.p999_us,
         latency.max_us
     )?;
+    if let Some(flush) = report.flush_seconds {
+        writeln!(out, "of the time, the flush: {flush:.3} s")?;
+    }
     if let Some(seconds) = report.target_cpu_seconds {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let per_million = seconds / (*ops).max(1) as f64 * 1e6;

@@ -1,15 +1,17 @@
 //! `cargo xtask bench`: ours and its rivals at the same work in the same run, by turns.
 //!
 //! `rows.rs` says what is measured, `lab.rs` does it, `fio.rs` is the rival without a network,
-//! `syscalls.rs` counts system calls, `report.rs` makes figures of the samples and writes them,
+//! `syscalls.rs`, `page_cache.rs` and `idle.rs` measure what is no row, `report.rs` makes figures of the samples and writes them,
 //! `images.rs` makes the files, `machine.rs` looks where all this happens, `interrupt.rs` ends it
 //! early and clean.
 
 mod fio;
+mod idle;
 mod images;
 mod interrupt;
 mod lab;
 mod machine;
+mod page_cache;
 mod report;
 mod rows;
 mod syscalls;
@@ -27,7 +29,7 @@ use clap::Args;
 use images::Sizes;
 use interrupt::Interrupt;
 use lab::{Cores, Lab, Timing};
-use report::{Header, RowResult};
+use report::{Header, RowResult, Table};
 use rows::Row;
 
 /// Above this the machine is not quiet.
@@ -57,6 +59,12 @@ pub(crate) struct Arguments {
     /// Count the targets' system calls instead, at 16 and 64 outstanding requests
     #[arg(long, conflicts_with_all = ["rounds", "rows", "write_docs"])]
     syscalls: bool,
+    /// Look instead at how much of a file is in the page cache after it was read once
+    #[arg(long, conflicts_with_all = ["rounds", "seconds", "rows", "syscalls"])]
+    page_cache: bool,
+    /// Look instead at what an export costs that nobody asks
+    #[arg(long, conflicts_with_all = ["rounds", "seconds", "rows", "syscalls", "page_cache"])]
+    idle: bool,
     /// MiB of the file in memory
     #[arg(long, value_name = "MIB")]
     memory_mib: Option<u64>,
@@ -113,11 +121,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             busy * 100.0
         ));
     }
-    let header = Header::new(cores, timing, sizes, busy);
-    if arguments.syscalls {
+    if let Some(subject) = arguments.subject() {
+        let (sizes, timing) = subject.needs(sizes, timing);
         let lab = Lab::open(sizes, cores, timing, interrupt)?;
-        return report::publish_syscalls(&header, &syscalls::count(&lab)?);
+        let table = subject.measure(&lab)?;
+        drop(lab);
+        let header = Header::new(cores, timing, sizes, busy);
+        report::publish_table(&header, &table)?;
+        if arguments.write_docs {
+            report::write_docs_table(&header, &table)?;
+        }
+        return Ok(());
     }
+    let header = Header::new(cores, timing, sizes, busy);
     let only = |wanted| rows.iter().all(|row| row.image == wanted);
     let lab = Lab::open(sizes.only_for(only), cores, timing, interrupt)?;
     let results = measure(&lab, &rows, timing.rounds)?;
@@ -132,6 +148,51 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "{failures} turns failed; they are missing in the figures"
     );
     Ok(())
+}
+
+/// What is measured instead of rows.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    Syscalls,
+    PageCache,
+    Idle(idle::Pace),
+}
+
+impl Arguments {
+    fn subject(&self) -> Option<Subject> {
+        if self.syscalls {
+            Some(Subject::Syscalls)
+        } else if self.page_cache {
+            Some(Subject::PageCache)
+        } else if self.idle {
+            Some(Subject::Idle(idle::Pace::new(self.quick)))
+        } else {
+            None
+        }
+    }
+}
+
+impl Subject {
+    /// The files and the times of a turn.
+    fn needs(self, sizes: Sizes, timing: Timing) -> (Sizes, Timing) {
+        let on_disk = Sizes {
+            memory_bytes: 0,
+            ..sizes
+        };
+        match self {
+            Self::Syscalls => (sizes, timing),
+            Self::PageCache => (on_disk, timing),
+            Self::Idle(pace) => (on_disk, pace.timing()),
+        }
+    }
+
+    fn measure(self, lab: &Lab) -> Result<Table> {
+        match self {
+            Self::Syscalls => syscalls::table(lab),
+            Self::PageCache => page_cache::table(lab),
+            Self::Idle(pace) => idle::table(lab, pace),
+        }
+    }
 }
 
 /// All rounds of all rows. In each round everybody has one turn, so that what the machine does

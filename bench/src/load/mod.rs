@@ -44,10 +44,12 @@ pub struct Settings {
     pub block_bytes: u32,
     /// Requests under way.
     pub depth: usize,
-    /// How long it counts.
-    pub measure: Duration,
+    /// How much of it counts.
+    pub extent: Extent,
     /// How long it does not count yet.
     pub warm_up: Duration,
+    /// The measurement ends with a flush, and it counts. The warm-up ends with one, too.
+    pub flush: bool,
     /// Only the first bytes of the disk.
     pub range_bytes: Option<u64>,
     /// A request without an answer is repeated after this.
@@ -60,6 +62,16 @@ pub struct Settings {
     pub watch: Option<u32>,
     /// Where random addresses start.
     pub seed: u64,
+}
+
+/// How much is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// As much as there is time for. What is under way at its end does not count, unless a flush
+    /// follows.
+    Time(Duration),
+    /// So many requests, whose answers are waited for.
+    Blocks(u64),
 }
 
 /// How to wait for frames.
@@ -81,8 +93,10 @@ pub struct Report {
     pub block_bytes: u32,
     /// Requests under way.
     pub depth: usize,
-    /// How long it was measured.
+    /// How long it was measured, a flush included.
     pub seconds: f64,
+    /// Of these, how long the flush took.
+    pub flush_seconds: Option<f64>,
     /// Requests answered meanwhile.
     pub ops: u64,
     /// Their data.
@@ -181,19 +195,33 @@ pub fn run(settings: &Settings) -> anyhow::Result<Report> {
     session.prepare(opcode, block_sectors, payload.noise(), settings.depth)?;
     let mut source = plan;
     let mut written = Recent::default();
-    session.pump(&mut source, settings.warm_up, &mut written)?;
+    session.pump(&mut source, Extent::Time(settings.warm_up), &mut written)?;
+    if settings.flush {
+        session.drain(&mut written)?;
+        session.flush()?;
+        session.prepare(opcode, block_sectors, payload.noise(), settings.depth)?;
+    }
     session.counts = Counts::default();
     let target_before = watched_cpu(settings)?;
     let own_before = process::cpu_seconds(std::process::id())?;
     let start = Instant::now();
-    session.pump(&mut source, settings.measure, &mut written)?;
+    session.pump(&mut source, settings.extent, &mut written)?;
+    if settings.flush || matches!(settings.extent, Extent::Blocks(_)) {
+        session.drain(&mut written)?;
+    }
+    let counts = std::mem::take(&mut session.counts);
+    let mut flush_seconds = None;
+    if settings.flush {
+        let start = Instant::now();
+        session.flush()?;
+        flush_seconds = Some(start.elapsed().as_secs_f64());
+    }
     let seconds = start.elapsed().as_secs_f64();
     let own_cpu_seconds = process::cpu_seconds(std::process::id())? - own_before;
     let target_cpu_seconds = match (target_before, watched_cpu(settings)?) {
         (Some(before), Some(after)) => Some(after - before),
         _ => None,
     };
-    let counts = std::mem::take(&mut session.counts);
     session.drain(&mut written)?;
 
     if settings.workload.writes() {
@@ -208,6 +236,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<Report> {
         block_bytes: settings.block_bytes,
         depth: settings.depth,
         seconds,
+        flush_seconds,
         ops: counts.ops,
         bytes,
         ops_per_second: per_second(counts.ops),

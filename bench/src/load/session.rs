@@ -11,11 +11,13 @@ use aoede_wire::{Address, Body, Config, Flags, Frame, Header, MacAddr, Opcode, T
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::plan::Plan;
-use super::window::{Arrival, Shape, Window};
-use super::{Counts, Found, Recent, Settings, Waiting};
+use super::window::{Arrival, Failure, Shape, Window};
+use super::{Counts, Extent, Found, Recent, Settings, Waiting};
 
 /// A target that says nothing at all for this long is given up.
 const GIVE_UP: Duration = Duration::from_secs(10);
+/// A flush may take its time; it is repeated after this.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(20);
 /// How often the question for a target is repeated.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// Looks at an empty ring between two looks at the clock.
@@ -177,21 +179,29 @@ impl Session {
         Ok(())
     }
 
-    /// Keeps the window full for a while. What is under way at its end stays under way.
+    /// Keeps the window full for a while, or until so many requests are made. What is under way
+    /// at its end stays under way.
     pub(super) fn pump(
         &mut self,
         plan: &mut Plan,
-        during: Duration,
+        extent: Extent,
         written: &mut Recent,
     ) -> anyhow::Result<()> {
         let writes = plan.workload().writes();
         debug_assert!(plan.sectors() > 0);
         let mut now = Instant::now();
-        let end = now + during;
-        while now < end {
-            while let Some(place) = self.free.pop() {
+        let (end, mut left) = match extent {
+            Extent::Time(time) => (Some(now + time), u64::MAX),
+            Extent::Blocks(blocks) => (None, blocks),
+        };
+        while left > 0 && end.is_none_or(|end| now < end) {
+            while left > 0 {
+                let Some(place) = self.free.pop() else {
+                    break;
+                };
                 self.window.issue(place, plan.next_lba(), now);
                 self.outbox.push(place);
+                left -= 1;
             }
             now = self.exchange(now, |lba, _| {
                 if writes {
@@ -213,6 +223,20 @@ impl Session {
             })?;
         }
         Ok(())
+    }
+
+    /// Has the target bring to stable storage what it acknowledged, and waits for it.
+    ///
+    /// # Errors
+    /// It cannot, or knows neither FLUSH CACHE EXT nor FLUSH CACHE.
+    pub(super) fn flush(&mut self) -> anyhow::Result<()> {
+        let patience = std::mem::replace(&mut self.patience, FLUSH_PATIENCE);
+        let mut flushed = self.carry_out(Opcode::FlushCacheExt, 0, &[0], |_, _| Ok(()));
+        if flushed.as_ref().is_err_and(is_abort) {
+            flushed = self.carry_out(Opcode::FlushCache, 0, &[0], |_, _| Ok(()));
+        }
+        self.patience = patience;
+        flushed
     }
 
     /// Frames lost at the receive ring so far.
@@ -326,8 +350,9 @@ impl Session {
                 counts.retransmissions += 1;
             }
         });
-        if now.duration_since(self.last_answer) > GIVE_UP {
-            bail!("the target is silent for {GIVE_UP:?}");
+        let give_up = GIVE_UP.max(self.patience * 2);
+        if now.duration_since(self.last_answer) > give_up {
+            bail!("the target is silent for {give_up:?}");
         }
         self.send();
         Ok(())
@@ -359,6 +384,13 @@ impl Session {
             Err(error) => Err(error).context("cannot wait for frames"),
         }
     }
+}
+
+/// Whether the target knows no such command, as vblade and FLUSH CACHE EXT.
+fn is_abort(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<Failure>()
+        .is_some_and(|failure| failure.is_abort())
 }
 
 /// Words 100 to 103 of IDENTIFY DEVICE, or the older 60 and 61 where they are 0.

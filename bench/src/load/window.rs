@@ -1,11 +1,15 @@
 //! Requests under way: each has a place, a frame that is made once and patched for each use, and a
 //! tag that leads back to the place.
 
-use std::time::{Duration, Instant};
+use std::{
+    error::Error,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail, ensure};
 use aoede_wire::{
-    Ata, Body, ErrorCode, Flags, Frame, HEADER_BYTES, Header, Opcode, SECTOR_BYTES, Tag,
+    Ata, Body, ErrorCode, Flags, Frame, HEADER_BYTES, Header, Opcode, SECTOR_BYTES, Tag, ata_error,
 };
 
 use super::plan::Payload;
@@ -69,6 +73,28 @@ pub(super) enum Arrival<'f> {
     Other,
 }
 
+/// The registers of a response that is no success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    status: u8,
+    error: u8,
+}
+
+impl Failure {
+    /// The command was aborted, or is not known.
+    pub(super) fn is_abort(self) -> bool {
+        self.error & ata_error::ABRT != 0
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status {:02x}, error {:02x}", self.status, self.error)
+    }
+}
+
+impl Error for Failure {}
+
 impl Window {
     /// A window whose requests cannot be taken for those of the window `before` it, of which late
     /// answers may still come.
@@ -104,10 +130,9 @@ impl Window {
         Ok(Self {
             places: places.collect(),
             opcode: shape.opcode,
-            expected_bytes: if writes {
-                0
-            } else {
-                usize::from(shape.sectors) * SECTOR_BYTES
+            expected_bytes: match shape.opcode {
+                Opcode::WriteExt | Opcode::FlushCache | Opcode::FlushCacheExt => 0,
+                _ => usize::from(shape.sectors) * SECTOR_BYTES,
             },
             waiting: 0,
             uses,
@@ -177,7 +202,8 @@ impl Window {
     /// Judges a received frame.
     ///
     /// # Errors
-    /// It is the answer to a request, and not a good one.
+    /// It is the answer to a request, and not a good one; it has a [`Failure`] inside where the
+    /// registers say so. In any case the request waits no longer.
     pub(super) fn accept<'f>(
         &mut self,
         bytes: &'f [u8],
@@ -196,6 +222,8 @@ impl Window {
         let Some((index, place)) = find(&mut self.places, frame.header.tag) else {
             return Ok(Arrival::Stray);
         };
+        place.waiting = false;
+        self.waiting -= 1;
         check(&frame.header, &ata)
             .and_then(|()| {
                 ata.data
@@ -203,23 +231,24 @@ impl Window {
                     .context("the response is too short")
             })
             .with_context(|| format!("{} at sector {}", self.opcode, place.lba))
-            .map(|data| {
-                place.waiting = false;
-                self.waiting -= 1;
-                Arrival::Answer {
-                    place: index,
-                    lba: place.lba,
-                    took: now.duration_since(place.first_sent),
-                    data,
-                }
+            .map(|data| Arrival::Answer {
+                place: index,
+                lba: place.lba,
+                took: now.duration_since(place.first_sent),
+                data,
             })
     }
 
     fn refused(&mut self, header: &Header) -> anyhow::Result<()> {
-        if header.flags.contains(Flags::ERROR) && find(&mut self.places, header.tag).is_some() {
-            bail!("the target says: {}", ErrorCode::from(header.error));
+        if !header.flags.contains(Flags::ERROR) {
+            return Ok(());
         }
-        Ok(())
+        let Some((_, place)) = find(&mut self.places, header.tag) else {
+            return Ok(());
+        };
+        place.waiting = false;
+        self.waiting -= 1;
+        bail!("the target says: {}", ErrorCode::from(header.error));
     }
 }
 
@@ -236,12 +265,12 @@ fn check(header: &Header, ata: &Ata<'_>) -> anyhow::Result<()> {
         "the target says: {}",
         ErrorCode::from(header.error)
     );
-    ensure!(
-        !ata.status().is_failure(),
-        "status {:02x}, error {:02x}",
-        ata.command_or_status,
-        ata.feature_or_error
-    );
+    if ata.status().is_failure() {
+        bail!(Failure {
+            status: ata.command_or_status,
+            error: ata.feature_or_error,
+        });
+    }
     Ok(())
 }
 
@@ -361,16 +390,44 @@ mod tests {
     fn bad_answers_are_errors() {
         let now = Instant::now();
         let mut reads = window(Opcode::ReadExt, 1);
-        reads.issue(0, 10, now);
-        let short = answer(reads.frame(0), Status::GOOD, &[0; 1023]);
-        assert!(reads.accept(&short, now).is_err());
-        let failed = answer(reads.frame(0), Status::FAILED, &[0; 1024]);
-        assert!(reads.accept(&failed, now).is_err());
-        let mut refused = answer(reads.frame(0), Status::GOOD, &[]);
-        refused[14] |= 0x04;
-        assert!(reads.accept(&refused, now).is_err());
-        refused.truncate(HEADER_BYTES);
-        assert!(reads.accept(&refused, now).is_err());
+        let mut judge = |make: &dyn Fn(&[u8]) -> Vec<u8>| {
+            reads.issue(0, 10, now);
+            let error = reads.accept(&make(reads.frame(0)), now).unwrap_err();
+            assert_eq!(reads.waiting(), 0, "{error:#}");
+            error.downcast_ref::<Failure>().copied()
+        };
+        let short = judge(&|request| answer(request, Status::GOOD, &[0; 1023]));
+        assert_eq!(short, None);
+        let failed = judge(&|request| answer(request, Status::FAILED, &[0; 1024]));
+        assert!(!failed.unwrap().is_abort(), "the error register is 0");
+        let aborted = judge(&|request| {
+            let mut aborted = answer(request, Status::FAILED, &[]);
+            aborted[25] = 0x04;
+            aborted
+        });
+        assert!(aborted.unwrap().is_abort());
+        let refused = |request: &[u8]| {
+            let mut refused = answer(request, Status::GOOD, &[]);
+            refused[14] |= 0x04;
+            refused
+        };
+        assert_eq!(judge(&refused), None);
+        let cut = judge(&|request| refused(request)[..HEADER_BYTES].to_vec());
+        assert_eq!(cut, None);
+    }
+
+    #[test]
+    fn a_flush_brings_no_data() {
+        let now = Instant::now();
+        for opcode in [Opcode::FlushCacheExt, Opcode::FlushCache] {
+            let mut flush = window(opcode, 1);
+            flush.issue(0, 0, now);
+            let good = answer(flush.frame(0), Status::GOOD, &[]);
+            let Arrival::Answer { data, .. } = flush.accept(&good, now).unwrap() else {
+                panic!("not taken");
+            };
+            assert!(data.is_empty());
+        }
     }
 
     #[test]

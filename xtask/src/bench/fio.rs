@@ -31,7 +31,7 @@ pub(super) fn arguments(work: Work, job: FioJob, file: &str, timing: Timing) -> 
         "--name=local".to_owned(),
         format!("--filename={file}"),
         format!("--rw={}", work.workload.name()),
-        format!("--bs={}", work.block_bytes),
+        format!("--bs={}", job.block_bytes.unwrap_or(work.block_bytes)),
         format!("--ioengine={}", job.engine),
         format!("--iodepth={}", job.depth),
         format!("--direct={}", u8::from(job.direct)),
@@ -42,6 +42,9 @@ pub(super) fn arguments(work: Work, job: FioJob, file: &str, timing: Timing) -> 
     ];
     if job.durable {
         arguments.push("--sync=dsync".to_owned());
+    }
+    if work.flush {
+        arguments.push("--end_fsync=1".to_owned());
     }
     arguments
 }
@@ -54,7 +57,8 @@ struct Direction {
     clat_ns: Value,
 }
 
-/// Reads what fio printed.
+/// Reads what fio printed. Processor time is for a million of the row's blocks, whatever fio's own
+/// are.
 pub(super) fn sample(output: &str, work: Work) -> Result<Sample> {
     // Notes may stand in front of it.
     let start = output.find('{').context("fio printed no JSON")?;
@@ -81,7 +85,8 @@ pub(super) fn sample(output: &str, work: Work) -> Result<Sample> {
         bytes_per_second: direction.bw_bytes,
         p50_us: number(&percentiles, "50.000000").unwrap_or(f64::NAN) / 1e3,
         p99_us: number(&percentiles, "99.000000").unwrap_or(f64::NAN) / 1e3,
-        cpu_seconds_per_million: busy.map(|busy| busy / direction.iops * 1e6),
+        cpu_seconds_per_million: busy
+            .map(|busy| busy * f64::from(work.block_bytes) / direction.bw_bytes * 1e6),
         retransmissions: 0,
     })
 }
@@ -90,6 +95,7 @@ pub(super) fn sample(output: &str, work: Work) -> Result<Sample> {
 mod tests {
     use super::*;
     use aoede_bench::load::{Waiting, Workload};
+    use std::time::Duration;
 
     const OUTPUT: &str = r#"note: something
 { "jobs": [ { "usr_cpu": 10.0, "sys_cpu": 40.0,
@@ -104,6 +110,7 @@ mod tests {
             block_bytes: 4096,
             depth: 16,
             waiting: Waiting::Spin,
+            flush: false,
         };
         let wanted = Sample {
             ops_per_second: 100_000.0,
@@ -116,5 +123,50 @@ mod tests {
         assert_eq!(sample(OUTPUT, work).unwrap(), wanted);
         assert!(sample("error", work).is_err());
         assert!(sample("{}", work).is_err());
+
+        let half = Work {
+            block_bytes: 2048,
+            ..work
+        };
+        let halved = sample(OUTPUT, half).unwrap().cpu_seconds_per_million;
+        assert_eq!(halved, Some(2.5), "of twice as many blocks a second");
+    }
+
+    #[test]
+    fn a_job_may_have_blocks_of_its_own_and_end_with_a_flush() {
+        let work = Work {
+            workload: Workload::Write,
+            block_bytes: 8192,
+            depth: 16,
+            waiting: Waiting::Spin,
+            flush: true,
+        };
+        let job = FioJob {
+            engine: "io_uring",
+            depth: 4,
+            direct: true,
+            durable: false,
+            block_bytes: Some(131_072),
+        };
+        let timing = Timing {
+            rounds: 1,
+            measure: Duration::from_secs(1),
+            warm_up: Duration::ZERO,
+        };
+        let words = arguments(work, job, "FILE", timing);
+        for word in ["--bs=131072", "--iodepth=4", "--end_fsync=1", "--rw=write"] {
+            assert!(words.iter().any(|found| found == word), "{word}");
+        }
+        let without = Work {
+            flush: false,
+            ..work
+        };
+        let plain = FioJob {
+            block_bytes: None,
+            ..job
+        };
+        let words = arguments(without, plain, "FILE", timing);
+        assert!(words.iter().any(|word| word == "--bs=8192"), "{words:?}");
+        assert!(!words.iter().any(|word| word.contains("fsync")));
     }
 }

@@ -75,6 +75,15 @@ impl Images {
             Image::Disk => &self.disk.0,
         }
     }
+
+    /// Puts a file out of the page cache.
+    pub(super) fn forget(&self, image: Image) -> Result<()> {
+        let path = self.path(image);
+        File::open(path)
+            .map_err(anyhow::Error::from)
+            .and_then(|file| settle(&file))
+            .with_context(|| format!("cannot drop {} from the page cache", path.display()))
+    }
 }
 
 #[derive(Debug)]

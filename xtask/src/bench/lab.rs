@@ -29,6 +29,8 @@ const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(20);
 /// What starting, checking the data and waiting for a silent target takes at most.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What reading a whole disk takes at most.
+const LONG_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Where everybody runs.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -157,35 +159,73 @@ impl Lab {
         self.interrupt.check()
     }
 
-    /// Has the load generator do its work, and returns what it found.
+    /// Has the load generator do its work for the time of a turn, and returns what it found.
     pub(super) fn ask(
         &self,
         target: &Process,
         work: Work,
         verify: Option<&Path>,
     ) -> Result<Report> {
+        let (measure, warm_up) = (self.timing.measure, self.timing.warm_up);
+        let mut extent = Command::new(own_program("aoede-bench")?);
+        extent
+            .args(["load", "--seconds", &measure.as_secs_f64().to_string()])
+            .args(["--warm-up", &warm_up.as_secs_f64().to_string()]);
+        if let Some(file) = verify {
+            extent.arg("--verify").arg(file);
+        }
+        self.load(target, work, extent, PATIENCE + measure)
+    }
+
+    /// As [`Lab::ask`], for so many bytes, once.
+    pub(super) fn ask_for(&self, target: &Process, work: Work, bytes: u64) -> Result<Report> {
+        let mut extent = Command::new(own_program("aoede-bench")?);
+        extent.args(["load", "--bytes", &bytes.to_string()]);
+        self.load(target, work, extent, LONG_PATIENCE)
+    }
+
+    fn load(
+        &self,
+        target: &Process,
+        work: Work,
+        mut command: Command,
+        within: Duration,
+    ) -> Result<Report> {
         let wait = match work.waiting {
             Waiting::Spin => "spin",
             Waiting::Poll => "poll",
         };
-        let mut command = Command::new(own_program("aoede-bench")?);
         command
-            .args(["load", "e1.1", "--json", "--interface", LOAD_INTERFACE])
+            .args(["e1.1", "--json", "--interface", LOAD_INTERFACE])
             .args(["--rw", work.workload.name(), "--wait", wait])
             .args(["--block-size", &work.block_bytes.to_string()])
             .args(["--depth", &work.depth.to_string()])
-            .args(["--seconds", &self.timing.measure.as_secs_f64().to_string()])
-            .args(["--warm-up", &self.timing.warm_up.as_secs_f64().to_string()])
             .args(["--watch", &target.id().to_string()])
             .args(["--cpu", &self.cores.load.to_string()]);
-        if let Some(file) = verify {
-            command.arg("--verify").arg(file);
+        if work.flush {
+            command.arg("--flush");
         }
         let process = self.spawn("load generator", Some(&self.load_host), command)?;
-        let finished = self
-            .interrupt
-            .finish(process, PATIENCE + self.timing.measure)?;
+        let finished = self.interrupt.finish(process, within)?;
         serde_json::from_str(&finished.stdout).context("cannot understand the load generator")
+    }
+
+    /// How much of a served file is in the host's page cache, in bytes.
+    pub(super) fn cached_bytes(&self, image: Image) -> Result<u64> {
+        let mut command = self.packages.command("fincore")?;
+        command
+            .args(["--bytes", "--raw", "--noheadings", "--output", "RES"])
+            .arg(self.images.path(image));
+        let output = succeed(None, command, START)?;
+        output
+            .trim()
+            .parse()
+            .with_context(|| format!("cannot understand fincore: {output}"))
+    }
+
+    /// Puts a served file out of the page cache.
+    pub(super) fn forget(&self, image: Image) -> Result<()> {
+        self.images.forget(image)
     }
 
     /// Begins to count the system calls of a target.
@@ -211,7 +251,7 @@ impl Lab {
         Ok(process)
     }
 
-    fn image_bytes(&self, image: Image) -> u64 {
+    pub(super) fn image_bytes(&self, image: Image) -> u64 {
         match image {
             Image::Memory => self.sizes.memory_bytes,
             Image::Disk => self.sizes.disk_bytes,

@@ -14,13 +14,11 @@ use serde::Serialize;
 use super::images::Sizes;
 use super::lab::{self, Cores, MTU, Sample, Timing};
 use super::machine::{Machine, workspace};
-use super::rows::{Contender, Figure, Image, RIVAL, Row};
+use super::rows::{Contender, Figure, Image, RIVAL, Reference, Row};
 use super::say;
-use super::syscalls::Count;
 
-/// Between these lines of docs/benchmarks.md the tables stand.
-const BEGIN: &str = "<!-- cargo xtask bench: begin -->";
-const END: &str = "<!-- cargo xtask bench: end -->";
+/// The command whose tables are those of the rows.
+const ROWS_COMMAND: &str = "cargo xtask bench";
 
 /// What all tables of a run have in common.
 #[derive(Clone, Debug, Serialize)]
@@ -56,6 +54,14 @@ impl Header {
     }
 
     fn text(&self) -> String {
+        self.text_with(&format!(
+            "rounds: {}, of {} s after {} s of warm-up",
+            self.rounds, self.seconds, self.warm_up_seconds
+        ))
+    }
+
+    /// Where and on what, and what of.
+    fn text_with(&self, what: &str) -> String {
         let Machine {
             cpu,
             cores,
@@ -63,10 +69,14 @@ impl Header {
             date,
             commit,
         } = &self.machine;
+        let in_memory = match self.memory_bytes >> 20 {
+            0 => String::new(),
+            mib => format!("in memory {mib} MiB, "),
+        };
         format!(
             "{date}, commit {commit}; {cpu}, {cores} cores, {kernel}; target on core {}, load \
-             generator on core {}, veth pair with an MTU of {}{}; file in memory {} MiB, on disk {} \
-             MiB; rounds: {}, of {} s after {} s of warm-up; cores {:.0} % busy before.",
+             generator on core {}, veth pair with an MTU of {}{}; file {in_memory}on disk {} MiB; \
+             {what}; cores {:.0} % busy before.",
             self.cores.target,
             self.cores.load,
             self.mtu,
@@ -75,11 +85,7 @@ impl Header {
             } else {
                 ""
             },
-            self.memory_bytes >> 20,
             self.disk_bytes >> 20,
-            self.rounds,
-            self.seconds,
-            self.warm_up_seconds,
             self.busy_before * 100.0,
         )
     }
@@ -138,12 +144,34 @@ impl RowResult {
         turns.filter(|turn| turn.is_err()).count()
     }
 
-    fn figures(&self, header: &Header) -> Vec<Figures> {
-        let rival = self
-            .entries
+    /// The contender whose name begins so.
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries
             .iter()
-            .find(|entry| entry.contender.name.starts_with(RIVAL));
+            .find(|entry| entry.contender.name.starts_with(name))
+    }
+
+    /// The figure to compare with, round by round.
+    fn reference_values(&self, reference: &Reference) -> Vec<Option<f64>> {
         let figure = self.row.figure;
+        reference
+            .least_of
+            .iter()
+            .filter_map(|name| self.entry(name))
+            .map(|entry| entry.values(|sample| Some(figure.of(sample))))
+            .reduce(least)
+            .unwrap_or_default()
+    }
+
+    fn figures(&self, header: &Header) -> Vec<Figures> {
+        let rival = self.entry(RIVAL);
+        let figure = self.row.figure;
+        let references: Vec<_> = self
+            .row
+            .references
+            .iter()
+            .map(|reference| (reference.column, self.reference_values(reference)))
+            .collect();
         self.entries
             .iter()
             .map(|entry| Figures {
@@ -155,12 +183,13 @@ impl RowResult {
                     header.timing,
                 ),
                 figure: entry.summary(|sample| Some(figure.of(sample))),
-                to_rival: rival.and_then(|rival| {
-                    ratio(
-                        &entry.values(|sample| Some(figure.of(sample))),
-                        &rival.values(|sample| Some(figure.of(sample))),
-                    )
-                }),
+                to_references: references
+                    .iter()
+                    .map(|(to, values)| Comparison {
+                        to,
+                        ratio: ratio(&entry.values(|sample| Some(figure.of(sample))), values),
+                    })
+                    .collect(),
                 p50_us: entry.summary(|sample| Some(sample.p50_us)),
                 p99_us: entry.summary(|sample| Some(sample.p99_us)),
                 cpu_seconds_per_million: entry.summary(|sample| sample.cpu_seconds_per_million),
@@ -195,13 +224,32 @@ impl Entry {
     }
 }
 
+/// The lesser of two in each round. Rounds that lack one of them have none.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "as `Iterator::reduce` wants it"
+)]
+fn least(some: Vec<Option<f64>>, others: Vec<Option<f64>>) -> Vec<Option<f64>> {
+    let rounds = some.iter().zip(&others);
+    rounds
+        .map(|(one, other)| Some((*one)?.min((*other)?)))
+        .collect()
+}
+
+/// A contender's figure in units of a reference.
+#[derive(Debug, Serialize)]
+struct Comparison {
+    to: &'static str,
+    ratio: Option<Summary>,
+}
+
 /// What is told of one contender in one row.
 #[derive(Debug, Serialize)]
 struct Figures {
     name: &'static str,
     command: String,
     figure: Option<Summary>,
-    to_rival: Option<Summary>,
+    to_references: Vec<Comparison>,
     p50_us: Option<Summary>,
     p99_us: Option<Summary>,
     cpu_seconds_per_million: Option<Summary>,
@@ -227,9 +275,11 @@ impl Figures {
             self.name.to_owned(),
             middle(self.figure, digits),
             spread(self.figure, digits),
-            middle(self.to_rival, 2),
-            spread(self.to_rival, 2),
         ];
+        for comparison in &self.to_references {
+            cells.push(middle(comparison.ratio, 2));
+            cells.push(spread(comparison.ratio, 2));
+        }
         if figure != Figure::MedianLatency {
             cells.push(middle(self.p50_us, 1));
         }
@@ -241,16 +291,14 @@ impl Figures {
     }
 }
 
-fn columns(figure: Figure) -> Vec<String> {
-    let name = figure.name();
-    let mut columns = vec![
-        String::new(),
-        name.to_owned(),
-        "min–max".to_owned(),
-        format!("× {RIVAL}"),
-        "min–max".to_owned(),
-    ];
-    if figure != Figure::MedianLatency {
+fn columns(row: &Row) -> Vec<String> {
+    let name = row.figure.name();
+    let mut columns = vec![String::new(), name.to_owned(), "min–max".to_owned()];
+    for reference in row.references {
+        columns.push(format!("× {}", reference.column));
+        columns.push("min–max".to_owned());
+    }
+    if row.figure != Figure::MedianLatency {
         columns.push("p50 us".to_owned());
     }
     columns.push("p99 us".to_owned());
@@ -287,32 +335,46 @@ pub(super) fn publish(header: &Header, results: &[RowResult]) -> Result<()> {
             "\n{}. {}\n{}",
             result.row.id,
             result.row.title,
-            aligned(&columns(result.row.figure), &lines)
+            aligned(&columns(result.row), &lines)
         );
     }
     publish_all("results", &text, &markdown(header, results), &json)
 }
 
-/// As [`publish`], for system calls.
-pub(super) fn publish_syscalls(header: &Header, counts: &[Count]) -> Result<()> {
-    let columns = ["", "outstanding", "frames", "calls per 1000", "of these"].map(str::to_owned);
-    let lines: Vec<Vec<String>> = counts
-        .iter()
-        .map(|count| {
-            vec![
-                count.target.to_owned(),
-                count.depth.to_string(),
-                count.frames.to_string(),
-                format!("{:.1}", count.total_per_thousand()),
-                count.names(),
-            ]
-        })
-        .collect();
-    let json = serde_json::json!({ "header": header, "counts": counts });
+/// A table that stands by itself.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// The option that asks for it, and its file in target/bench.
+    pub(super) name: &'static str,
+    /// How it was measured, in few words.
+    pub(super) what: String,
+    pub(super) columns: &'static [&'static str],
+    pub(super) lines: Vec<Vec<String>>,
+    pub(super) records: serde_json::Value,
+}
+
+impl Table {
+    fn columns(&self) -> Vec<String> {
+        let columns = self.columns.iter();
+        columns.map(|&column| column.to_owned()).collect()
+    }
+
+    fn markdown(&self, header: &Header) -> String {
+        format!(
+            "{}\n\n{}",
+            header.text_with(&self.what),
+            piped(&self.columns(), &self.lines)
+        )
+    }
+}
+
+/// As [`publish`].
+pub(super) fn publish_table(header: &Header, table: &Table) -> Result<()> {
+    let json = serde_json::json!({ "header": header, table.name: table.records });
     publish_all(
-        "syscalls",
-        &aligned(&columns, &lines),
-        &format!("{}\n\n{}", header.text(), piped(&columns, &lines)),
+        table.name,
+        &aligned(&table.columns(), &table.lines),
+        &table.markdown(header),
         &json,
     )
 }
@@ -334,17 +396,35 @@ fn publish_all(name: &str, text: &str, markdown: &str, json: &serde_json::Value)
 
 /// Puts the tables into docs/benchmarks.md.
 pub(super) fn write_docs(header: &Header, results: &[RowResult]) -> Result<()> {
+    put(ROWS_COMMAND, &markdown(header, results))
+}
+
+/// The same for a table that stands by itself.
+pub(super) fn write_docs_table(header: &Header, table: &Table) -> Result<()> {
+    put(&table_command(table.name), &table.markdown(header))
+}
+
+fn table_command(name: &str) -> String {
+    format!("{ROWS_COMMAND} --{name}")
+}
+
+fn put(command: &str, tables: &str) -> Result<()> {
     let path = workspace().join("docs/benchmarks.md");
     let page = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
-    let page = replace(&page, &markdown(header, results))
-        .with_context(|| format!("{} lacks `{BEGIN}` and `{END}`", path.display()))?;
+    let page = replace(&page, command, tables)
+        .with_context(|| format!("{} lacks the place of `{command}`", path.display()))?;
     fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn replace(page: &str, tables: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{tables}\n{END}{after}"))
+/// The page with other tables between the two lines that name the command.
+fn replace(page: &str, command: &str, tables: &str) -> Option<String> {
+    let (begin, end) = (
+        format!("<!-- {command}: begin -->"),
+        format!("<!-- {command}: end -->"),
+    );
+    let (before, rest) = page.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n{tables}\n{end}{after}"))
 }
 
 fn markdown(header: &Header, results: &[RowResult]) -> String {
@@ -361,7 +441,7 @@ fn markdown(header: &Header, results: &[RowResult]) -> String {
             "\n### {}. {}\n\n{}",
             result.row.id,
             result.row.title,
-            piped(&columns(result.row.figure), &lines)
+            piped(&columns(result.row), &lines)
         );
         text.push_str("\n```sh\n");
         for line in &figures {
@@ -473,8 +553,12 @@ mod tests {
     #[test]
     fn tables_have_as_many_cells_as_columns() {
         for figure in [Figure::Operations, Figure::Megabytes, Figure::MedianLatency] {
-            for line in row_1().figures(&header()) {
-                assert_eq!(line.cells(figure).len(), columns(figure).len());
+            for row in choose(&[]).unwrap() {
+                if row.figure == figure {
+                    for line in RowResult::new(row).figures(&header()) {
+                        assert_eq!(line.cells(figure).len(), columns(row).len());
+                    }
+                }
             }
         }
     }
@@ -498,10 +582,66 @@ mod tests {
 
     #[test]
     fn tables_find_their_place_in_the_page() {
-        let page = format!("top\n{BEGIN}\nold\n{END}\nbottom\n");
-        let new = replace(&page, "new").unwrap();
-        assert_eq!(new, format!("top\n{BEGIN}\nnew\n{END}\nbottom\n"));
-        assert_eq!(replace("nothing", "new"), None);
+        let page = "top\n<!-- x: begin -->\nold\n<!-- x: end -->\nmiddle\n\
+                    <!-- x --y: begin -->\nnot measured yet\n<!-- x --y: end -->\nbottom\n";
+        let new = replace(page, "x --y", "new").unwrap();
+        assert_eq!(
+            new,
+            "top\n<!-- x: begin -->\nold\n<!-- x: end -->\nmiddle\n\
+             <!-- x --y: begin -->\nnew\n<!-- x --y: end -->\nbottom\n"
+        );
+        assert_eq!(replace("nothing", "x", "new"), None);
+    }
+
+    #[test]
+    fn the_page_has_a_place_for_each_command() {
+        let page = fs::read_to_string(workspace().join("docs/benchmarks.md")).unwrap();
+        for command in [
+            ROWS_COMMAND.to_owned(),
+            table_command("page-cache"),
+            table_command("idle"),
+        ] {
+            assert!(replace(&page, &command, "").is_some(), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_row_is_compared_with_the_lesser_of_two_in_each_round() {
+        let row = choose(&["3".to_owned()]).unwrap()[0];
+        let mut result = RowResult::new(row);
+        // Ours, the responder, fio with large blocks: the limit is 200, then 100, then unknown.
+        let rounds = [
+            (100.0, Some(400.0), 200.0),
+            (80.0, Some(100.0), 160.0),
+            (90.0, None, 90.0),
+        ];
+        let find = |name: &str| {
+            let mut contenders = row.contenders.iter();
+            contenders.find(|contender| contender.name.starts_with(name))
+        };
+        for (ours, responder, fio) in rounds {
+            let add = |result: &mut RowResult, name, value: Option<f64>| {
+                let turn = value.map(|value| sample(value, 1.0));
+                result.add(find(name).unwrap(), turn.ok_or_else(|| "no".to_owned()));
+            };
+            add(&mut result, "aoede", Some(ours));
+            add(&mut result, "responder", responder);
+            add(&mut result, "fio 128", Some(fio));
+        }
+        let figures = result.figures(&header());
+        let compared: Vec<_> = figures[0]
+            .to_references
+            .iter()
+            .map(|comparison| (comparison.to, comparison.ratio))
+            .collect();
+        assert_eq!(
+            compared,
+            [
+                ("vblade", None),
+                ("fio 128 KiB", Summary::of([0.5, 0.5, 1.0])),
+                ("limit", Summary::of([0.5, 0.8])),
+            ]
+        );
     }
 
     #[test]

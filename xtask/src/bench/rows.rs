@@ -17,6 +17,18 @@ pub(super) struct Row {
     pub(super) image: Image,
     pub(super) figure: Figure,
     pub(super) contenders: &'static [Contender],
+    /// Whom everybody in the row is compared with.
+    pub(super) references: &'static [Reference],
+}
+
+/// Something to compare with.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Reference {
+    /// As over the column, behind ×.
+    pub(super) column: &'static str,
+    /// Contenders of the row, by the beginning of their names: the one with the least figure of
+    /// the round counts.
+    pub(super) least_of: &'static [&'static str],
 }
 
 /// What the load generator asks for.
@@ -27,6 +39,8 @@ pub(super) struct Work {
     pub(super) depth: usize,
     /// How the load generator waits for answers.
     pub(super) waiting: Waiting,
+    /// It ends with a flush that counts.
+    pub(super) flush: bool,
 }
 
 /// Where the served file is.
@@ -95,10 +109,21 @@ pub(super) struct FioJob {
     pub(super) direct: bool,
     /// `O_DSYNC`.
     pub(super) durable: bool,
+    /// Other than the row's.
+    pub(super) block_bytes: Option<u32>,
 }
 
-/// The contender that others are compared with, by the beginning of its name.
+/// The contender that takes part in each row, by the beginning of its name.
 pub(super) const RIVAL: &str = "vblade";
+
+const TO_VBLADE: Reference = Reference {
+    column: RIVAL,
+    least_of: &[RIVAL],
+};
+const TO_FIO: Reference = Reference {
+    column: "fio",
+    least_of: &["fio"],
+};
 
 const BUFFERED: &[&str] = &["--io", "buffered"];
 const RESPONDER: Contender = Contender {
@@ -110,6 +135,7 @@ const FIO_DIRECT: FioJob = FioJob {
     depth: 16,
     direct: true,
     durable: false,
+    block_bytes: None,
 };
 const FIO_MEMORY: Contender = Contender {
     name: "fio psync, local",
@@ -118,6 +144,7 @@ const FIO_MEMORY: Contender = Contender {
         depth: 1,
         direct: false,
         durable: false,
+        block_bytes: None,
     }),
 };
 
@@ -148,6 +175,7 @@ const fn work(workload: Workload, block_bytes: u32, depth: usize) -> Work {
         block_bytes,
         depth,
         waiting: Waiting::Spin,
+        flush: false,
     }
 }
 
@@ -165,6 +193,7 @@ pub(super) const ROWS: &[Row] = &[
             RESPONDER,
             FIO_MEMORY,
         ],
+        references: &[TO_VBLADE],
     },
     Row {
         id: "2",
@@ -177,6 +206,7 @@ pub(super) const ROWS: &[Row] = &[
             vblade("vblade -d", &["-d"]),
             fio("fio io_uring, local", FIO_DIRECT),
         ],
+        references: &[TO_VBLADE, TO_FIO],
     },
     Row {
         id: "3",
@@ -187,7 +217,27 @@ pub(super) const ROWS: &[Row] = &[
         contenders: &[
             aoede("aoede, direct", &[]),
             vblade("vblade -d", &["-d"]),
+            RESPONDER,
             fio("fio io_uring, local", FIO_DIRECT),
+            fio(
+                "fio 128 KiB, depth 4",
+                FioJob {
+                    depth: 4,
+                    block_bytes: Some(128 << 10),
+                    ..FIO_DIRECT
+                },
+            ),
+        ],
+        references: &[
+            TO_VBLADE,
+            Reference {
+                column: "fio 128 KiB",
+                least_of: &["fio 128 KiB"],
+            },
+            Reference {
+                column: "limit",
+                least_of: &["fio 128 KiB", "responder"],
+            },
         ],
     },
     Row {
@@ -211,6 +261,7 @@ pub(super) const ROWS: &[Row] = &[
                 },
             ),
         ],
+        references: &[TO_VBLADE, TO_FIO],
     },
     Row {
         id: "5",
@@ -223,6 +274,7 @@ pub(super) const ROWS: &[Row] = &[
             vblade("vblade", &[]),
             RESPONDER,
         ],
+        references: &[TO_VBLADE],
     },
     Row {
         id: "6",
@@ -236,6 +288,24 @@ pub(super) const ROWS: &[Row] = &[
             RESPONDER,
             FIO_MEMORY,
         ],
+        references: &[TO_VBLADE],
+    },
+    Row {
+        id: "7",
+        title: "8 KiB sequential write, 16 outstanding, write-back, a flush at the end",
+        work: Work {
+            waiting: Waiting::Poll,
+            flush: true,
+            ..work(Workload::Write, 8192, 16)
+        },
+        image: Image::Disk,
+        figure: Figure::Megabytes,
+        contenders: &[
+            aoede("aoede, writeback", &["--cache", "writeback"]),
+            vblade("vblade -d", &["-d"]),
+            fio("fio io_uring, local", FIO_DIRECT),
+        ],
+        references: &[TO_VBLADE, TO_FIO],
     },
 ];
 
@@ -278,10 +348,14 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_used_once_and_each_row_has_us_and_the_rival() {
+    fn numbers_are_used_once_and_each_row_has_us_the_rival_and_its_references() {
         for (index, row) in ROWS.iter().enumerate() {
             assert!(ROWS[..index].iter().all(|other| other.id != row.id));
-            for who in ["aoede", RIVAL] {
+            let named = row
+                .references
+                .iter()
+                .flat_map(|reference| reference.least_of);
+            for who in ["aoede", RIVAL].iter().chain(named) {
                 let count = row
                     .contenders
                     .iter()

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 
 use super::lab::Lab;
+use super::report::Table;
 use super::rows::{Contender, Image, Kind, Work};
 use super::say;
 
@@ -43,13 +44,13 @@ const TARGETS: &[(Contender, Image)] = &[
 
 /// The system calls of one target at one depth.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Count {
-    pub(super) target: &'static str,
-    pub(super) depth: usize,
+struct Count {
+    target: &'static str,
+    depth: usize,
     /// Requests answered.
-    pub(super) frames: u64,
+    frames: u64,
     /// Calls by name.
-    pub(super) calls: BTreeMap<String, u64>,
+    calls: BTreeMap<String, u64>,
 }
 
 impl Count {
@@ -59,12 +60,12 @@ impl Count {
     }
 
     /// All calls for a thousand frames.
-    pub(super) fn total_per_thousand(&self) -> f64 {
+    fn total_per_thousand(&self) -> f64 {
         self.per_thousand(self.calls.values().sum())
     }
 
     /// The calls for a thousand frames by name, the most frequent first; rare ones left out.
-    pub(super) fn names(&self) -> String {
+    fn names(&self) -> String {
         let mut calls: Vec<_> = self.calls.iter().collect();
         calls.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
         let words: Vec<String> = calls
@@ -78,7 +79,29 @@ impl Count {
 }
 
 /// Counts for all targets and depths.
-pub(super) fn count(lab: &Lab) -> Result<Vec<Count>> {
+pub(super) fn table(lab: &Lab) -> Result<Table> {
+    let counts = count(lab)?;
+    Ok(Table {
+        name: "syscalls",
+        what: "the target traced".to_owned(),
+        columns: &["", "outstanding", "frames", "calls per 1000", "of these"],
+        lines: counts
+            .iter()
+            .map(|count| {
+                vec![
+                    count.target.to_owned(),
+                    count.depth.to_string(),
+                    count.frames.to_string(),
+                    format!("{:.1}", count.total_per_thousand()),
+                    count.names(),
+                ]
+            })
+            .collect(),
+        records: serde_json::to_value(&counts)?,
+    })
+}
+
+fn count(lab: &Lab) -> Result<Vec<Count>> {
     let output = target_folder().join("bench/strace.txt");
     let mut counts = Vec::new();
     for (contender, image) in TARGETS {
@@ -88,6 +111,7 @@ pub(super) fn count(lab: &Lab) -> Result<Vec<Count>> {
                 block_bytes: 4096,
                 depth,
                 waiting: Waiting::Poll,
+                flush: false,
             };
             let target = lab.start(contender, *image)?;
             let mut strace = lab.trace(&target, &output)?;

@@ -327,8 +327,8 @@ fn check_stability(files: &ShadowFiles, image: &Backing) -> anyhow::Result<()> {
     let shared = |file: &Backing| file.stability() == Stability::Shared;
     if shared(&files.data) && !shared(image) {
         bail!(
-            "{}: its file system has no direct I/O, that of the image has: move the shadow to \
-             another, or use --io buffered",
+            "{}: single writes cannot be made durable on its file system, on that of the image \
+             they can: move the shadow to one with direct I/O, or use --io buffered",
             files.data.path.display()
         );
     }

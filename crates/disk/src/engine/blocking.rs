@@ -83,10 +83,6 @@ impl<B: AsMut<[u8]>> Engine<B> for BlockingEngine<B> {
     }
 }
 
-/// File system magic of FUSE. There the kernel takes RWF_DSYNC and forgets it in every asynchronous
-/// direct write: the file system below is never asked to sync.
-const FUSE_MAGIC: u32 = 0x6573_5546;
-
 /// A file to work on with plain system calls.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -100,12 +96,10 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn new(backing: &Backing) -> io::Result<Self> {
-        let fuse = rustix::fs::fstatfs(&backing.file)
-            .is_ok_and(|fs| super::lock::magic(&fs) == FUSE_MAGIC);
         Ok(Self {
             file: backing.file.try_clone()?,
             base_bytes: backing.base_bytes,
-            dsync: !fuse,
+            dsync: backing.keeps_dsync,
             flags: match backing.io {
                 IoMode::Uncached => DONTCACHE,
                 IoMode::Direct | IoMode::Buffered => ReadWriteFlags::empty(),

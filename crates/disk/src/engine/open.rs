@@ -80,6 +80,8 @@ pub struct Backing {
     ///
     /// [`Buffer::lent`]: super::pool::Buffer::lent
     pub lends: bool,
+    /// Writes with RWF_DSYNC are durable.
+    pub keeps_dsync: bool,
     /// The device underneath makes single writes stable without a sync of all it holds ("force
     /// unit access").
     pub fua: bool,
@@ -97,6 +99,7 @@ impl Backing {
     pub fn stability(&self) -> Stability {
         match (self.io, self.in_memory) {
             (IoMode::Buffered | IoMode::Uncached, false) => Stability::Shared,
+            (IoMode::Direct, false) if !self.keeps_dsync => Stability::Shared,
             (IoMode::Direct, false) if !self.fua => Stability::Any,
             _ => Stability::Each,
         }
@@ -129,6 +132,10 @@ impl Backing {
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Backing, OpenError> {
     Opening { path, options }.run()
 }
+
+/// Magic number of FUSE. There the kernel takes RWF_DSYNC and forgets it in every asynchronous
+/// direct write: the file system below is never asked to sync.
+const FUSE_MAGIC: u32 = 0x6573_5546;
 
 /// Magic numbers of file systems that live in memory (`statfs`).
 const MEMORY_MAGICS: [u32; 2] = [0x0102_1994, 0x8584_58F6];
@@ -174,8 +181,8 @@ impl Opening<'_> {
         }
         self.lock(&file, &mut warnings)?;
 
-        let in_memory = rustix::fs::fstatfs(&file)
-            .is_ok_and(|fs| !block_device && MEMORY_MAGICS.contains(&lock::magic(&fs)));
+        let magic = rustix::fs::fstatfs(&file).ok().map(|fs| lock::magic(&fs));
+        let in_memory = !block_device && magic.is_some_and(|magic| MEMORY_MAGICS.contains(&magic));
         let base_bytes = self.options.offset_sectors * SECTOR_BYTES;
         let trial = Trial {
             file: &file,
@@ -212,6 +219,7 @@ impl Opening<'_> {
             lends: self.options.io == IoMode::Buffered
                 && in_memory
                 && metadata.blocks() >= bytes / 512,
+            keeps_dsync: block_device || magic != Some(FUSE_MAGIC),
             fua: geometry::fua(&metadata),
             rotational: geometry::rotational(&metadata),
             discard: !self.options.read_only && geometry::can_discard(&file, &metadata, bytes),

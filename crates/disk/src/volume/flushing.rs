@@ -176,8 +176,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// Acknowledged data may be lost: nothing is acknowledged any more until an operator acts.
     pub(super) fn latch(&mut self, error: DiskError) {
         self.failure.get_or_insert(error);
-        // A running sync answers when it ends; nobody waits for pages that cannot be written.
-        if self.flushes.is_writing() {
+        // A running sync answers when it ends; nobody waits for what cannot be done any more.
+        if self.flushes.is_writing() || self.flushes.is_sync_wanted() {
             self.flush_over(Some(error));
         }
     }

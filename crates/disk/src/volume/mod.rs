@@ -294,7 +294,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         slot.buffer = Some(request.buffer);
         slot.stage = Stage::Waiting;
         slot.alone = false;
-        slot.early = false;
         slot.result = Ok(());
         match plan {
             Plan::Transfer { step, start, end } => self.admit(index, step, start, end),
@@ -304,8 +303,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 start,
                 end,
             } => {
-                slot.early = early;
-                self.admit(index, Step::Discard { next: 0, entries }, start, end);
+                let step = Step::Discard {
+                    next: 0,
+                    entries,
+                    early,
+                };
+                self.admit(index, step, start, end);
             }
             Plan::Flush => {
                 slot.begin(Step::Flush, 0, 0);

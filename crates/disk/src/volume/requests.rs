@@ -497,13 +497,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 slot.begin(Step::ModifyWrite, first, last);
                 return self.changes.push_front(index);
             }
-            Step::Discard { .. } => {
+            Step::Discard { early, .. } => {
                 let Transfer { start, len, .. } = slot.transfer;
                 self.pages.discard(start, start + len);
                 if slot.next_range(unit) {
                     return self.changes.push_front(index);
                 }
-                if !slot.early {
+                if !early {
                     return self.settle(index);
                 }
                 self.flushes.acknowledged();

@@ -18,8 +18,6 @@ pub(super) struct Slot<B> {
     /// The request's bytes.
     pub(super) start: u64,
     pub(super) end: u64,
-    /// A trim that may be acknowledged before it is stable.
-    pub(super) early: bool,
     pub(super) transfer: Transfer,
     /// Pages that stand in for the buffer, where the device cannot take that.
     pub(super) scratch: Vec<Part<B>>,
@@ -69,6 +67,8 @@ pub(super) enum Step {
     Discard {
         next: u32,
         entries: u32,
+        /// May be acknowledged before it is stable.
+        early: bool,
     },
 }
 
@@ -160,7 +160,6 @@ impl<B: AsRef<[u8]>> Slot<B> {
             step: Step::Flush,
             start: 0,
             end: 0,
-            early: false,
             transfer: Transfer::default(),
             scratch: Vec::new(),
             next_member: NONE,
@@ -179,7 +178,12 @@ impl<B: AsRef<[u8]>> Slot<B> {
     /// Moves a trim on to its next used entry, of which whole units of `unit_bytes` are discarded;
     /// false when there is none.
     pub(super) fn next_range(&mut self, unit_bytes: u64) -> bool {
-        let Step::Discard { next, entries } = self.step else {
+        let Step::Discard {
+            next,
+            entries,
+            early,
+        } = self.step
+        else {
             return false;
         };
         let data = self.buffer.as_ref().map_or(&[][..], AsRef::as_ref);
@@ -194,7 +198,12 @@ impl<B: AsRef<[u8]>> Slot<B> {
             return false;
         };
         let next = entry + 1;
-        self.begin(Step::Discard { next, entries }, start, end);
+        let step = Step::Discard {
+            next,
+            entries,
+            early,
+        };
+        self.begin(step, start, end);
         true
     }
 
