@@ -2,7 +2,8 @@
 //!
 //! Two halves that meet in [`device`]: a [`Volume`] decides what has to happen to the device, in
 //! which order and what that means for the requests; an [`Engine`] makes it happen. The volume
-//! knows no file and no clock, which is told it with each call; an engine knows no request. A worker stands between them:
+//! knows no file and no clock, which is told it with each call; an engine knows no request. A worker stands between them,
+//! and where an image can be frozen, a [`Shadow`] too:
 //!
 //! ```
 //! use aoede_disk::*;
