@@ -550,9 +550,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
             (Phase::Releasing, _) => self.thaw_failed(failure),
             (Phase::Merging, merge::Stage::Recording) => {
                 // The map may call them merged. So nothing is promised for them before it surely
-                // does not.
+                // does not; where their data is in doubt too, not before they are merged.
                 for run in self.merge.batch().iter() {
-                    self.journal.doubt(run);
+                    if self.journal.is_suspect(run) {
+                        self.journal.suspect(run);
+                    } else {
+                        self.journal.doubt(run);
+                    }
                 }
                 self.stop_merge(failure);
             }

@@ -570,6 +570,33 @@ fn a_failed_sync_puts_in_doubt_what_was_written_beside_it() {
     bench.nothing_to_do();
 }
 
+/// Found by seed 9495 of a long simulation: a power cut left zeros in the place of the old content.
+#[test]
+fn a_block_in_doubt_is_not_recorded_after_its_merge_was_not() {
+    let mut bench = Bench::frozen(WhenFull::FailWrites, None);
+    bench.submit(1, PLAIN, 5, 1);
+    bench.expect(ShadowFile::Data, PLAIN);
+    assert_eq!(bench.answer().0, 1);
+    bench.submit(2, OpKind::Sync, 0, 0);
+    let sync = bench.poll(ShadowFile::Data, OpKind::Sync);
+    bench.finish(sync, Err(Errno::IO));
+    assert_eq!(bench.answer().0, 2);
+    bench.shadow.thaw().unwrap();
+    bench.expect(ShadowFile::Data, OpKind::Sync);
+    bench.expect(ShadowFile::Map, DURABLE);
+    bench.expect(ShadowFile::Data, READ);
+    bench.expect(ShadowFile::Image, PLAIN);
+    bench.expect(ShadowFile::Image, OpKind::Sync);
+    let unit = bench.poll(ShadowFile::Map, DURABLE);
+    bench.finish(unit, Err(Errno::IO));
+    bench.submit(3, OpKind::Sync, 0, 0);
+    bench.expect(ShadowFile::Data, OpKind::Sync);
+    bench.expect(ShadowFile::Image, OpKind::Sync);
+    assert_eq!(bench.answer(), (3, Ok(0)), "without a record");
+    bench.submit(4, DURABLE, 5, 1);
+    assert_eq!(bench.answer(), (4, Err(Errno::IO)));
+}
+
 /// It would be recorded as dirtied when it is merged already.
 #[test]
 fn while_merging_a_block_in_doubt_is_not_written_before_it_is_merged() {
