@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+mod freeze_signals;
 mod log;
 mod serial;
 pub mod service;

@@ -39,6 +39,24 @@ fn wrong_usage_is_code_2_and_a_failure_code_1() {
         (&["export"], 2),
         (&["export", "e1.1", "/nowhere"], 2),
         (&["export", "e1.1", "/nowhere", "-i", ""], 2),
+        (
+            &[
+                "export", "e1.1", "/nowhere", "-i", "x", "-r", "--shadow", "s",
+            ],
+            2,
+        ),
+        (
+            &[
+                "export",
+                "e1.1",
+                "/nowhere",
+                "-i",
+                "x",
+                "--shadow-full",
+                "thaw",
+            ],
+            2,
+        ),
         (&["no-such-command"], 2),
         (&["export", "e1.1", "/nowhere", "-i", "no-such-if"], 1),
     ] {

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use aoede::worker::Worker;
 use aoede_disk::{
-    Engine as _, IoMode, OpenOptions, Stability, TASKS, UringEngine, Volume, VolumeSettings, open,
+    BlockingEngine, Engine as _, IoMode, Memory, OpenOptions, Pool, Shadow, ShadowEvent,
+    ShadowSettings, Stability, TASKS, UringEngine, Volume, VolumeSettings, WhenFull, create_shadow,
+    open,
 };
 use aoede_link::Port as _;
 use aoede_link::sim::{Faults, SimNet, SimPort};
@@ -657,4 +659,88 @@ fn reads_in_one_frame_leave_buffers_for_other_ports() {
     let answers: Vec<_> = std::iter::from_fn(|| initiator.receive().map(<[u8]>::to_vec)).collect();
     assert_eq!(tags(&answers), [0, 1, 2, 3, 4, 5, 100]);
     assert_eq!(worker.stats().no_buffer, 15);
+}
+
+/// A backup reads the image while the initiator goes on (§12).
+#[test]
+fn a_frozen_image_keeps_its_content_and_its_disk_goes_on() {
+    let net = SimNet::new(1);
+    let port = net.attach("target", 9000);
+    let (target_mac, interface) = (port.interface().mac, facts(port.interface()));
+    let folder = tempfile::tempdir().unwrap();
+    let image_path = folder.path().join("disk.img");
+    let options = OpenOptions {
+        create_bytes: Some(SECTORS * 512),
+        ..OpenOptions::default()
+    };
+    let image = open(&image_path, &options).unwrap();
+    let mut engine = BlockingEngine::new(BUFFERS + TASKS + 4);
+    let file = engine.attach(&image).unwrap();
+    let mut worker = Worker::new(engine, common::pool(), 1);
+    let settings = VolumeSettings {
+        block_bytes: 4096,
+        discard_bytes: 4096,
+        ..common::volume_settings(&image)
+    };
+    let volume = Volume::new(settings, Pool::cache(1 << 20).unwrap());
+    let target = Target::new(TargetSettings::new(E1_1, image.sectors)).unwrap();
+    worker.add_export(target, file, volume).unwrap();
+    let settings = ShadowSettings {
+        capacity: BUFFERS + TASKS + 1,
+        size_bytes: SECTORS * 512,
+        when_full: WhenFull::FailWrites,
+    };
+    let mut pages = Pool::cache(2 * 4096).unwrap();
+    let memory = Memory::One(pages.pop().unwrap());
+    worker.set_shadow(0, Shadow::new(settings, pages.pop().unwrap(), memory));
+    worker.set_facts(0, interface);
+    worker.set_port(0, Some(port));
+    let initiator = net.attach("initiator", 9000);
+    let mut scene = Scene {
+        net,
+        worker,
+        initiator,
+        target_mac,
+        now: Duration::ZERO,
+        _folder: folder,
+    };
+    // Sector 102 is in the middle of a block.
+    let write = |scene: &mut Scene, tag, byte: u8| {
+        let payload = [byte; 2 * SECTOR_BYTES];
+        scene.send(
+            tag,
+            Ata::request(Opcode::WriteExt, 102, 2).with_data(&payload),
+        );
+        data(&scene.settle(), tag);
+    };
+    let on_disk = || {
+        let bytes = std::fs::read(&image_path).unwrap();
+        [101, 102, 103, 104].map(|sector| bytes[sector * SECTOR_BYTES])
+    };
+    write(&mut scene, 1, 0xA1);
+    assert_eq!(on_disk(), [0, 0xA1, 0xA1, 0]);
+
+    let path = image_path.with_file_name("shadow");
+    let files = create_shadow(&path, &image, image.io).unwrap();
+    scene.worker.freeze(0, &files, None).unwrap().unwrap();
+    scene.settle();
+    assert_eq!(scene.worker.poll_shadow(0), Some(ShadowEvent::Frozen));
+    write(&mut scene, 2, 0xB2);
+    scene.send(3, Ata::request(Opcode::ReadExt, 101, 4));
+    let answers = scene.settle();
+    let read = data(&answers, 3);
+    let firsts = [0, 1, 2, 3].map(|sector| read[sector * SECTOR_BYTES]);
+    assert_eq!(firsts, [0, 0xB2, 0xB2, 0]);
+    assert_eq!(on_disk(), [0, 0xA1, 0xA1, 0]);
+    // The disk keeps the size that its shadow is made for.
+    assert!(!scene.worker.set_sectors(0, SECTORS / 2));
+
+    scene.worker.thaw(0).unwrap();
+    scene.settle();
+    let events = [(); 2].map(|()| scene.worker.poll_shadow(0).unwrap());
+    let merging = ShadowEvent::Merging { automatic: false };
+    assert_eq!(events, [merging, ShadowEvent::Merged]);
+    assert_eq!(on_disk(), [0, 0xB2, 0xB2, 0]);
+    write(&mut scene, 4, 0xC3);
+    assert_eq!(on_disk(), [0, 0xC3, 0xC3, 0]);
 }

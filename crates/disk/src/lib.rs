@@ -2,7 +2,8 @@
 //!
 //! Two halves that meet in [`device`]: a [`Volume`] decides what has to happen to the device, in
 //! which order and what that means for the requests; an [`Engine`] makes it happen. The volume
-//! knows no file and no clock, which is told it with each call; an engine knows no request. A worker stands between them:
+//! knows no file and no clock, which is told it with each call; an engine knows no request. A worker stands between them,
+//! and where an image can be frozen, a [`Shadow`] too:
 //!
 //! ```
 //! use aoede_disk::*;
@@ -47,6 +48,7 @@
 
 pub mod device;
 pub mod engine;
+pub mod shadow;
 pub mod volume;
 
 pub use device::{Completion, DeviceOp, Errno, Memory, OpId, OpKind, Part};
@@ -58,10 +60,17 @@ pub use engine::open::{
     Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, PhysicalBlocks, open,
 };
 pub use engine::pool::{Buffer, Pool, PoolShape};
+pub use engine::shadow_files::{
+    FoundShadow, ShadowFiles, ShadowFilesError, create_shadow, find_shadow, shadow_of,
+};
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
 pub use engine::wrap::{Fault, Faults};
 pub use engine::{Engine, FileId};
+pub use shadow::{
+    BLOCK_BYTES, Recovered, Shadow, ShadowError, ShadowEvent, ShadowFailure, ShadowFile,
+    ShadowPhase, ShadowSettings, ShadowStatus, WhenFull,
+};
 pub use volume::{
     Cause, DiskError, DiskRequest, Done, LEAST_PAGES, Operation, PAGE_BYTES, RequestId,
     RequestKind, Stability, TASKS, Volume, VolumeSettings, VolumeStats,

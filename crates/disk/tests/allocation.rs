@@ -13,7 +13,9 @@ use std::cell::Cell;
 use std::time::Instant;
 
 use aoede_disk::{
-    DiskRequest, IoMode, Pool, RequestId, RequestKind, SECTOR_BYTES, TASKS, Volume, VolumeSettings,
+    BlockingEngine, Buffer, DiskRequest, Engine, IoMode, Memory, Part, Pool, RequestId,
+    RequestKind, SECTOR_BYTES, Shadow, ShadowEvent, ShadowSettings, TASKS, Volume, VolumeSettings,
+    WhenFull, create_shadow,
 };
 use common::{create, engines, folders, pool};
 
@@ -104,4 +106,85 @@ fn the_data_path_allocates_nothing() {
             }
         }
     }
+}
+
+/// Between freeze and thaw, and while the shadow is merged.
+#[test]
+fn a_shadow_allocates_nothing_for_an_operation() {
+    let folder = folders().pop().unwrap();
+    let pool = pool(32);
+    let mut engine = BlockingEngine::new(64);
+    let image = create(&folder.path().join("disk.img"), 1 << 20, IoMode::Buffered);
+    let files = create_shadow(&folder.path().join("shadow"), &image, IoMode::Buffered).unwrap();
+    let ids = [&image, &files.data, &files.map].map(|file| engine.attach(file).unwrap());
+    let settings = VolumeSettings {
+        capacity: 16,
+        stability: image.stability(),
+        size_bytes: 1 << 20,
+        block_bytes: 4096,
+        discard_bytes: 4096,
+        dirty_bytes: 256 << 10,
+        ..VolumeSettings::default()
+    };
+    let mut volume = Volume::new(settings, Pool::cache(1 << 20).unwrap());
+    let settings = ShadowSettings {
+        capacity: 48,
+        size_bytes: 1 << 20,
+        when_full: WhenFull::FailWrites,
+    };
+    let part = || Part {
+        buffer: pool.take().unwrap(),
+        len_bytes: 16384,
+    };
+    let memory = Memory::Parts(vec![part(), part()]);
+    let mut shadow = Shadow::new(settings, pool.take().unwrap(), memory);
+    let start = Instant::now();
+    shadow.freeze(files.freeze_id, None).unwrap();
+
+    let before = ALLOCATIONS.with(Cell::get);
+    let (mut answered, mut merged) = (0, 0);
+    for number in 0..600_u32 {
+        if number == 150 {
+            shadow.thaw().unwrap();
+        }
+        while let Some(buffer) = (volume.outstanding() < 16).then(|| pool.take()).flatten() {
+            let lba = u64::from(number * 13 % 2000);
+            let (sectors, early) = (8, number % 3 == 0);
+            let kind = match number % 8 {
+                0..=3 => RequestKind::Read { lba, sectors },
+                4..=6 => RequestKind::Write {
+                    lba,
+                    sectors,
+                    early,
+                },
+                _ => RequestKind::Flush,
+            };
+            let id = RequestId(number);
+            let request = DiskRequest { id, kind, buffer };
+            volume.handle_request(start.elapsed(), request).unwrap();
+        }
+        for _ in 0..20 {
+            while let Some(op) = volume.poll_device() {
+                shadow.submit(op).unwrap();
+            }
+            while let Some((file, op)) = shadow.poll_device() {
+                engine.submit(ids[file as usize], op).unwrap();
+            }
+            Engine::<Buffer>::kick(&mut engine).unwrap();
+            while let Some((_, completion)) = engine.poll() {
+                shadow.handle_device(completion);
+            }
+            while let Some(completion) = shadow.poll_done() {
+                volume.handle_device(start.elapsed(), completion);
+            }
+            while let Some(done) = volume.poll_done() {
+                assert_eq!(done.result, Ok(()));
+                answered += 1;
+            }
+            merged += usize::from(shadow.poll_event() == Some(ShadowEvent::Merged));
+        }
+    }
+    let allocated = ALLOCATIONS.with(Cell::get) - before;
+    assert!(answered > 1000, "{answered} requests");
+    assert_eq!((merged, allocated), (1, 0));
 }

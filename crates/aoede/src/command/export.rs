@@ -10,7 +10,8 @@ use clap::{Args, ValueEnum};
 
 use crate::log::{self, LogArgs};
 use crate::service::{
-    self, CacheMode, CacheSettings, EngineChoice, ExportSettings, ServiceSettings,
+    self, CacheMode, CacheSettings, EngineChoice, ExportSettings, FreezeSettings, FullShadow,
+    ServiceSettings, UnfinishedFreeze,
 };
 use crate::size::Size;
 use crate::stop::Stop;
@@ -91,6 +92,23 @@ pub(super) struct ExportArgs {
     #[arg(long, value_enum, default_value_t = Io::Direct)]
     io: Io,
 
+    /// Be ready to freeze: where writes go while the image must not change. Makes PATH and
+    /// PATH.map at each freeze and removes them when all is merged.
+    #[arg(long, value_name = "PATH", conflicts_with = "read_only")]
+    shadow: Option<PathBuf>,
+
+    /// Most room that the shadow may take [default: most of what is free].
+    #[arg(long, value_name = "SIZE", requires = "shadow")]
+    shadow_limit: Option<Size>,
+
+    /// What happens to writes that the shadow has no room for.
+    #[arg(long, value_enum, default_value_t = FullShadow::Fail, requires = "shadow")]
+    shadow_full: FullShadow,
+
+    /// What happens to a freeze that a restart has interrupted.
+    #[arg(long, value_enum, default_value_t = UnfinishedFreeze::Continue, requires = "shadow")]
+    unfinished_freeze: UnfinishedFreeze,
+
     /// Kernel interface for file I/O.
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
     engine: EngineChoice,
@@ -141,6 +159,12 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
                 dirty: args.dirty_size,
                 dirty_age: args.dirty_age,
             },
+            freeze: args.shadow.map(|path| FreezeSettings {
+                path,
+                limit: args.shadow_limit,
+                full: args.shadow_full,
+                unfinished: args.unfinished_freeze,
+            }),
         },
     };
     service::run(&settings, stop, |_| ())

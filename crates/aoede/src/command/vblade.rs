@@ -95,6 +95,7 @@ pub(super) fn run(args: VbladeArgs) -> anyhow::Result<()> {
             allow: args.allow,
             buffers,
             cache: CacheSettings::default(),
+            freeze: None,
         },
     };
     service::run(&settings, stop, |backing| {

@@ -106,22 +106,31 @@ impl CacheSettings {
         )
     }
 
-    /// The volume over a backing, for so many requests at once.
+    /// The volume over a backing, for so many requests at once, working in blocks of at least this
+    /// size.
     pub(super) fn volume(
         &self,
         backing: &Backing,
         capacity: usize,
+        least_block_bytes: u32,
     ) -> anyhow::Result<Volume<Buffer>> {
-        // What lives in memory gains nothing from being there twice.
-        let bytes = if backing.in_memory { 0 } else { self.bytes() };
+        let block_bytes = backing.block_bytes.max(least_block_bytes);
+        // What lives in memory gains nothing from being there twice, unless it has to be read to
+        // complete a block.
+        let whole = block_bytes == backing.block_bytes;
+        let bytes = if backing.in_memory && whole {
+            0
+        } else {
+            self.bytes()
+        };
         let pages = Pool::cache(bytes)
             .with_context(|| format!("cannot get {} of memory for the cache", Size(bytes)))?;
         let settings = VolumeSettings {
             capacity,
             stability: backing.stability(),
             size_bytes: backing.sectors.saturating_mul(SECTOR_BYTES),
-            block_bytes: backing.block_bytes,
-            discard_bytes: backing.discard_bytes,
+            block_bytes,
+            discard_bytes: backing.discard_bytes.next_multiple_of(block_bytes),
             read_ahead_bytes: match backing.io {
                 IoMode::Direct | IoMode::Uncached => READ_AHEAD_BYTES,
                 // The kernel does it for its own cache.

@@ -5,6 +5,7 @@
 //! follows the interfaces.
 
 mod cache;
+mod freeze;
 mod seats;
 mod wait;
 
@@ -28,6 +29,8 @@ use crate::size::Size;
 use crate::stop::Stop;
 use crate::worker::{HEAD_BYTES, Worker};
 pub use cache::{CacheMode, CacheSettings};
+pub use freeze::{FreezeSettings, FullShadow, UnfinishedFreeze};
+use freeze::{Freezer, SHADOW_OPS};
 use seats::Seats;
 use wait::{Waiter, Woken};
 
@@ -71,6 +74,8 @@ pub struct ExportSettings {
     pub buffers: u16,
     /// When writes are acknowledged, and the memory for that and for reading ahead.
     pub cache: CacheSettings,
+    /// The shadow with which it can be frozen.
+    pub freeze: Option<FreezeSettings>,
 }
 
 /// Kernel interface for file I/O.
@@ -108,19 +113,22 @@ pub fn run(
     // What is wrong with the settings themselves must show before a file is made.
     export.cache.check().with_context(|| address.to_string())?;
     Target::new(target_settings(export, None)).with_context(|| address.to_string())?;
-    let backing =
+    let mut backing =
         aoede_disk::open(&export.path, &export.open).with_context(|| address.to_string())?;
     for warning in &backing.warnings {
         warn!("{address}: {}: {warning}", export.path.display());
     }
+    let freezer = Freezer::new(address, export.freeze.as_ref(), &mut backing)
+        .with_context(|| address.to_string())?;
     let pool = pool(seats.largest_mtu(), usize::from(export.buffers), &backing)?;
-    // As many operations as the volume may have with the device.
-    let capacity = pool.shape().count + TASKS + 1;
+    // As many operations as volume and shadow may have with the device.
+    let capacity = pool.shape().count + TASKS + 1 + SHADOW_OPS;
 
     let parts = Parts {
         pool,
         seats,
         backing,
+        freezer,
         export,
         stop,
     };
@@ -162,6 +170,7 @@ struct Parts<'a> {
     pool: Pool,
     seats: Seats,
     backing: Backing,
+    freezer: Freezer,
     export: &'a ExportSettings,
     stop: Stop,
 }
@@ -192,6 +201,7 @@ struct Service<E> {
     waiter: Waiter,
     stop: Stop,
     backing: Backing,
+    freezer: Freezer,
     address: Address,
     /// What the worker counts time from.
     start: Instant,
@@ -209,6 +219,7 @@ impl<E: Engine<Buffer>> Service<E> {
             pool,
             mut seats,
             backing,
+            mut freezer,
             export,
             stop,
         } = parts;
@@ -223,11 +234,14 @@ impl<E: Engine<Buffer>> Service<E> {
         let mut worker = Worker::new(engine, pool, seats.len());
         let volume = export
             .cache
-            .volume(&backing, worker.pool().shape().count)
+            .volume(&backing, worker.pool().shape().count, freezer.block_bytes())
             .with_context(|| address.to_string())?;
         worker
             .add_export(target, file, volume)
             .map_err(|_| anyhow::anyhow!("{address} is taken"))?;
+        freezer
+            .start(&mut worker, &backing)
+            .with_context(|| address.to_string())?;
         seats.plug_all(&mut worker, &mut waiter, data_bytes)?;
 
         info!(
@@ -252,6 +266,7 @@ impl<E: Engine<Buffer>> Service<E> {
             waiter,
             stop,
             backing,
+            freezer,
             address,
             start: Instant::now(),
             latched: false,
@@ -353,6 +368,7 @@ impl<E: Engine<Buffer>> Service<E> {
                 target.address(),
             );
         }
+        self.freezer.stop(&self.worker);
         self.check_nothing_is_lost()
     }
 
@@ -438,6 +454,8 @@ impl<E: Engine<Buffer>> Service<E> {
         if string_changed {
             self.seats.announce_all(&mut self.worker);
         }
+        let now = self.start.elapsed();
+        self.freezer.tick(now, &mut self.worker, &self.backing);
         self.log_disk_error();
         if self.seats.is_incomplete() {
             self.seats.follow(&mut self.worker, &mut self.waiter);

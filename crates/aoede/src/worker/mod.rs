@@ -12,14 +12,16 @@
 //! the worker leaves frames in the ring.
 
 mod pending;
+mod shadowed;
 
 use std::io;
 use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use aoede_disk::{
-    Buffer, DeviceOp, DiskError, DiskRequest, Done, Engine, FileId, Operation, Pool, RequestKind,
-    SECTOR_BYTES, Volume,
+    Buffer, Completion, DeviceOp, DiskError, DiskRequest, Done, Engine, FileId, Operation, Pool,
+    Recovered, RequestKind, SECTOR_BYTES, Shadow, ShadowError, ShadowEvent, ShadowFiles,
+    ShadowStatus, Volume,
 };
 use aoede_link::{Outgoing, Port};
 use aoede_target::{
@@ -29,6 +31,7 @@ use aoede_target::{
 use aoede_wire::{Command, MacAddr};
 
 use pending::{Pending, PendingTable};
+use shadowed::Shadowed;
 
 /// Bytes of a response before its data: what the pool's buffers must have as headroom.
 pub const HEAD_BYTES: usize = aoede_target::DATA_OFFSET;
@@ -110,6 +113,8 @@ struct Disk {
     file: FileId,
     /// An operation that the engine had no room for.
     held: Option<DeviceOp<Buffer>>,
+    /// What stands between volume and engine if the image can be frozen.
+    shadow: Option<Box<Shadowed>>,
 }
 
 /// Counters of a worker beyond those of its parts.
@@ -201,6 +206,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             volume,
             file,
             held: None,
+            shadow: None,
         });
         Ok(index)
     }
@@ -269,10 +275,16 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         self.pool.free() == self.pool.shape().count
     }
 
-    /// An export's disk has another size now. Whether it is a change, to be announced.
+    /// An export's disk has another size now. Whether it is a change, to be announced. As long as
+    /// there is a shadow, the disk keeps its size.
     pub fn set_sectors(&mut self, export: usize, sectors: u64) -> bool {
         if let Some(disk) = self.disks.get_mut(export) {
-            disk.volume.set_size(sectors.saturating_mul(SECTOR_BYTES));
+            let size_bytes = sectors.saturating_mul(SECTOR_BYTES);
+            let shadow = disk.shadow.as_mut();
+            if shadow.is_some_and(|shadow| !shadow.set_size(size_bytes)) {
+                return false;
+            }
+            disk.volume.set_size(size_bytes);
         }
         let target = self.exports.get_mut(export);
         target.is_some_and(|target| target.set_sectors(sectors))
@@ -281,6 +293,73 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// What is known of an export's data.
     pub fn volume(&self, export: usize) -> Option<&Volume<Buffer>> {
         Some(&self.disks.get(export)?.volume)
+    }
+
+    /// Puts a shadow between an export's volume and the engine, before the first frame. It takes as
+    /// many operations as the volume may have with the device.
+    pub fn set_shadow(&mut self, export: usize, shadow: Shadow<Buffer>) {
+        if let Some(disk) = self.disks.get_mut(export) {
+            disk.shadow = Some(Box::new(Shadowed::new(shadow, disk.file)));
+        }
+    }
+
+    /// Holds an export's image as it is; [`Self::poll_shadow`] tells when.
+    ///
+    /// # Errors
+    /// No descriptor is left; or the shadow cannot, or there is none.
+    pub fn freeze(
+        &mut self,
+        export: usize,
+        files: &ShadowFiles,
+        limit_bytes: Option<u64>,
+    ) -> io::Result<Result<(), ShadowError>> {
+        match self.shadowed(export) {
+            Some((shadow, engine)) => shadow.freeze(files, limit_bytes, engine),
+            None => Ok(Err(ShadowError::NotFrozen)),
+        }
+    }
+
+    /// Goes on with a freeze that a restart has interrupted, before the first frame.
+    ///
+    /// # Errors
+    /// As for [`Self::freeze`].
+    pub fn resume(
+        &mut self,
+        export: usize,
+        files: &ShadowFiles,
+        recovered: Recovered,
+        limit_bytes: Option<u64>,
+    ) -> io::Result<Result<(), ShadowError>> {
+        match self.shadowed(export) {
+            Some((shadow, engine)) => shadow.resume(files, recovered, limit_bytes, engine),
+            None => Ok(Err(ShadowError::NotFrozen)),
+        }
+    }
+
+    /// Lets an export's image change again, and merges the shadow.
+    ///
+    /// # Errors
+    /// There is nothing to thaw.
+    pub fn thaw(&mut self, export: usize) -> Result<(), ShadowError> {
+        let (shadow, _) = self.shadowed(export).ok_or(ShadowError::NotFrozen)?;
+        shadow.thaw()
+    }
+
+    /// The next event of an export's shadow. After [`ShadowEvent::Merged`] and
+    /// [`ShadowEvent::FreezeFailed`] nothing works on its files.
+    pub fn poll_shadow(&mut self, export: usize) -> Option<ShadowEvent> {
+        let (shadow, engine) = self.shadowed(export)?;
+        shadow.poll_event(engine)
+    }
+
+    /// How an export's shadow stands, if it has one.
+    pub fn shadow_status(&self, export: usize) -> Option<ShadowStatus> {
+        Some(self.disks.get(export)?.shadow.as_ref()?.status())
+    }
+
+    fn shadowed(&mut self, export: usize) -> Option<(&mut Shadowed, &mut E)> {
+        let shadow = self.disks.get_mut(export)?.shadow.as_mut()?;
+        Some((shadow, &mut self.engine))
     }
 
     /// Begins to bring everything acknowledged to stable storage, for a clean stop.
@@ -456,7 +535,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             if disk.volume.poll_timeout().is_some_and(|due| due <= now) {
                 disk.volume.handle_timeout(now);
             }
-            busy |= disk.submit(&mut self.engine);
+            busy |= disk.submit(now, &mut self.engine);
         }
         self.engine.kick()?;
         for _ in 0..batch {
@@ -465,8 +544,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             };
             busy = true;
             // One file belongs to one export.
-            if let Some(disk) = self.disks.iter_mut().find(|disk| disk.file == file) {
-                disk.volume.handle_device(now, completion);
+            if let Some(disk) = self.disks.iter_mut().find(|disk| disk.owns(file)) {
+                disk.handle(now, completion);
             }
         }
         for index in 0..self.disks.len() {
@@ -636,7 +715,10 @@ impl Disk {
     }
 
     /// Moves device operations from the volume to the engine. Returns whether there were any.
-    fn submit<E: Engine<Buffer>>(&mut self, engine: &mut E) -> bool {
+    fn submit<E: Engine<Buffer>>(&mut self, now: Duration, engine: &mut E) -> bool {
+        if let Some(shadow) = &mut self.shadow {
+            return shadow.submit(now, &mut self.volume, engine);
+        }
         let mut any = false;
         while let Some(op) = self.held.take().or_else(|| self.volume.poll_device()) {
             if let Err(refused) = engine.submit(self.file, op) {
@@ -646,6 +728,17 @@ impl Disk {
             any = true;
         }
         any
+    }
+
+    fn owns(&self, file: FileId) -> bool {
+        self.file == file || self.shadow.as_ref().is_some_and(|shadow| shadow.owns(file))
+    }
+
+    fn handle(&mut self, now: Duration, completion: Completion<Buffer>) {
+        match &mut self.shadow {
+            Some(shadow) => shadow.handle(now, completion, &mut self.volume),
+            None => self.volume.handle_device(now, completion),
+        }
     }
 }
 

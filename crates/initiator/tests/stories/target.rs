@@ -2,10 +2,11 @@
 //! yet, the extensions of §7 to §11, is put around it here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use aoede_target::{
-    Action, Admitted, DATA_OFFSET, DeviceFailure, Exports, Outcome, PortFacts, Target,
-    TargetSettings, Trim,
+    Action, Admitted, Arrival, DATA_OFFSET, DeviceFailure, Exports, Outcome, PortFacts, Queue,
+    Target, TargetSettings, Trim,
 };
 use aoede_wire::{
     Address, Ata, Body, CoalescedReads, Command, Crc8x4, Extension, ExtensionTable, Flags, Frame,
@@ -278,9 +279,9 @@ impl Model {
         let (frame, mut selection) = self.exports.screen(port, bytes).ok()?;
         let mut out = vec![0xA5; port.frame_bytes()];
         let (_, target) = self.exports.next(&mut selection)?;
-        let len = match target.handle_frame(port, &frame, &mut out) {
+        let len = match target.handle_frame(&arrival(port), &frame, &mut out) {
             Outcome::Respond(len) => len,
-            Outcome::Ignore(_) => return None,
+            Outcome::Ignore(_) | Outcome::Reads(_) | Outcome::Hold(_) => return None,
             Outcome::Disk(Admitted {
                 request,
                 action,
@@ -337,4 +338,14 @@ fn with_crc(mut answer: Vec<u8>, crc: bool) -> Vec<u8> {
         answer.extend_from_slice(&sum);
     }
     answer
+}
+
+/// How a frame came in where neither time nor ring matters.
+fn arrival(port: &PortFacts) -> Arrival {
+    Arrival {
+        now: Duration::ZERO,
+        port: *port,
+        seat: 0,
+        queue: Queue::default(),
+    }
 }

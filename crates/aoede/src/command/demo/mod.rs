@@ -284,6 +284,7 @@ impl RunningTarget {
                 allow: Vec::new(),
                 buffers: 64,
                 cache: CacheSettings::default(),
+                freeze: None,
             },
         };
         let thread = std::thread::Builder::new()

@@ -1,0 +1,126 @@
+//! A disk is frozen by signals, its target killed, found again and thawed.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aoede_e2e::{
+    Export, Maker, Namespace, Nic, Scratch, TargetProcess,
+    aoe::{Addressing, Response, ata},
+    wait_until,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Signals are looked at once a second.
+const SOON: Duration = Duration::from_secs(20);
+/// The last block is not whole.
+const SECTORS: u64 = 16_385;
+const FREEZE: [Signal; 2] = [Signal::USR1, Signal::USR2];
+const THAW: [Signal; 3] = [Signal::USR1, Signal::USR1, Signal::USR2];
+
+/// Sends signals, each when the one before it has been delivered.
+fn order(target: &TargetProcess, signals: &[Signal]) -> Result<()> {
+    let id = target.id()?;
+    let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
+    let pid = pid.context("no process number")?;
+    for &signal in signals {
+        kill_process(pid, signal)?;
+        wait_until("a signal is delivered", SOON, || {
+            let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+            let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+            Ok(pending.is_some_and(|set| set.trim().chars().all(|digit| digit == '0')))
+        })?;
+    }
+    Ok(())
+}
+
+struct Disk<'a> {
+    nic: &'a Nic,
+    e1_1: Addressing,
+    image: &'a Path,
+}
+
+impl Disk<'_> {
+    fn ask(&self, request: &[u8]) -> Result<Vec<u8>> {
+        let response = self.nic.exchange(request, SOON)?.context("no response")?;
+        let registers = Response(&response).registers();
+        ensure!(registers == (0, 0x40), "{registers:02x?}");
+        Ok(response)
+    }
+
+    /// Two sectors in the middle of a block.
+    fn write(&self, tag: u32, byte: u8) -> Result<()> {
+        self.ask(&self.e1_1.ata(tag, ata::WRITE, 102, 2, &[byte; 1024]))?;
+        Ok(())
+    }
+
+    fn is(&self, tag: u32, byte: u8) -> Result<()> {
+        let response = self.ask(&self.e1_1.ata(tag, ata::READ, 102, 2, b""))?;
+        let read = Response(&response).data();
+        ensure!(read == [byte; 1024], "not {byte:02x}, but {read:02x?}");
+        Ok(())
+    }
+
+    fn image_is(&self, byte: u8) -> Result<()> {
+        let mut stored = [0; 1024];
+        File::open(self.image)?.read_exact_at(&mut stored, 102 * 512)?;
+        ensure!(stored == [byte; 1024], "not {byte:02x}, but {stored:02x?}");
+        Ok(())
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_frozen_disk_survives_its_target_and_is_merged() -> Result<()> {
+    let folder = Scratch::new()?;
+    let image = folder.image("disk.img", SECTORS * 512)?;
+    let shadow = image.with_file_name("shadow");
+    let (host, initiator) = Namespace::pair(1500)?;
+    let nic = Nic::open(&initiator, "ini0")?;
+    let disk = Disk {
+        e1_1: Addressing {
+            to: host.mac("tgt0")?,
+            from: nic.mac(),
+            address: (1, 1),
+        },
+        nic: &nic,
+        image: &image,
+    };
+    let path = shadow.to_str().context("a path of text")?;
+    let export = Export::new(&image, "tgt0").with(&["--shadow", path]);
+
+    let target = export.start(&host, Maker::under_test())?;
+    disk.write(1, 0xA1)?;
+    order(&target, &FREEZE)?;
+    target.log()?.wait_for("frozen: the image", SOON)?;
+    disk.write(2, 0xB2)?;
+    disk.is(3, 0xB2)?;
+    disk.image_is(0xA1)?;
+    target.kill()?;
+
+    let refused = Export::new(&image, "tgt0").fail(&host, SOON)?;
+    let text = refused.stderr;
+    ensure!(
+        text.contains("disk.img is frozen") && text.contains(path),
+        "{text}"
+    );
+
+    let target = export.start(&host, Maker::under_test())?;
+    target.log()?.wait_for("still frozen", SOON)?;
+    disk.is(4, 0xB2)?;
+    disk.image_is(0xA1)?;
+    disk.ask(&disk.e1_1.ata(7, ata::WRITE, SECTORS - 1, 1, &[9; 512]))?;
+    order(&target, &THAW)?;
+    target.log()?.wait_for("the shadow is merged", SOON)?;
+    disk.image_is(0xB2)?;
+    let last = disk.ask(&disk.e1_1.ata(8, ata::READ, SECTORS - 1, 1, b""))?;
+    ensure!(Response(&last).data() == [9; 512], "{last:02x?}");
+    ensure!(!shadow.exists(), "the shadow is still there");
+    disk.write(5, 0xC3)?;
+    disk.image_is(0xC3)?;
+    target.stop().map(drop)
+}
