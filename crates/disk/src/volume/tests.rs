@@ -885,7 +885,8 @@ fn there_is_one_sync_at_a_time_and_it_counts_for_all() {
 fn a_flush_waits_for_a_sync_that_runs_for_others() {
     let mut volume = volume_of(VolumeSettings {
         stability: Stability::Shared,
-        dirty_bytes: 16 << 10,
+        // Worth writing, and not yet due.
+        dirty_bytes: 24 << 10,
         ..SETTINGS
     });
     filled(&mut volume, 1, early(300, 16), 1);
