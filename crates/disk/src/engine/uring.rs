@@ -174,13 +174,11 @@ impl UringEngine {
         if self.without > 0 {
             return true;
         }
-        match self.renew_ring() {
-            Ok(()) => false,
-            Err(_) => {
-                self.without = WITHOUT_RING;
-                true
-            }
+        let lost = self.renew_ring().is_err();
+        if lost {
+            self.without = WITHOUT_RING;
         }
+        lost
     }
 
     /// Takes a new ring in the place of the lost one. The pool may be gone by now, so nothing is
