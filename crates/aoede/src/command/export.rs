@@ -150,6 +150,7 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
                 offset_sectors: args.offset,
                 length_sectors: args.length,
                 create_bytes: args.create.map(|size| size.0),
+                lock_patience: service::LOCK_PATIENCE,
             },
             allow: args.allow,
             buffers: args.buffers,

@@ -43,8 +43,13 @@ const TURNS_BETWEEN_LOOKS: u32 = 64;
 const MTU_TO_BE_READY_FOR: u32 = 9000;
 /// A pause at the least between two reports of losses.
 const REPORT_PAUSE: Duration = Duration::from_secs(60);
+/// A pause while stopping, when waiting itself fails.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// How long a stop waits for a full send buffer once the disk has finished.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a start waits for a file that a killed process still holds.
+pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 const ENGINE_FAILED: &str = "the kernel refuses file I/O as a whole";
 
@@ -279,6 +284,21 @@ impl<E: Engine<Buffer>> Service<E> {
     /// Turns the worker until a stop is asked for, then finishes what has begun.
     fn run(mut self, ready: impl FnOnce(&Backing)) -> anyhow::Result<()> {
         ready(&self.backing);
+        let served = self.serve();
+        match &served {
+            Ok(()) => info!("stopping {}", self.address),
+            Err(error) => error!("{}: stopping, as it cannot go on: {error:#}", self.address),
+        }
+        // What was acknowledged is written whatever happened, as far as that works.
+        let finished = self.finish();
+        if let (Err(_), Err(error)) = (&served, &finished) {
+            error!("{error:#}");
+        }
+        served.and(finished)
+    }
+
+    /// Turns the worker until a stop is asked for.
+    fn serve(&mut self) -> anyhow::Result<()> {
         let mut next_tick = Instant::now() + TICK;
         loop {
             let idle = self.turn_for_a_while()?;
@@ -289,7 +309,7 @@ impl<E: Engine<Buffer>> Service<E> {
             };
             let woken = self.wait(patience)?;
             if woken.stop && self.stop.take() {
-                break;
+                return Ok(());
             }
             if woken.interfaces {
                 self.seats.follow(&mut self.worker, &mut self.waiter);
@@ -299,8 +319,6 @@ impl<E: Engine<Buffer>> Service<E> {
                 self.tick();
             }
         }
-        info!("stopping {}", self.address);
-        self.finish()
     }
 
     /// Turns the worker until it has nothing to do, or until others must be looked at. Returns
@@ -331,7 +349,7 @@ impl<E: Engine<Buffer>> Service<E> {
             let now = self.start.elapsed();
             if !self.worker.drain(now).context(ENGINE_FAILED)? {
                 let patience = self.patience(Instant::now() + TICK);
-                self.wait_to_finish(patience)?;
+                self.wait_to_finish(patience);
             }
         }
         Ok(())
@@ -347,7 +365,7 @@ impl<E: Engine<Buffer>> Service<E> {
         while !self.worker.is_idle() && Instant::now() < deadline {
             let now = self.start.elapsed();
             if !self.worker.drain(now).context(ENGINE_FAILED)? {
-                self.wait_to_finish(deadline.saturating_duration_since(Instant::now()))?;
+                self.wait_to_finish(deadline.saturating_duration_since(Instant::now()));
             }
         }
         self.log_disk_error();
@@ -388,16 +406,19 @@ impl<E: Engine<Buffer>> Service<E> {
     }
 
     /// Sleeps while stopping. A second signal has nothing to add, but must not wake us for ever.
-    fn wait_to_finish(&mut self, patience: Duration) -> anyhow::Result<()> {
+    fn wait_to_finish(&mut self, patience: Duration) {
         self.stopping = true;
-        let woken = self.wait(patience)?;
+        let woken = self.wait(patience).unwrap_or_else(|_| {
+            // Nothing tells when the disk is done, so look often.
+            std::thread::sleep(patience.min(LOOK_PAUSE));
+            Woken::default()
+        });
         if woken.stop && self.stop.take() {
             info!("already stopping: finishing what has begun");
         }
         if woken.interfaces {
             self.seats.follow(&mut self.worker, &mut self.waiter);
         }
-        Ok(())
     }
 
     /// Frames left unanswered, by reason: `source=3 version=1`, or `none`.
@@ -544,12 +565,38 @@ fn target_settings(export: &ExportSettings, backing: Option<&Backing>) -> Target
         non_rotating: backing.rotational == Some(false),
         physical_sector_exponent: backing.physical.exponent(),
         physical_sector_offset: backing.physical.offset_sectors(),
-        trim: match (backing.discard, backing.discard_bytes) {
-            (false, _) => Trim::Unsupported,
-            (true, 512) => Trim::ReadsZeros,
-            // Parts of the device's blocks are left as they are.
-            (true, _) => Trim::Supported,
-        },
+        trim: trim(backing.discard, backing.discard_bytes, backing.base_bytes),
         ..plain
+    }
+}
+
+/// What TRIM is for an export that starts at `base_bytes`.
+fn trim(discard: bool, discard_bytes: u32, base_bytes: u64) -> Trim {
+    match discard_bytes {
+        _ if !discard => Trim::Unsupported,
+        512 => Trim::ReadsZeros,
+        // The device would refuse every discard: none begins where its blocks do.
+        _ if !base_bytes.is_multiple_of(discard_bytes.into()) => Trim::Unsupported,
+        // Parts of the device's blocks are left as they are.
+        _ => Trim::Supported,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trim_is_offered_where_the_device_takes_it() {
+        for (discard, discard_bytes, base_bytes, expected) in [
+            (false, 512, 0, Trim::Unsupported),
+            (true, 512, 512, Trim::ReadsZeros),
+            (true, 4096, 0, Trim::Supported),
+            (true, 4096, 8192, Trim::Supported),
+            (true, 4096, 512, Trim::Unsupported),
+        ] {
+            let found = trim(discard, discard_bytes, base_bytes);
+            assert_eq!(found, expected, "{discard_bytes} {base_bytes}");
+        }
     }
 }
