@@ -23,6 +23,7 @@ const PLAIN: OpenOptions = OpenOptions {
     offset_sectors: 0,
     length_sectors: None,
     create_bytes: None,
+    lock_patience: std::time::Duration::ZERO,
 };
 const READ_ONLY: OpenOptions = OpenOptions {
     read_only: true,
@@ -229,6 +230,30 @@ fn one_writer_or_many_readers() {
         drop((reader, second));
         open(&path, &PLAIN).unwrap();
     }
+}
+
+#[test]
+fn a_lock_that_is_let_go_in_time_is_waited_for() {
+    let _no_fork = FORK.lock();
+    let folder = &folders()[0];
+    let path = folder.path().join("disk.img");
+    drop(create(&path, 8192, IoMode::Direct));
+    let mut holder = Command::new("flock")
+        .arg(&path)
+        .args(["sh", "-c", "echo locked; exec sleep 0.3"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = [0; 6];
+    let mut out = holder.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut out, &mut told).unwrap();
+    assert!(matches!(open(&path, &PLAIN), Err(OpenError::Locked { .. })));
+    let patient = OpenOptions {
+        lock_patience: std::time::Duration::from_secs(60),
+        ..PLAIN
+    };
+    open(&path, &patient).unwrap();
+    holder.wait().unwrap();
 }
 
 #[test]

@@ -75,8 +75,8 @@ pub(super) struct ExportArgs {
     #[arg(long, value_enum, default_value_t = CacheMode::Writethrough)]
     cache: CacheMode,
 
-    /// Memory for the cache, such as 64MiB [default: 8MiB, with writeback 8MiB more than
-    /// --dirty-size].
+    /// Memory for the cache, such as 64MiB [default: 8MiB; with writeback --dirty-size and a quarter
+    /// more, at least 8MiB more].
     #[arg(long, value_name = "SIZE")]
     cache_size: Option<Size>,
 
@@ -156,6 +156,7 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
                 offset_sectors: args.offset,
                 length_sectors: args.length,
                 create_bytes: args.create.map(|size| size.0),
+                lock_patience: service::LOCK_PATIENCE,
             },
             allow: args.allow,
             buffers: args.buffers,

@@ -92,6 +92,7 @@ pub(super) fn run(args: VbladeArgs) -> anyhow::Result<()> {
                 offset_sectors: args.offset,
                 length_sectors: args.length,
                 create_bytes: None,
+                lock_patience: service::LOCK_PATIENCE,
             },
             allow: args.allow,
             buffers,

@@ -83,7 +83,9 @@ impl CacheSettings {
             );
         }
         // A part of the cache always stays free of such data.
-        let most = bytes - bytes / 8;
+        let pages = bytes / PAGE_BYTES as u64;
+        let free = (pages / 8).max(LEAST_PAGES as u64 / 4);
+        let most = (pages - free) * PAGE_BYTES as u64;
         if self.mode == CacheMode::Writeback && self.dirty.0 > most {
             bail!(
                 "--dirty-size {} does not fit a cache of {}; make it at most {}, or --cache-size \
@@ -100,7 +102,11 @@ impl CacheSettings {
         self.size.map_or_else(
             || match self.mode {
                 CacheMode::Writethrough => READ_BYTES,
-                CacheMode::Writeback => READ_BYTES + self.dirty.0,
+                // A part of it must stay free of such data.
+                CacheMode::Writeback => self
+                    .dirty
+                    .0
+                    .saturating_add(READ_BYTES.max(self.dirty.0 / 4)),
             },
             |size| size.0,
         )
@@ -144,5 +150,30 @@ impl CacheSettings {
             dirty_age: self.dirty_age,
         };
         Ok(Volume::new(settings, pages))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acknowledged_data_leaves_a_part_of_the_cache_free() {
+        let fits = |cache: Option<u64>, dirty| {
+            let settings = CacheSettings {
+                mode: CacheMode::Writeback,
+                size: cache.map(Size),
+                dirty: Size(dirty),
+                ..CacheSettings::default()
+            };
+            settings.check().is_ok()
+        };
+        // An eighth, but never less than 16 pages of 4096 bytes.
+        for (cache, most) in [(64 << 10 << 4, 896 << 10), (256 << 10, 192 << 10)] {
+            assert!(fits(Some(cache), most), "{cache}");
+            assert!(!fits(Some(cache), most + 1), "{cache}");
+        }
+        assert!(fits(None, 32 << 20));
+        assert!(!fits(None, u64::MAX));
     }
 }

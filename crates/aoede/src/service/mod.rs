@@ -43,12 +43,19 @@ const TURNS_BETWEEN_LOOKS: u32 = 64;
 const MTU_TO_BE_READY_FOR: u32 = 9000;
 /// A pause at the least between two reports of losses.
 const REPORT_PAUSE: Duration = Duration::from_secs(60);
+/// Ranges that a message names.
+const RANGES_SHOWN: usize = 8;
 /// How long to look for more to do by default: a few of a fast disk's latencies.
 pub const BUSY_POLL: Duration = Duration::from_micros(50);
 /// Operations with the disk for which it is worth looking instead of sleeping.
 const OPERATIONS_TO_POLL_FOR: usize = 4;
+/// A pause while stopping, when waiting itself fails.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// How long a stop waits for a full send buffer once the disk has finished.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a start waits for a file that a killed process still holds.
+pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 const ENGINE_FAILED: &str = "the kernel refuses file I/O as a whole";
 
@@ -227,6 +234,9 @@ struct Service<E> {
     start: Instant,
     /// It has been said that acknowledged data cannot be written.
     latched: bool,
+    /// Times that the disk has refused acknowledged data, and when to tell of the next.
+    retries: u64,
+    retries_after: Instant,
     reported: Losses,
     report_after: Instant,
     /// No new requests are taken.
@@ -292,6 +302,8 @@ impl<E: Engine<Buffer>> Service<E> {
             busy_poll,
             start: Instant::now(),
             latched: false,
+            retries: 0,
+            retries_after: Instant::now(),
             reported: Losses::default(),
             report_after: Instant::now(),
             stopping: false,
@@ -301,6 +313,21 @@ impl<E: Engine<Buffer>> Service<E> {
     /// Turns the worker until a stop is asked for, then finishes what has begun.
     fn run(mut self, ready: impl FnOnce(&Backing)) -> anyhow::Result<()> {
         ready(&self.backing);
+        let served = self.serve();
+        match &served {
+            Ok(()) => info!("stopping {}", self.address),
+            Err(error) => error!("{}: stopping, as it cannot go on: {error:#}", self.address),
+        }
+        // What was acknowledged is written whatever happened, as far as that works.
+        let finished = self.finish();
+        if let (Err(_), Err(error)) = (&served, &finished) {
+            error!("{error:#}");
+        }
+        served.and(finished)
+    }
+
+    /// Turns the worker until a stop is asked for.
+    fn serve(&mut self) -> anyhow::Result<()> {
         let mut next_tick = Instant::now() + TICK;
         loop {
             let idle = self.turn_for_a_while()?;
@@ -311,7 +338,7 @@ impl<E: Engine<Buffer>> Service<E> {
             };
             let woken = self.wait(patience)?;
             if woken.stop && self.stop.take() {
-                break;
+                return Ok(());
             }
             if woken.interfaces {
                 self.seats.follow(&mut self.worker, &mut self.waiter);
@@ -321,8 +348,6 @@ impl<E: Engine<Buffer>> Service<E> {
                 self.tick();
             }
         }
-        info!("stopping {}", self.address);
-        self.finish()
     }
 
     /// Turns the worker until it has nothing to do, or until others must be looked at. Returns
@@ -370,7 +395,7 @@ impl<E: Engine<Buffer>> Service<E> {
             let now = self.start.elapsed();
             if !self.worker.drain(now).context(ENGINE_FAILED)? {
                 let patience = self.patience(Instant::now() + TICK);
-                self.wait_to_finish(patience)?;
+                self.wait_to_finish(patience);
             }
         }
         Ok(())
@@ -386,7 +411,7 @@ impl<E: Engine<Buffer>> Service<E> {
         while !self.worker.is_idle() && Instant::now() < deadline {
             let now = self.start.elapsed();
             if !self.worker.drain(now).context(ENGINE_FAILED)? {
-                self.wait_to_finish(deadline.saturating_duration_since(Instant::now()))?;
+                self.wait_to_finish(deadline.saturating_duration_since(Instant::now()));
             }
         }
         self.log_disk_error();
@@ -394,6 +419,8 @@ impl<E: Engine<Buffer>> Service<E> {
         let frames = self.worker.stats();
         for (_, target) in self.worker.exports().iter() {
             let stats = target.stats();
+            let cache = self.worker.volume(0).map(Volume::stats);
+            let cache = cache.copied().unwrap_or_default();
             info!(
                 frames = frames.frames_received,
                 responses = frames.responses,
@@ -402,6 +429,12 @@ impl<E: Engine<Buffer>> Service<E> {
                 flushes = stats.flushes,
                 trims = stats.trims,
                 disk_errors = stats.device_failures,
+                cache_hits = cache.read_hits,
+                cache_misses = cache.read_misses,
+                read_ahead = %Size(cache.read_ahead_bytes),
+                writes_spared = cache.writes_spared,
+                syncs = cache.syncs,
+                retries = cache.retries,
                 ignored = %self.ignored(&stats.ignored),
                 "stopped {}",
                 target.address(),
@@ -416,27 +449,30 @@ impl<E: Engine<Buffer>> Service<E> {
         let Some(volume) = self.worker.volume(0).filter(|volume| !volume.is_clean()) else {
             return Ok(());
         };
-        let (bytes, path) = (volume.bytes_at_risk(), self.backing.path.display());
+        let (sectors, path) = (at_risk(volume), self.backing.path.display());
         let cause = volume.failure().map(|error| format!(": {error}"));
         bail!(
-            "{}: {path}: {bytes} bytes that were acknowledged could not be written{}; \
-             what initiators wrote last is lost, so check the file systems on this disk",
+            "{}: {path}: acknowledged data could not be written{}; what initiators wrote last to \
+             {sectors} is lost, so check the file systems on this disk",
             self.address,
             cause.unwrap_or_default()
         );
     }
 
     /// Sleeps while stopping. A second signal has nothing to add, but must not wake us for ever.
-    fn wait_to_finish(&mut self, patience: Duration) -> anyhow::Result<()> {
+    fn wait_to_finish(&mut self, patience: Duration) {
         self.stopping = true;
-        let woken = self.wait(patience)?;
+        let woken = self.wait(patience).unwrap_or_else(|_| {
+            // Nothing tells when the disk is done, so look often.
+            std::thread::sleep(patience.min(LOOK_PAUSE));
+            Woken::default()
+        });
         if woken.stop && self.stop.take() {
             info!("already stopping: finishing what has begun");
         }
         if woken.interfaces {
             self.seats.follow(&mut self.worker, &mut self.waiter);
         }
-        Ok(())
     }
 
     /// Frames left unanswered, by reason: `source=3 version=1`, or `none`.
@@ -509,16 +545,29 @@ impl<E: Engine<Buffer>> Service<E> {
         if let Some(error) = self.worker.take_error() {
             error!("{}: {error}", self.address);
         }
-        let failure = self.worker.volume(0).and_then(Volume::failure);
-        if let Some(error) = failure.filter(|_| !self.latched) {
+        let Some(volume) = self.worker.volume(0) else {
+            return;
+        };
+        if let Some(error) = volume.failure().filter(|_| !self.latched) {
             error!(
+                at_risk = %at_risk(volume),
                 "{}: acknowledged data cannot be written ({error}): every write and flush fails \
                  from now on, reads go on; mend the disk, then stop this process with SIGTERM, \
                  which tries once more",
                 self.address
             );
         }
-        self.latched = failure.is_some();
+        self.latched = volume.failure().is_some();
+        let retries = volume.stats().retries;
+        if retries > self.retries && !self.latched && Instant::now() >= self.retries_after {
+            self.retries_after = Instant::now() + REPORT_PAUSE;
+            warn!(
+                at_risk = %at_risk(volume),
+                "{}: the disk refuses acknowledged data; trying again",
+                self.address
+            );
+        }
+        self.retries = retries;
     }
 
     /// Warns of frames lost since the last report.
@@ -565,6 +614,27 @@ impl Losses {
     }
 }
 
+/// Where acknowledged data is that is not on stable storage: `LBA 8-15, 96 and 3 more ranges`.
+fn at_risk(volume: &Volume<Buffer>) -> String {
+    let mut ranges: Vec<(u64, u64)> = volume.ranges_at_risk().collect();
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, range| {
+        let follows = range.0 + range.1 == next.0;
+        range.1 += if follows { next.1 } else { 0 };
+        follows
+    });
+    let show = |&(lba, sectors): &(u64, u64)| match sectors {
+        1 => lba.to_string(),
+        _ => format!("{lba}-{}", lba + sectors - 1),
+    };
+    let shown: Vec<String> = ranges.iter().take(RANGES_SHOWN).map(show).collect();
+    let rest = match ranges.len().saturating_sub(RANGES_SHOWN) {
+        0 => String::new(),
+        rest => format!(" and {rest} more ranges"),
+    };
+    format!("LBA {}{rest}", shown.join(", "))
+}
+
 /// What the export shows on the wire; without a backing, the part of it that is configured.
 fn target_settings(export: &ExportSettings, backing: Option<&Backing>) -> TargetSettings {
     let plain = TargetSettings {
@@ -583,12 +653,38 @@ fn target_settings(export: &ExportSettings, backing: Option<&Backing>) -> Target
         non_rotating: backing.rotational == Some(false),
         physical_sector_exponent: backing.physical.exponent(),
         physical_sector_offset: backing.physical.offset_sectors(),
-        trim: match (backing.discard, backing.discard_bytes) {
-            (false, _) => Trim::Unsupported,
-            (true, 512) => Trim::ReadsZeros,
-            // Parts of the device's blocks are left as they are.
-            (true, _) => Trim::Supported,
-        },
+        trim: trim(backing.discard, backing.discard_bytes, backing.base_bytes),
         ..plain
+    }
+}
+
+/// What TRIM is for an export that starts at `base_bytes`.
+fn trim(discard: bool, discard_bytes: u32, base_bytes: u64) -> Trim {
+    match discard_bytes {
+        _ if !discard => Trim::Unsupported,
+        512 => Trim::ReadsZeros,
+        // The device would refuse every discard: none begins where its blocks do.
+        _ if !base_bytes.is_multiple_of(discard_bytes.into()) => Trim::Unsupported,
+        // Parts of the device's blocks are left as they are.
+        _ => Trim::Supported,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trim_is_offered_where_the_device_takes_it() {
+        for (discard, discard_bytes, base_bytes, expected) in [
+            (false, 512, 0, Trim::Unsupported),
+            (true, 512, 512, Trim::ReadsZeros),
+            (true, 4096, 0, Trim::Supported),
+            (true, 4096, 8192, Trim::Supported),
+            (true, 4096, 512, Trim::Unsupported),
+        ] {
+            let found = trim(discard, discard_bytes, base_bytes);
+            assert_eq!(found, expected, "{discard_bytes} {base_bytes}");
+        }
     }
 }

@@ -217,6 +217,14 @@ impl Flights {
         }
     }
 
+    /// As [`Self::carry_out`], for everything in flight.
+    #[cfg_attr(not(uring), expect(dead_code, reason = "AIO can take back its queue"))]
+    pub(super) fn carry_out_all(&mut self) {
+        for index in (0..).take(self.places.len()) {
+            self.carry_out(index);
+        }
+    }
+
     /// A completion that needs nothing more from the kernel.
     pub(super) fn next_ready(&mut self) -> Option<Landed> {
         self.ready.pop_front()
@@ -478,6 +486,14 @@ pub(super) mod tests {
         }
     }
 
+    impl Flights {
+        /// The file counts as one that refuses RWF_DSYNC.
+        pub(in crate::engine) fn forget_dsync(&self, file: FileId) {
+            let attached = self.files.get(file).unwrap();
+            attached.target.borrow_mut().dsync = false;
+        }
+    }
+
     /// No file here refuses RWF_DSYNC, so the refusal is made up: one bit remembers it.
     pub(in crate::engine) fn durable_writes_without_the_flag<E: Engine<Buffer>>(
         bench: &Bench,
@@ -485,8 +501,7 @@ pub(super) mod tests {
         flights: impl Fn(&E) -> &Flights,
     ) {
         let file = engine.attach(&bench.backing).unwrap();
-        let attached = Rc::clone(flights(engine).files.get(file).unwrap());
-        attached.target.borrow_mut().dsync = false;
+        flights(engine).forget_dsync(file);
         let durable = OpKind::Write { durable: true };
         let whole = || bench.op(3, durable);
         let gathered = || bench.gathered(3, durable);

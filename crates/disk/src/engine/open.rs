@@ -5,6 +5,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::geometry;
 pub use super::geometry::{Alignment, PhysicalBlocks};
@@ -42,6 +43,9 @@ pub struct OpenOptions {
     /// Make a sparse file of this size if there is none. One that exists must have this size, and
     /// is not touched.
     pub create_bytes: Option<u64>,
+    /// How long to wait for one that is in use. After a process was killed, the kernel keeps its
+    /// files open until the I/O that was under way has ended.
+    pub lock_patience: Duration,
 }
 
 /// A backing file or device, locked and ready to be attached to an engine.
@@ -140,6 +144,9 @@ const FUSE_MAGIC: u32 = 0x6573_5546;
 /// Magic numbers of file systems that live in memory (`statfs`).
 const MEMORY_MAGICS: [u32; 2] = [0x0102_1994, 0x8584_58F6];
 
+/// A pause between two attempts to open a file that is in use.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
 struct Opening<'a> {
     path: &'a Path,
     options: &'a OpenOptions,
@@ -151,11 +158,25 @@ impl Opening<'_> {
             Some(bytes) => self.create(bytes)?,
             None => false,
         };
-        let backing = self.open();
+        let backing = self.open_in_time();
         if backing.is_err() && created {
             self.remove();
         }
         backing
+    }
+
+    fn open_in_time(&self) -> Result<Backing, OpenError> {
+        let start = Instant::now();
+        loop {
+            match self.open() {
+                Err(OpenError::Locked { .. } | OpenError::Busy { .. })
+                    if start.elapsed() < self.options.lock_patience =>
+                {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                result => return result,
+            }
+        }
     }
 
     fn open(&self) -> Result<Backing, OpenError> {

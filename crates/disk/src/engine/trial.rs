@@ -36,6 +36,14 @@ pub(super) struct Way {
     pub(super) alignment: Alignment,
 }
 
+/// The blocks to be tried. A kernel that does not tell may want more than a sector; and as a block
+/// lies in a page at a multiple of its size, it is never smaller than what memory must be
+/// aligned to.
+fn blocks(needed: Alignment) -> impl Iterator<Item = u32> {
+    let fits = move |block: &u32| block % needed.offset == 0 && block % needed.memory == 0;
+    BLOCKS.into_iter().filter(fits)
+}
+
 impl Trial<'_> {
     /// Nothing needs to be tried.
     pub(super) fn buffered(&self) -> Way {
@@ -75,10 +83,8 @@ impl Trial<'_> {
             warnings.push(OpenWarning::NoDirectIo);
             return self.buffered();
         }
-        // A kernel that does not tell may want more than a sector.
-        let known = |block: &u32| block % self.alignment.offset == 0;
         let mut obstacle = OpenWarning::CoarseDirectIo;
-        for block_bytes in BLOCKS.into_iter().filter(known) {
+        for block_bytes in blocks(self.alignment) {
             match self.direct_in(block_bytes, warnings) {
                 Ok(way) => return way,
                 Err(found) => obstacle = found,
@@ -159,6 +165,20 @@ mod tests {
     impl Drop for LoopDevice {
         fn drop(&mut self) {
             let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+        }
+    }
+
+    #[test]
+    fn blocks_are_multiples_of_what_offset_and_memory_need() {
+        for (memory, offset, expected) in [
+            (512, 512, &[512, 4096][..]),
+            (512, 4096, &[4096]),
+            (4096, 512, &[4096]),
+            (4096, 4096, &[4096]),
+            (8192, 512, &[]),
+        ] {
+            let found: Vec<_> = blocks(Alignment { memory, offset }).collect();
+            assert_eq!(found, expected, "{memory} {offset}");
         }
     }
 

@@ -24,6 +24,9 @@ use crate::device::{Completion, DeviceOp, Errno};
 /// come, and stays so: wait for it edge-triggered. The ring's own descriptor would not do, as it
 /// says nothing of completions whose processing is deferred to us. A wait may also end with EINTR,
 /// when the kernel starts a thread for an operation that has to wait: go round once more then.
+///
+/// A kernel that takes nothing at all, for want of memory, does not end the work: what is queued is
+/// carried out by system calls that wait, as are some more operations, then a new ring is tried.
 #[derive(Debug)]
 pub struct UringEngine {
     ring: Ring,
@@ -34,7 +37,15 @@ pub struct UringEngine {
     queued: usize,
     /// The pool's memory, where the kernel has it pinned and mapped.
     registered: Option<NonNull<[u8]>>,
+    /// Operations to be carried out without the ring, which is lost, before another is made.
+    without: u32,
+    #[cfg(test)]
+    faults: std::collections::VecDeque<i32>,
 }
+
+/// Operations carried out by calls that wait after the kernel took none: a new ring costs more than
+/// a few of them.
+const WITHOUT_RING: u32 = 256;
 
 struct Ring(IoUring);
 
@@ -65,6 +76,9 @@ impl UringEngine {
             flights,
             queued: 0,
             registered,
+            without: 0,
+            #[cfg(test)]
+            faults: std::collections::VecDeque::new(),
         })
     }
 
@@ -78,7 +92,7 @@ impl UringEngine {
     /// places as there are flights, and each has one step at a time. Of files in memory the ring
     /// would give each to a helper thread, though none ever waits: they are carried out here.
     fn push(&mut self, index: u32) -> Result<(), Errno> {
-        if self.flights.is_immediate(index) {
+        if self.flights.is_immediate(index) || self.does_without() {
             self.flights.carry_out(index);
             return Ok(());
         }
@@ -100,9 +114,83 @@ impl UringEngine {
 
     /// Hands over what is queued; with deferred work pending it has that done in the same call.
     fn enter(&mut self, wait_for: usize) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(errno) = self.faults.pop_front() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         let result = self.ring.0.submit_and_wait(wait_for);
         self.queued = self.ring.0.submission().len();
         result.map(|_| ())
+    }
+
+    /// Hands over what is queued. False when a part stays, as the kernel takes no more for now:
+    /// something that it has, or that is ready, will end first.
+    fn hand_over(&mut self) -> bool {
+        loop {
+            let before = self.queued;
+            match self.enter(0) {
+                // It took a part when one entry was refused; that one's completion says so.
+                Ok(()) if self.queued > 0 && self.queued < before => {}
+                Ok(()) => return self.queued == 0,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Out of memory for now, or completions wait to be read: with something of ours in
+                // its hands there will be a completion, and with it the next call.
+                Err(_) if self.queued < self.flights.flying() || self.flights.has_ready() => {
+                    self.run_deferred_work();
+                    return false;
+                }
+                Err(_) => {
+                    self.lose_ring();
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// A call that fails to hand over does not come to this.
+    fn run_deferred_work(&mut self) {
+        const GETEVENTS: u32 = 1;
+        // SAFETY: it hands nothing over, and has no argument.
+        let result = unsafe { self.ring.0.submitter().enter::<()>(0, 0, GETEVENTS, None) };
+        // If it fails as well, the next turn has another.
+        let _ = result;
+    }
+
+    /// Carries out by calls that wait what the kernel did not take, when it has nothing of ours:
+    /// nothing would ever tell us to come again. What stands in the submission ring cannot be taken
+    /// back, so that ring is never handed over again.
+    fn lose_ring(&mut self) {
+        self.flights.carry_out_all();
+        self.queued = 0;
+        self.without = WITHOUT_RING;
+    }
+
+    /// Whether the next operation has to go without the ring; makes a new one when it is time.
+    fn does_without(&mut self) -> bool {
+        if self.without == 0 {
+            return false;
+        }
+        self.without -= 1;
+        if self.without > 0 {
+            return true;
+        }
+        let lost = self.renew_ring().is_err();
+        if lost {
+            self.without = WITHOUT_RING;
+        }
+        lost
+    }
+
+    /// Takes a new ring in the place of the lost one. The pool may be gone by now, so nothing is
+    /// registered.
+    fn renew_ring(&mut self) -> io::Result<()> {
+        let entries = self.ring.0.params().sq_entries();
+        let mut ring = build_ring(entries)?;
+        try_out(&mut ring)?;
+        ring.submitter().register_eventfd(self.wake.as_raw_fd())?;
+        self.ring = Ring(ring);
+        self.registered = None;
+        Ok(())
     }
 
     /// The next completion in shared memory, if it ends an operation; a durable write may need a
@@ -154,43 +242,33 @@ impl Engine<Buffer> for UringEngine {
         Ok(())
     }
 
+    /// Never fails: what the kernel does not take, when it has nothing of ours, is carried out by
+    /// calls that wait.
     fn kick(&mut self) -> io::Result<()> {
-        if self.queued == 0 && !self.has_deferred_work() {
-            return Ok(());
+        if self.queued > 0 || self.has_deferred_work() {
+            self.hand_over();
         }
-        loop {
-            let before = self.queued;
-            match self.enter(0) {
-                // It took a part when one entry was refused; that one's completion says so.
-                Ok(()) if self.queued > 0 && self.queued < before => {}
-                Ok(()) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Out of memory for now, or completions wait to be read: with something of ours in
-                // its hands there will be a completion, and with it the next call.
-                Err(_) if self.queued < self.flights.flying() || self.flights.has_ready() => {
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        Ok(())
     }
 
     fn poll(&mut self) -> Option<(FileId, Completion<Buffer>)> {
-        if let Some(done) = self.flights.next_ready() {
-            return Some(done);
-        }
-        if self.flights.flying() == 0 {
-            return None;
-        }
+        let mut stuck = false;
         loop {
+            if let Some(done) = self.flights.next_ready() {
+                return Some(done);
+            }
+            if self.flights.flying() == 0 {
+                return None;
+            }
             if let Some(done) = self.reap() {
                 return Some(done);
             }
             // Each call runs a bounded part of the deferred work. The second step of a durable
             // write is handed over here too: the caller has no reason to kick.
-            if self.queued == 0 && !self.has_deferred_work() || self.enter(0).is_err() {
+            if stuck || self.queued == 0 && !self.has_deferred_work() {
                 return None;
             }
+            stuck = !self.hand_over();
         }
     }
 
@@ -352,13 +430,79 @@ fn register(ring: &IoUring, pool: &Pool) -> Option<NonNull<[u8]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::flight::tests::{Bench, durable_writes_without_the_flag};
+    use crate::device::OpKind;
+    use crate::engine::flight::tests::{Bench, durable_writes_without_the_flag, wait};
 
     #[test]
     fn durable_writes_without_the_flag_are_followed_by_a_sync() {
         let bench = Bench::new(6);
         if let Ok(mut engine) = UringEngine::new(2, &bench.pool) {
             durable_writes_without_the_flag(&bench, &mut engine, |engine| &engine.flights);
+        }
+    }
+
+    const WRITE: OpKind = OpKind::Write { durable: false };
+    const DURABLE: OpKind = OpKind::Write { durable: true };
+
+    /// Whatever `io_uring_enter` says, each operation ends once, and the caller need not come again.
+    #[test]
+    fn a_kernel_that_takes_nothing_is_survived() {
+        let bench = Bench::new(4);
+        for errno in [libc::EAGAIN, libc::ENOMEM, libc::EBUSY, libc::EPERM] {
+            let Ok(mut engine) = UringEngine::new(4, &bench.pool) else {
+                return;
+            };
+            let file = engine.attach(&bench.backing).unwrap();
+            engine.faults.extend([libc::EINTR, errno]);
+            for (id, kind) in [(0, OpKind::Read), (1, DURABLE), (2, OpKind::Sync)] {
+                engine.submit(file, bench.op(id, kind)).unwrap();
+            }
+            engine.kick().unwrap();
+            let mut results = [None; 3];
+            for _ in 0..3 {
+                let (_, done) = engine.poll().unwrap();
+                let place = &mut results[done.id.0 as usize];
+                assert_eq!(place.replace(done.result), None);
+            }
+            assert_eq!(results, [Some(Ok(4096)), Some(Ok(4096)), Some(Ok(0))]);
+            assert_eq!(engine.in_flight(), 0);
+            // Without the ring, and with the new one.
+            for round in 0..2 * WITHOUT_RING {
+                engine.submit(file, bench.op(0, WRITE)).unwrap();
+                engine.kick().unwrap();
+                assert_eq!(wait(&mut engine).result, Ok(4096));
+                let renewed = round + 1 >= WITHOUT_RING;
+                assert_eq!(engine.without == 0, renewed, "{round}");
+            }
+            assert_eq!(bench.pool.free(), 4);
+        }
+    }
+
+    #[test]
+    fn the_second_step_of_a_durable_write_is_never_stranded() {
+        let bench = Bench::new(1);
+        for faults in [&[libc::EINTR][..], &[libc::EAGAIN]] {
+            let Ok(mut engine) = UringEngine::new(1, &bench.pool) else {
+                return;
+            };
+            let file = engine.attach(&bench.backing).unwrap();
+            engine.flights.forget_dsync(file);
+            engine.submit(file, bench.op(0, DURABLE)).unwrap();
+            engine.kick().unwrap();
+            // The first step's end is known, the second is not handed over yet.
+            while engine.queued == 0 {
+                assert!(engine.reap().is_none());
+                engine.run_deferred_work();
+            }
+            engine.faults.extend(faults);
+            let done = engine.poll();
+            if faults == [libc::EAGAIN] {
+                assert_eq!(done.unwrap().1.result, Ok(4096));
+            } else {
+                assert_eq!(engine.queued, 0, "the kernel has it");
+                let done = done.map_or_else(|| wait(&mut engine), |(_, done)| done);
+                assert_eq!(done.result, Ok(4096));
+            }
         }
     }
 }
