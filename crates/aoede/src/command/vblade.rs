@@ -78,6 +78,7 @@ pub(super) fn run(args: VbladeArgs) -> anyhow::Result<()> {
     let settings = ServiceSettings {
         interfaces: args.netif,
         engine: EngineChoice::Auto,
+        busy_poll: service::BUSY_POLL,
         export: ExportSettings {
             address,
             path: args.filename,

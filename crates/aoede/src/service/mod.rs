@@ -43,6 +43,10 @@ const TURNS_BETWEEN_LOOKS: u32 = 64;
 const MTU_TO_BE_READY_FOR: u32 = 9000;
 /// A pause at the least between two reports of losses.
 const REPORT_PAUSE: Duration = Duration::from_secs(60);
+/// How long to look for more to do by default: a few of a fast disk's latencies.
+pub const BUSY_POLL: Duration = Duration::from_micros(50);
+/// Operations with the disk for which it is worth looking instead of sleeping.
+const OPERATIONS_TO_POLL_FOR: usize = 4;
 /// How long a stop waits for a full send buffer once the disk has finished.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -55,6 +59,9 @@ pub struct ServiceSettings {
     pub interfaces: Vec<String>,
     /// Kernel interface for file I/O.
     pub engine: EngineChoice,
+    /// How long to look for frames and completions before sleeping, while the disk is busy. Not
+    /// done where there is only one core: others need it.
+    pub busy_poll: Duration,
     /// The disk.
     pub export: ExportSettings,
 }
@@ -130,6 +137,11 @@ pub fn run(
         backing,
         freezer,
         export,
+        busy_poll: if has_one_core() {
+            Duration::ZERO
+        } else {
+            settings.busy_poll
+        },
         stop,
     };
     let choice = settings.engine;
@@ -165,6 +177,12 @@ pub fn run(
     Service::start(BlockingEngine::new(capacity), waiter, parts)?.run(ready)
 }
 
+/// Whether this machine has a single core: to look for work on it keeps the work from being done.
+fn has_one_core() -> bool {
+    // A list of ranges, such as 0-3.
+    std::fs::read_to_string("/sys/devices/system/cpu/online").is_ok_and(|cores| cores.trim() == "0")
+}
+
 /// What a service is made of, apart from its engine.
 struct Parts<'a> {
     pool: Pool,
@@ -172,6 +190,7 @@ struct Parts<'a> {
     backing: Backing,
     freezer: Freezer,
     export: &'a ExportSettings,
+    busy_poll: Duration,
     stop: Stop,
 }
 
@@ -203,6 +222,7 @@ struct Service<E> {
     backing: Backing,
     freezer: Freezer,
     address: Address,
+    busy_poll: Duration,
     /// What the worker counts time from.
     start: Instant,
     /// It has been said that acknowledged data cannot be written.
@@ -221,6 +241,7 @@ impl<E: Engine<Buffer>> Service<E> {
             backing,
             mut freezer,
             export,
+            busy_poll,
             stop,
         } = parts;
         let address = export.address;
@@ -268,6 +289,7 @@ impl<E: Engine<Buffer>> Service<E> {
             backing,
             freezer,
             address,
+            busy_poll,
             start: Instant::now(),
             latched: false,
             reported: Losses::default(),
@@ -307,13 +329,30 @@ impl<E: Engine<Buffer>> Service<E> {
     /// whether it has nothing to do.
     fn turn_for_a_while(&mut self) -> anyhow::Result<bool> {
         for _ in 0..TURNS_BETWEEN_LOOKS {
-            if !self
-                .worker
-                .turn(self.start.elapsed())
-                .context(ENGINE_FAILED)?
-            {
+            if !self.turn()? && !self.find_more()? {
                 return Ok(true);
             }
+        }
+        Ok(false)
+    }
+
+    fn turn(&mut self) -> anyhow::Result<bool> {
+        let now = self.start.elapsed();
+        self.worker.turn(now).context(ENGINE_FAILED)
+    }
+
+    /// Looks for more to do before it goes to sleep, while so much is with the disk that something
+    /// will come soon: to be woken takes longer than that. Whether it found something.
+    fn find_more(&mut self) -> anyhow::Result<bool> {
+        if self.busy_poll.is_zero() || self.worker.operations() < OPERATIONS_TO_POLL_FOR {
+            return Ok(false);
+        }
+        let end = self.start.elapsed() + self.busy_poll;
+        while self.start.elapsed() < end {
+            if self.turn()? {
+                return Ok(true);
+            }
+            std::hint::spin_loop();
         }
         Ok(false)
     }

@@ -41,9 +41,9 @@ pub const HEAD_BYTES: usize = aoede_target::DATA_OFFSET;
 const FRAMES_PER_TURN: usize = 64;
 /// While the disk is busy, a turn takes this part of the requests it holds: so that some are on the
 /// network while others are on the disk, instead of all waiting for the slowest.
-const PART_OF_THE_BUSY: usize = 4;
+const PART_OF_THE_BUSY: usize = 8;
 /// But so many at least that a batch is worth its system calls,
-const LEAST_WHILE_BUSY: usize = 8;
+const LEAST_WHILE_BUSY: usize = 2;
 /// and no more than that.
 const MOST_WHILE_BUSY: usize = 16;
 
@@ -376,6 +376,11 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         let disks = self.disks.iter();
         let disks = disks.filter_map(|disk| disk.volume.poll_timeout());
         disks.chain(held).min()
+    }
+
+    /// Operations with the disks.
+    pub fn operations(&self) -> usize {
+        self.engine.in_flight()
     }
 
     /// Whether the disk still works on a request, or on what it has acknowledged.

@@ -8,7 +8,7 @@ use super::Planted;
 use super::flush::Arrival;
 use super::request::{Cause, DiskError, Operation};
 use super::slot::{Stage, Step};
-use super::{MAX_RESUBMITS, Stability, SyncState, Volume, number};
+use super::{LastTry, MAX_RESUBMITS, SyncState, Volume, number};
 use crate::device::Errno;
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
@@ -16,6 +16,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         if let Some(failure) = self.failure {
             return self.answer(index, Err(flush_error(failure)));
         }
+        self.absorb_no_more();
         let arrival = self.flushes.arrive(self.pages.dirty_pages() > 0);
         match arrival {
             Arrival::NothingToDo => return self.answer(index, Ok(())),
@@ -25,6 +26,30 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         // Which flush it waits for.
         if let Some(slot) = self.slots.get_mut(index as usize) {
             slot.start = u64::from(arrival == Arrival::Next);
+        }
+    }
+
+    /// Writes that may be acknowledged early and have not begun are made durable instead: the flush
+    /// may be the one that turns the write cache off, and then none may be early that is answered
+    /// after it.
+    fn absorb_no_more(&mut self) {
+        for index in 0..number(self.slots.len()) {
+            let Some(slot) = self.slots.get_mut(index as usize) else {
+                continue;
+            };
+            if slot.step != Step::Absorb || !matches!(slot.stage, Stage::Waiting | Stage::Blocked) {
+                continue;
+            }
+            slot.step = Step::Write;
+            self.unanswered_changes += 1;
+            if slot.stage == Stage::Blocked {
+                slot.stage = Stage::Waiting;
+                self.blocked.retain(|&blocked| blocked != index);
+                self.order.set_paused(index, false);
+                if self.order.is_turn(index) {
+                    self.ready.push_back(index);
+                }
+            }
         }
     }
 
@@ -45,10 +70,18 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     pub(super) fn advance_flush(&mut self) {
         if !self.flushes.is_running() && self.failure.is_none() {
             let (at_risk, oldest) = (self.bytes_at_risk(), self.oldest_at_risk());
-            let crowded = self.pages.held() > self.most_held() / 2;
+            let crowded =
+                self.pages.held() > self.most_held() / 2 || at_risk > 0 && !self.blocked.is_empty();
             if crowded || self.write_behind.is_flush_due(at_risk, oldest, self.now) {
                 self.begin();
             }
+        }
+        if self.last_try == LastTry::Writing && self.is_all_tried() {
+            self.last_try = if self.flushes.has_unsynced() {
+                LastTry::SyncWanted
+            } else {
+                LastTry::Over
+            };
         }
         if self.flushes.is_writing() && self.pages.old_pages() == 0 && self.flushes.all_written() {
             self.flush_over(None);
@@ -60,11 +93,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         let SyncState::Idle { repeats } = self.sync else {
             return false;
         };
-        let wanted = self.flushes.is_sync_wanted() || !self.settling.is_empty();
+        let last = self.last_try == LastTry::SyncWanted;
+        let wanted = self.flushes.is_sync_wanted() || !self.settling.is_empty() || last;
         if !wanted && repeats == 0 {
             return false;
         }
         self.sync = SyncState::Running { repeats };
+        if last {
+            self.last_try = LastTry::Over;
+        }
         self.covered.append(&mut self.settling);
         self.flushes.sync_starts();
         self.pages.sync_starts();
@@ -120,20 +157,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 cause,
             });
         }
-        // This sync has covered the first part of what is transferred in several. And behind the
-        // page cache the kernel tells of a loss once: it may have been that of a write which this
-        // sync did not cover at all.
-        let shared = self.stability == Stability::Shared;
+        // Whatever the device has begun with may be lost, covered by this sync or not. Behind the
+        // page cache the kernel tells of a loss once, perhaps to the wrong one; and a device that
+        // was reset has forgotten all that it held.
         for slot in &mut self.slots {
             let begun = match slot.stage {
-                Stage::InFlight | Stage::Settling => shared || slot.sent > 1,
+                Stage::InFlight | Stage::Settling => true,
                 Stage::Ready => slot.sent > 0,
                 _ => false,
             };
             slot.suspect |= begun && slot.step.changes();
         }
         for task in &mut self.tasks {
-            task.suspect |= shared || task.transfer.done > 0;
+            task.suspect = true;
         }
         // Those that wait for the next sync, which will not know of the loss.
         for _ in 0..self.settling.len() {
@@ -184,7 +220,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
 
     /// Acknowledged data may be lost: nothing is acknowledged any more until an operator acts.
     pub(super) fn latch(&mut self, error: DiskError) {
-        self.failure.get_or_insert(error);
+        if self.failure.is_none() {
+            self.failure = Some(error);
+            self.last_try = LastTry::Writing;
+        }
         // A running sync answers when it ends; nobody waits for what cannot be done any more.
         if self.flushes.is_writing() || self.flushes.is_sync_wanted() {
             self.flush_over(Some(error));

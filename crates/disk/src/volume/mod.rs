@@ -191,6 +191,8 @@ pub struct Volume<B> {
     lists: Vec<Vec<Part<B>>>,
     /// Early data that could not be brought to stable storage.
     failure: Option<DiskError>,
+    /// What becomes of acknowledged data after the failure.
+    last_try: LastTry,
     now: Duration,
     disk_bytes: u64,
     block_bytes: u64,
@@ -198,6 +200,15 @@ pub struct Volume<B> {
     stats: VolumeStats,
     #[cfg(test)]
     planted: Option<Planted>,
+}
+
+/// After a failure everything acknowledged is written and synced once more, as far as it can be, so
+/// that no more is lost than must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastTry {
+    Writing,
+    SyncWanted,
+    Over,
 }
 
 /// The one sync that may be with the device.
@@ -265,6 +276,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 .map(|_| Vec::with_capacity(MERGED_BUFFERS))
                 .collect(),
             failure: None,
+            last_try: LastTry::Over,
             now: Duration::ZERO,
             disk_bytes: settings.size_bytes,
             block_bytes: u64::from(settings.block_bytes).max(SECTOR_BYTES),
@@ -360,13 +372,23 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// The next operation for the device. Its memory goes along and must come back through
     /// [`Self::handle_device`].
     pub fn poll_device(&mut self) -> Option<DeviceOp<B>> {
+        loop {
+            let op = self.next_operation();
+            // The end of a task that had nothing to do may have started requests behind it.
+            if op.is_some() || self.reads.is_empty() && self.changes.is_empty() {
+                return op;
+            }
+        }
+    }
+
+    fn next_operation(&mut self) -> Option<DeviceOp<B>> {
         self.advance_flush();
         if self.starts_sync() {
             #[cfg(test)]
             match self.planted {
                 Some(Planted::SkipSync) => {
                     self.synced(Ok(()));
-                    return self.poll_device();
+                    return self.next_operation();
                 }
                 Some(Planted::AckBeforeSync) => self.answer_flushes(None),
                 _ => {}
@@ -447,6 +469,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             && self.free_tasks.len() == TASKS
             && !self.flushes.is_running()
             && !self.is_syncing()
+            && self.last_try == LastTry::Over
     }
 
     /// Whether everything acknowledged is on stable storage.
@@ -480,13 +503,23 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     pub fn clear_failure(&mut self, now: Duration) {
         self.now = now;
         self.failure = None;
+        self.last_try = LastTry::Over;
         self.write_behind.start_over();
         self.pages.try_failed_again();
     }
 
-    /// The disk has another size now.
+    /// The disk has another size now. What was beyond a nearer end is gone, acknowledged or not.
     pub fn set_size(&mut self, size_bytes: u64) {
+        if size_bytes < self.disk_bytes {
+            self.pages.cut(size_bytes);
+        }
         self.disk_bytes = size_bytes;
+    }
+
+    /// Where acknowledged data is that is not known to be on stable storage, page by page: first
+    /// sector and number of sectors, in no particular order.
+    pub fn ranges_at_risk(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.pages.at_risk()
     }
 
     /// Bytes acknowledged early and not known to be on stable storage.

@@ -42,6 +42,8 @@ struct Page<B> {
     unread: bool,
     /// A write of it together with others has failed.
     alone: bool,
+    /// And so has one of it alone.
+    refused: bool,
     /// The next page with the same hash.
     chain: u32,
     /// When it became dirty, and in which epoch.
@@ -330,9 +332,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     }
 
     /// Takes acknowledged data in, to be written later. The caller has made sure that there are
-    /// buffers for the [`Self::missing`] pages. Returns the bytes that were not dirty before.
-    pub(super) fn absorb(&mut self, start: u64, end: u64, data: &[u8], now: Duration) -> u64 {
-        let before = self.dirty_sectors;
+    /// buffers for the [`Self::missing`] pages.
+    pub(super) fn absorb(&mut self, start: u64, end: u64, data: &[u8], now: Duration) {
         // Those that are here first: so they cannot be given up for those that are not.
         for piece in pieces(start, end) {
             if let Some(index) = self.find(piece.number) {
@@ -353,7 +354,63 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
                 self.mark_dirty(index, piece.mask(), now);
             }
         }
-        (self.dirty_sectors - before) * SECTOR_BYTES
+    }
+
+    /// A write of this range has failed, and may have changed the device: what is here and not
+    /// newer than the device would hide that.
+    pub(super) fn distrust(&mut self, start: u64, end: u64) {
+        if self.in_use == 0 {
+            return;
+        }
+        // A trim may be of far more than the cache holds: then it is quicker to ask the cache.
+        if (end - start) / PAGE > self.table.len() as u64 {
+            for index in (0..).take(self.table.len()) {
+                self.distrust_page(index, ALL);
+            }
+            return;
+        }
+        for piece in pieces(start, end) {
+            if let Some(index) = self.find(piece.number) {
+                self.distrust_page(index, piece.mask());
+            }
+        }
+    }
+
+    fn distrust_page(&mut self, index: u32, sectors: u8) {
+        let Some(page) = self.page(index) else { return };
+        if !matches!(page.place, Place::Free | Place::Away) {
+            let newer = page.dirty | self.uncovered(page);
+            self.invalidate(index, sectors & !newer);
+        }
+    }
+
+    /// Forgets everything from `end` on: the device ends there now. What is with the device for
+    /// writing is left to it.
+    pub(super) fn cut(&mut self, end: u64) {
+        for index in (0..).take(self.table.len()) {
+            let Some(page) = self.page(index) else { break };
+            let (first, last) = (
+                page.number.saturating_mul(PAGE),
+                page.number.saturating_add(1),
+            );
+            if matches!(page.place, Place::Free | Place::Away) || last.saturating_mul(PAGE) <= end {
+                continue;
+            }
+            self.invalidate(index, byte_mask(end.saturating_sub(first).min(PAGE), PAGE));
+        }
+    }
+
+    /// The sectors that the device lacks, or may lose, of each page.
+    pub(super) fn at_risk(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.table.iter().filter_map(|page| {
+            let sectors = page.dirty | self.uncovered(page);
+            let (first, last) = (sectors.trailing_zeros(), sectors.checked_ilog2()?);
+            let lba = page.number.saturating_mul(PAGE / SECTOR_BYTES);
+            Some((
+                lba.saturating_add(first.into()),
+                u64::from(last - first + 1),
+            ))
+        })
     }
 
     /// Data has reached the device by another way: what is here of that range is now the same, and
@@ -463,6 +520,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     pub(super) fn is_alone(&self, number: u64) -> bool {
         let page = self.find(number).and_then(|index| self.page(index));
         page.is_some_and(|page| page.alone)
+    }
+
+    /// Whether the device has refused the page before.
+    pub(super) fn was_refused(&self, number: u64) -> bool {
+        let page = self.find(number).and_then(|index| self.page(index));
+        page.is_some_and(|page| page.refused)
     }
 
     /// What can be written first of `count` pages from `first` on, on a device with blocks of
@@ -588,6 +651,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
                 page.alone = true;
             }
             if single {
+                if let Some(page) = self.page_mut(index) {
+                    page.refused = true;
+                }
                 self.place(index, Place::Failed);
             } else {
                 self.came_back_dirty(index);
@@ -599,16 +665,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     pub(super) fn not_complete(&mut self, number: u64) {
         if let Some(index) = self.find(number) {
             if let Some(page) = self.page_mut(index) {
-                page.alone = true;
+                (page.alone, page.refused) = (true, true);
             }
             self.place(index, Place::Failed);
         }
     }
 
-    /// Refused pages are tried again, before all others.
+    /// Refused pages are tried again, after all others: those may be written without trouble.
     pub(super) fn try_failed_again(&mut self) {
         while let Some(index) = self.failed.first() {
-            self.came_back_dirty(index);
+            self.place(index, Place::Dirty);
         }
     }
 
@@ -830,7 +896,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
             self.dirty_sectors -= u64::from(removed);
             return;
         }
-        page.alone = false;
+        (page.alone, page.refused) = (false, false);
         let old = page.epoch != epoch;
         if removed > 0 {
             self.dirty_sectors -= u64::from(removed);
@@ -871,6 +937,7 @@ impl<B> Page<B> {
             place: Place::Free,
             unread: false,
             alone: false,
+            refused: false,
             chain: NONE,
             dirtied: Duration::ZERO,
             epoch: 0,

@@ -71,7 +71,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 }
             } else if let Some(index) = self.unblocked() {
                 self.order.set_paused(index, false);
-                self.start(index);
+                let step = self.slots.get(index as usize).map(|slot| slot.step);
+                if step == Some(Step::Absorb) && self.failure.is_none() {
+                    self.absorb(index);
+                } else {
+                    self.start(index);
+                }
             } else {
                 break;
             }
@@ -108,7 +113,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             Step::Write if !self.is_aligned(start, end) => {
                 self.start_blocks(index, Step::ModifyRead);
             }
-            Step::Absorb if self.has_room(start, end) => self.absorb(index),
+            // Nobody passes those who wait for room.
+            Step::Absorb if self.blocked.is_empty() && self.has_room(start, end) => {
+                self.absorb(index);
+            }
             Step::Absorb => self.block(index),
             // Their pages or lists were not there; now they are.
             Step::ReadBlocks | Step::ModifyRead => self.start_blocks(index, step),
@@ -602,9 +610,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// A request that held its place in the order is through.
     pub(super) fn finish(&mut self, index: u32, result: Result<(), DiskError>) {
         self.give_list(index);
-        let step = self.slots.get(index as usize).map(|slot| slot.step);
-        if step.is_some_and(|step| step.changes() && step != Step::Absorb) {
+        let slot = self.slots.get(index as usize);
+        let change = slot.filter(|slot| slot.step.changes() && slot.step != Step::Absorb);
+        if let Some(slot) = change {
             self.unanswered_changes -= 1;
+            if result.is_err() {
+                self.pages.distrust(slot.start, slot.end);
+            }
         }
         let ready = &mut self.ready;
         self.order.finish(index, |freed| ready.push_back(freed));

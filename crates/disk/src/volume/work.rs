@@ -6,22 +6,28 @@ use super::request::{DiskError, Operation};
 use super::slot::{Advance, Transfer, error_at};
 use super::task::{self, MOST_PAGES, Task, Work};
 use super::write_behind::{Failure, WriteBehind};
-use super::{LEAST_PAGES, PAGE_BYTES, Volume, operation, page_part};
+use super::{LEAST_PAGES, LastTry, PAGE_BYTES, Volume, operation, page_part};
 use crate::device::{Completion, DeviceOp, Memory, OpId, OpKind, Part};
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// Has the longest dirty page and its neighbours written, if that is worth it now. Whether
     /// there is a new task.
     pub(super) fn plan_writing(&mut self) -> bool {
-        let Some(first) = self.pages.oldest_dirty() else {
+        let Some(first) = self
+            .pages
+            .oldest_dirty()
+            .filter(|_| !self.free_tasks.is_empty())
+        else {
             return false;
         };
         let short = self.pages.available() < self.pages.total() / 8;
+        let last_try = self.last_try == LastTry::Writing;
         let due = self.flushes.is_writing() && self.pages.old_pages() > 0
+            || last_try
             || !self.blocked.is_empty()
             || short
             || self.write_behind.is_worth_writing(self.pages.dirty_bytes());
-        if !due || !WriteBehind::may_write(self.pages.failed_pages()) {
+        if !due || !last_try && !WriteBehind::may_write(self.pages.failed_pages()) {
             return false;
         }
         // Pages whose task waits for its turn are dirty still: those are left to it.
@@ -43,6 +49,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             }
         }
         self.add_task(Work::Write(None), first, end - first)
+    }
+
+    /// Whether nothing dirty is left but what the device has refused.
+    pub(super) fn is_all_tried(&self) -> bool {
+        let writes = |task: &Task<B>| matches!(task.work, Work::Write(_) | Work::Complete(_));
+        self.pages.oldest_dirty().is_none() && !self.tasks.iter().any(writes)
     }
 
     /// Whether a task has this page.
@@ -100,11 +112,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
 
     /// The next operation of a task whose turn has come.
     pub(super) fn next_work(&mut self) -> Option<DeviceOp<B>> {
-        for _ in 0..self.work.len() {
+        let mut waiting = 0;
+        while waiting < self.work.len() {
             let index = self.work.pop_front()?;
             if let Some(op) = self.send_task(index) {
                 return Some(op);
             }
+            // Still there: it waits for a page.
+            waiting += usize::from(self.work.back() == Some(&index));
         }
         None
     }
@@ -140,13 +155,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                             self.pages.send(run, part);
                         }
                         Writable::Incomplete(page) => {
+                            let (start, end) = page_range(page, 1, disk_bytes);
+                            if start == end {
+                                // It came back from the device after that had become shorter.
+                                task.list = list;
+                                self.pages.cut(disk_bytes);
+                                return self.send_task(index);
+                            }
                             let Some(buffer) = self.pages.take() else {
                                 task.list = list;
                                 self.work.push_back(index);
                                 return None;
                             };
                             list.push(page_part(buffer));
-                            let (start, end) = page_range(page, 1, disk_bytes);
                             task.work = Work::Complete(page);
                             task.transfer = Transfer::new(start, end);
                         }
@@ -238,7 +259,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                         self.refused(error);
                     }
                 } else {
-                    if self.pages.is_alone(number) {
+                    if self.pages.was_refused(number) {
                         self.write_behind.recovered();
                     }
                     if let Some(since) = self.pages.written(run) {

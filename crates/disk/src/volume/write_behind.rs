@@ -81,7 +81,7 @@ impl WriteBehind {
         if self.retry_at.is_some() {
             return Failure::TryAgain;
         }
-        self.attempts += 1;
+        self.attempts = self.attempts.saturating_add(1);
         if self.attempts >= ATTEMPTS {
             return Failure::GiveUp;
         }

@@ -273,6 +273,7 @@ impl RunningTarget {
         let settings = ServiceSettings {
             interfaces: vec![TARGET_INTERFACE.to_owned()],
             engine: EngineChoice::Auto,
+            busy_poll: service::BUSY_POLL,
             export: ExportSettings {
                 address: ADDRESS,
                 path: image.to_owned(),
