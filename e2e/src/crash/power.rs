@@ -8,6 +8,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -22,7 +23,7 @@ use super::{
     promises::Promises,
     stage::Stage,
 };
-use crate::{Export, Namespace, Packages, Process, Random, TargetProcess, wait_until};
+use crate::{Export, Namespace, Packages, Process, Random, TargetProcess, succeed, wait_until};
 
 /// Most requests of a round, one of these at random. A durable write takes a millisecond here.
 const LENGTHS: [usize; 3] = [20, 100, 400];
@@ -63,7 +64,7 @@ pub fn power_cuts(campaign: &Campaign, flushes: Flushes) -> Result<Summary> {
     )?;
     campaign.run("power cuts", |stage, promises, way, mut random| {
         let host = stage.host.with_own_mounts()?;
-        let disk = VolatileDisk::start(&host, stage, flushes)?;
+        let disk = VolatileDisk::start(&host, stage, way, flushes)?;
         let mut target = Export::new(&disk.file, "tgt0")
             .with(way.arguments)
             .start(&host, way.maker)?;
@@ -121,13 +122,15 @@ fn load_and_cut(
 struct VolatileDisk {
     /// Where it is served.
     file: PathBuf,
+    /// Dropped before what is below it.
+    _device: Option<LoopDevice>,
     server: Process,
     /// Shows it as a file; nothing is ever asked of it but to end with the round.
     _mount: Process,
 }
 
 impl VolatileDisk {
-    fn start(host: &Namespace, stage: &Stage, flushes: Flushes) -> Result<Self> {
+    fn start(host: &Namespace, stage: &Stage, way: &Way, flushes: Flushes) -> Result<Self> {
         let packages = Packages::open()?;
         let folder = tempfile::tempdir_in(stage.scratch.path())?.keep();
         let (socket, point) = (folder.join("socket"), folder.join("mount"));
@@ -157,8 +160,15 @@ impl VolatileDisk {
         command.arg("-P").arg(&ready).arg(point.join("disk"));
         command.arg(format!("nbd+unix:///?socket={}", socket.display()));
         let mount = start("nbdfuse", host, command, &ready)?;
+        let file = point.join("disk");
+        let device = if way.on_device {
+            Some(LoopDevice::over(&file, host)?)
+        } else {
+            None
+        };
         Ok(Self {
-            file: point.join("disk"),
+            file: device.as_ref().map_or(file, |device| device.0.clone()),
+            _device: device,
             server,
             _mount: mount,
         })
@@ -170,13 +180,31 @@ impl VolatileDisk {
     }
 }
 
+/// A loop device, released when dropped, or when the last that has it open ends.
+#[derive(Debug)]
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    /// Without pages of its own, so that what it is given reaches the file at once.
+    fn over(file: &Path, host: &Namespace) -> Result<Self> {
+        let mut command = Command::new("losetup");
+        command.args(["--find", "--show", "--direct-io=on"]);
+        command.arg(file);
+        let name = succeed(Some(host), command, START)?;
+        Ok(Self(name.trim().into()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let mut command = Command::new("losetup");
+        command.arg("--detach").arg(&self.0);
+        let _ = command.status();
+    }
+}
+
 /// Starts a server that writes its process number to `ready` when it serves.
-fn start(
-    name: &str,
-    host: &Namespace,
-    command: std::process::Command,
-    ready: &Path,
-) -> Result<Process> {
+fn start(name: &str, host: &Namespace, command: Command, ready: &Path) -> Result<Process> {
     let mut process = Process::spawn(name, Some(host), command)?;
     process.keep_quiet();
     wait_until(name, START, || {
