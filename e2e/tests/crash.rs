@@ -72,11 +72,9 @@ fn ours(held_to: Cache, mix: Mix, arguments: &'static [&'static str]) -> Way {
 }
 
 /// The same on a block device, where RWF_DSYNC is trusted: behind FUSE it is not.
-fn on_device(way: Way) -> Way {
-    Way {
-        on_device: true,
-        ..way
-    }
+fn on_device(mut way: Way) -> Way {
+    way.on_device = true;
+    way
 }
 
 /// A number from the environment.
