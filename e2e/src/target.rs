@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::{
     Finished, Log, Namespace, Packages, Process, Scratch, run, seccomp::withhold, target_folder,
+    wait_until,
 };
 
 /// How long a target may take to serve after it was started.
@@ -313,6 +314,37 @@ impl TargetProcess {
             stopped &= process.wait(STOP)?.success();
         }
         Ok(stopped)
+    }
+
+    /// Orders a freeze by signals. They are looked at once a second.
+    ///
+    /// # Errors
+    /// It has ended, or does not take its signals.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.order(&[Signal::USR1, Signal::USR2])
+    }
+
+    /// Orders a thaw by signals. They are looked at once a second.
+    ///
+    /// # Errors
+    /// As [`TargetProcess::freeze`].
+    pub fn thaw(&mut self) -> Result<()> {
+        self.order(&[Signal::USR1, Signal::USR1, Signal::USR2])
+    }
+
+    /// Sends signals, each when the one before it has been delivered.
+    fn order(&mut self, signals: &[Signal]) -> Result<()> {
+        let id = self.id()?;
+        for &signal in signals {
+            let process = self.processes.first_mut().context("no process")?;
+            process.signal(signal)?;
+            wait_until("a signal is delivered", STOP, || {
+                let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+                let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+                Ok(pending.is_some_and(|set| set.trim().chars().all(|digit| digit == '0')))
+            })?;
+        }
+        Ok(())
     }
 
     /// Keeps its output for [`TargetProcess::log`]: it is not printed at the end.

@@ -68,7 +68,14 @@ fn ours(held_to: Cache, mix: Mix, arguments: &'static [&'static str]) -> Way {
         most_outstanding: 32,
         kept_after: None,
         on_device: false,
+        freezes: false,
     }
+}
+
+/// The same, frozen and thawed under way.
+fn freezing(mut way: Way) -> Way {
+    way.freezes = true;
+    way
 }
 
 /// The same on a block device, where RWF_DSYNC is trusted: behind FUSE it is not.
@@ -110,6 +117,9 @@ fn killed_at_any_moment_it_has_kept_what_it_promised() -> Result<()> {
             ours(Cache::Writeback, CACHED, WRITEBACK),
             ours(Cache::Writeback, CACHED, BUSY_WRITEBACK),
             ours(Cache::Writeback, CACHED, BUFFERED_WRITEBACK),
+            // With a shadow a trim leaves the parts of blocks as they are.
+            freezing(ours(Cache::Writethrough, WITHOUT_TRIMS, &[])),
+            freezing(ours(Cache::Writeback, CACHED_WITHOUT_TRIMS, WRITEBACK)),
         ],
     };
     let summary = kills(&campaign)?;
@@ -163,6 +173,7 @@ fn a_target_that_acknowledges_too_early_is_found_out_by_a_power_cut() -> Result<
         most_outstanding: 4,
         kept_after: None,
         on_device: false,
+        freezes: false,
     };
     let campaign = Campaign {
         rounds: 8,

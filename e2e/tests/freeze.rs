@@ -1,43 +1,17 @@
 //! A disk is frozen by signals, its target killed, found again and thawed.
 
-use std::{
-    fs::{self, File},
-    os::unix::fs::FileExt,
-    path::Path,
-    time::Duration,
-};
+use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aoede_e2e::{
-    Export, Maker, Namespace, Nic, Scratch, TargetProcess,
+    Export, Maker, Namespace, Nic, Scratch,
     aoe::{Addressing, Response, ata},
-    wait_until,
 };
-use rustix::process::{Pid, Signal, kill_process};
 
 /// Signals are looked at once a second.
 const SOON: Duration = Duration::from_secs(20);
 /// The last block is not whole.
 const SECTORS: u64 = 16_385;
-const FREEZE: [Signal; 2] = [Signal::USR1, Signal::USR2];
-const THAW: [Signal; 3] = [Signal::USR1, Signal::USR1, Signal::USR2];
-
-/// Sends signals, each when the one before it has been delivered.
-fn order(target: &TargetProcess, signals: &[Signal]) -> Result<()> {
-    let id = target.id()?;
-    let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
-    let pid = pid.context("no process number")?;
-    for &signal in signals {
-        kill_process(pid, signal)?;
-        wait_until("a signal is delivered", SOON, || {
-            let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-            let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
-            Ok(pending.is_some_and(|set| set.trim().chars().all(|digit| digit == '0')))
-        })?;
-    }
-    Ok(())
-}
-
 struct Disk<'a> {
     nic: &'a Nic,
     e1_1: Addressing,
@@ -93,9 +67,9 @@ fn a_frozen_disk_survives_its_target_and_is_merged() -> Result<()> {
     let path = shadow.to_str().context("a path of text")?;
     let export = Export::new(&image, "tgt0").with(&["--shadow", path]);
 
-    let target = export.start(&host, Maker::under_test())?;
+    let mut target = export.start(&host, Maker::under_test())?;
     disk.write(1, 0xA1)?;
-    order(&target, &FREEZE)?;
+    target.freeze()?;
     target.log()?.wait_for("frozen: the image", SOON)?;
     disk.write(2, 0xB2)?;
     disk.is(3, 0xB2)?;
@@ -109,12 +83,12 @@ fn a_frozen_disk_survives_its_target_and_is_merged() -> Result<()> {
         "{text}"
     );
 
-    let target = export.start(&host, Maker::under_test())?;
+    let mut target = export.start(&host, Maker::under_test())?;
     target.log()?.wait_for("still frozen", SOON)?;
     disk.is(4, 0xB2)?;
     disk.image_is(0xA1)?;
     disk.ask(&disk.e1_1.ata(7, ata::WRITE, SECTORS - 1, 1, &[9; 512]))?;
-    order(&target, &THAW)?;
+    target.thaw()?;
     target.log()?.wait_for("the shadow is merged", SOON)?;
     disk.image_is(0xB2)?;
     let last = disk.ask(&disk.e1_1.ata(8, ata::READ, SECTORS - 1, 1, b""))?;

@@ -1,6 +1,6 @@
 //! The target is killed: what reached the kernel survives, what only the target had is lost.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -10,6 +10,9 @@ use crate::{Export, Log, Random, TargetProcess, wait_until};
 /// Most requests of a round, one of these at random: from a crash at the start to one after some
 /// seconds.
 const LENGTHS: [usize; 5] = [20, 100, 400, 1500, 3000];
+
+/// How long a freeze, or its end, may take: its signals are looked at once a second.
+const FREEZE: Duration = Duration::from_secs(30);
 
 /// How long the file of a killed process may stay locked.
 const LOCKED: Duration = Duration::from_secs(5);
@@ -38,7 +41,7 @@ fn load_and_kill(
     stage: &Stage,
     promises: &mut Promises,
     way: &Way,
-    target: TargetProcess,
+    mut target: TargetProcess,
     random: &mut Random,
 ) -> Result<Round> {
     let requests = requests(random, &LENGTHS);
@@ -47,6 +50,9 @@ fn load_and_kill(
     let load_random = Random::new(random.number());
     let mut load = Load::new(&stage.nic, stage.target, promises, way, load_random);
     load.run(requests)?;
+    if way.freezes {
+        freeze_and_load(&mut load, &mut target, requests, random)?;
+    }
     let stopped = match end {
         0 => target.stop().map(|_| true)?,
         1 | 2 => target.stop_or_kill(moment)?,
@@ -68,10 +74,41 @@ fn load_and_kill(
     Ok(round)
 }
 
+/// Freezes the disk, perhaps thaws it, and goes on with the load in each phase; or leaves off in
+/// the middle, for the kill to come there.
+fn freeze_and_load(
+    load: &mut Load<'_>,
+    target: &mut TargetProcess,
+    requests: usize,
+    random: &mut Random,
+) -> Result<()> {
+    let phases = random.below(4);
+    target.freeze()?;
+    load.run(requests)?;
+    if phases == 0 {
+        return Ok(());
+    }
+    target.log()?.wait_for("frozen: the image", FREEZE)?;
+    load.run(requests)?;
+    if phases == 1 {
+        return Ok(());
+    }
+    target.thaw()?;
+    load.run(requests)?;
+    if phases == 3 {
+        target.log()?.wait_for("thawing", FREEZE)?;
+        load.run(requests)?;
+    }
+    Ok(())
+}
+
 /// What the target serves and what it leaves in the file; the promises are compared with both.
 fn look(stage: &Stage, promises: &mut Promises, target: TargetProcess) -> Result<usize> {
     let served = stage.read_over_the_wire()?;
     let lost = judge(promises, &served)?;
+    // A freeze that was found unfinished is merged while the disk is served.
+    let shadow = shadow(stage);
+    wait_until("the shadow is merged", FREEZE, || Ok(!shadow.exists()))?;
     target.stop()?;
     ensure!(
         fs::read(&stage.image)? == served,
@@ -81,11 +118,19 @@ fn look(stage: &Stage, promises: &mut Promises, target: TargetProcess) -> Result
 }
 
 fn start(stage: &Stage, way: &Way) -> Result<TargetProcess> {
-    let mut target = Export::new(&stage.image, "tgt0")
-        .with(way.arguments)
-        .start(&stage.host, way.maker)?;
+    let mut export = Export::new(&stage.image, "tgt0").with(way.arguments);
+    if way.freezes {
+        let path = shadow(stage);
+        let path = path.to_str().context("a path of text")?;
+        export = export.with(&["--shadow", path, "--unfinished-freeze", "merge"]);
+    }
+    let mut target = export.start(&stage.host, way.maker)?;
     target.keep_quiet();
     Ok(target)
+}
+
+fn shadow(stage: &Stage) -> PathBuf {
+    stage.image.with_file_name("shadow")
 }
 
 /// Starts it after a crash, again and again as a service manager does: what a killed process has

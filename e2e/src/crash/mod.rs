@@ -61,6 +61,8 @@ pub struct Way {
     /// An acknowledged write so old is promised without a flush; a round then waits for so long
     /// before its crash, and the crash finds nothing under way.
     pub kept_after: Option<Duration>,
+    /// Kills: the disk is frozen and thawed meanwhile, and the target killed in any phase.
+    pub freezes: bool,
     /// Power cuts: the disk is a loop device over the file, not the file.
     pub on_device: bool,
 }

@@ -26,8 +26,7 @@ const MERGE_PAGES: usize = 64;
 /// How long a freeze waits for what was acknowledged early to be written to the image.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
 /// A shadow works on blocks of this size.
-const BLOCK_BYTES: u32 = 4096;
-const SECTOR_BYTES: u32 = 512;
+pub(super) const BLOCK_BYTES: u32 = 4096;
 
 /// Operations that a shadow has with the engine beside the volume's.
 pub(super) const SHADOW_OPS: usize = 3;
@@ -122,15 +121,6 @@ impl Freezer {
             }
         }
         Ok(freezer)
-    }
-
-    /// The least block that the volume may have.
-    pub(super) fn block_bytes(&self) -> u32 {
-        if self.settings.is_some() {
-            BLOCK_BYTES
-        } else {
-            SECTOR_BYTES
-        }
     }
 
     /// Gives the worker a shadow, and the unfinished freeze.

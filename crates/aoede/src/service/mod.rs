@@ -92,6 +92,16 @@ pub struct ExportSettings {
     pub freeze: Option<FreezeSettings>,
 }
 
+impl ExportSettings {
+    /// The least block that the volume may have.
+    fn least_block_bytes(&self) -> u32 {
+        match self.freeze {
+            Some(_) => freeze::BLOCK_BYTES,
+            None => 512,
+        }
+    }
+}
+
 /// Kernel interface for file I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EngineChoice {
@@ -265,7 +275,11 @@ impl<E: Engine<Buffer>> Service<E> {
         let mut worker = Worker::new(engine, pool, seats.len());
         let volume = export
             .cache
-            .volume(&backing, worker.pool().shape().count, freezer.block_bytes())
+            .volume(
+                &backing,
+                worker.pool().shape().count,
+                export.least_block_bytes(),
+            )
             .with_context(|| address.to_string())?;
         worker
             .add_export(target, file, volume)
@@ -653,19 +667,24 @@ fn target_settings(export: &ExportSettings, backing: Option<&Backing>) -> Target
         non_rotating: backing.rotational == Some(false),
         physical_sector_exponent: backing.physical.exponent(),
         physical_sector_offset: backing.physical.offset_sectors(),
-        trim: trim(backing.discard, backing.discard_bytes, backing.base_bytes),
+        trim: trim(
+            backing.discard,
+            backing.discard_bytes,
+            backing.base_bytes,
+            backing.block_bytes.max(export.least_block_bytes()),
+        ),
         ..plain
     }
 }
 
-/// What TRIM is for an export that starts at `base_bytes`.
-fn trim(discard: bool, discard_bytes: u32, base_bytes: u64) -> Trim {
+/// What TRIM is for an export that starts at `base_bytes` and is served in such blocks.
+fn trim(discard: bool, discard_bytes: u32, base_bytes: u64, block_bytes: u32) -> Trim {
     match discard_bytes {
         _ if !discard => Trim::Unsupported,
-        512 => Trim::ReadsZeros,
+        512 if block_bytes == 512 => Trim::ReadsZeros,
         // The device would refuse every discard: none begins where its blocks do.
         _ if !base_bytes.is_multiple_of(discard_bytes.into()) => Trim::Unsupported,
-        // Parts of the device's blocks are left as they are.
+        // Parts of blocks are left as they are.
         _ => Trim::Supported,
     }
 }
@@ -676,14 +695,15 @@ mod tests {
 
     #[test]
     fn trim_is_offered_where_the_device_takes_it() {
-        for (discard, discard_bytes, base_bytes, expected) in [
-            (false, 512, 0, Trim::Unsupported),
-            (true, 512, 512, Trim::ReadsZeros),
-            (true, 4096, 0, Trim::Supported),
-            (true, 4096, 8192, Trim::Supported),
-            (true, 4096, 512, Trim::Unsupported),
+        for (discard, discard_bytes, base_bytes, block_bytes, expected) in [
+            (false, 512, 0, 512, Trim::Unsupported),
+            (true, 512, 512, 512, Trim::ReadsZeros),
+            (true, 512, 512, 4096, Trim::Supported),
+            (true, 4096, 0, 512, Trim::Supported),
+            (true, 4096, 8192, 4096, Trim::Supported),
+            (true, 4096, 512, 512, Trim::Unsupported),
         ] {
-            let found = trim(discard, discard_bytes, base_bytes);
+            let found = trim(discard, discard_bytes, base_bytes, block_bytes);
             assert_eq!(found, expected, "{discard_bytes} {base_bytes}");
         }
     }
