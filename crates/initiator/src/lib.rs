@@ -58,20 +58,24 @@
 //! ```
 //! use aoede_initiator::{Driver, Event, Instant, Request, Settings, Wanted};
 //! use aoede_link::{Port, sim::{SimNet, SimPort}};
-//! use aoede_target::{Action, DATA_OFFSET, Exports, Outcome, PortFacts, Target, TargetSettings};
+//! use aoede_target::{
+//!     Action, Arrival, DATA_OFFSET, Exports, Outcome, PortFacts, Queue, Target, TargetSettings,
+//! };
 //! use std::time::Duration;
 //!
 //! /// Answers what has come, from a disk of 1000 sectors.
 //! fn serve(port: &mut SimPort, exports: &mut Exports, disk: &mut [u8]) {
 //!     let facts = PortFacts { mac: port.interface().mac, mtu: 1500, max_sectors: 255 };
+//!     let arrival = Arrival { now: Duration::ZERO, port: facts, seat: 0, queue: Queue::default() };
 //!     let mut answers = Vec::new();
 //!     while let Some(bytes) = port.receive() {
 //!         let Ok((frame, mut selection)) = exports.screen(&facts, bytes) else { continue };
 //!         while let Some((_, target)) = exports.next(&mut selection) {
 //!             let mut out = vec![0; 1514];
-//!             let len = match target.handle_frame(&facts, &frame, &mut out) {
+//!             let len = match target.handle_frame(&arrival, &frame, &mut out) {
 //!                 Outcome::Respond(len) => len,
-//!                 Outcome::Ignore(_) => continue,
+//!                 // Nothing is negotiated here, so that no frame is held or has many reads.
+//!                 Outcome::Ignore(_) | Outcome::Reads(_) | Outcome::Hold(_) => continue,
 //!                 Outcome::Disk(admitted) => {
 //!                     match admitted.action {
 //!                         Action::Read { lba, sectors } => {

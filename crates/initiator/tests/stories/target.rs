@@ -1,5 +1,5 @@
-//! A target to talk to: the real one of this project over a disk in memory. What it does not speak
-//! yet, the extensions of §7 to §11, is put around it here.
+//! A target to talk to: the real one of this project over a disk in memory. Extensions (§7 to §11)
+//! are put around it here, so that each can be missing and every frame can be looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,8 +9,8 @@ use aoede_target::{
     Target, TargetSettings, Trim,
 };
 use aoede_wire::{
-    Address, Ata, Body, CoalescedReads, Command, Crc8x4, Extension, ExtensionTable, Flags, Frame,
-    Header, MacAddr, Opcode, SECTOR_BYTES, congestion_id, trim_ranges,
+    Address, Ata, Body, CoalescedReads, Command, Crc8x4, ErrorCode, Extension, ExtensionTable,
+    Flags, Frame, Header, MacAddr, Opcode, SECTOR_BYTES, congestion_id, trim_ranges,
 };
 
 /// Which extensions a target speaks.
@@ -279,6 +279,15 @@ impl Model {
         let (frame, mut selection) = self.exports.screen(port, bytes).ok()?;
         let mut out = vec![0xA5; port.frame_bytes()];
         let (_, target) = self.exports.next(&mut selection)?;
+        if frame.header.command == Command::Extension {
+            // What a target without extensions says.
+            let header = frame.header.response(port.mac, target.address());
+            let header = header.with_error(ErrorCode::UnrecognizedCommand);
+            let body = Body::Unknown(Command::Extension.into(), frame.argument);
+            let len = body.encode(header, &mut out).ok()?;
+            out.truncate(len);
+            return Some(out);
+        }
         let len = match target.handle_frame(&arrival(port), &frame, &mut out) {
             Outcome::Respond(len) => len,
             Outcome::Ignore(_) | Outcome::Reads(_) | Outcome::Hold(_) => return None,
