@@ -12,14 +12,15 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aoede_disk::{
-    Backing, Buffer, Completion, DeviceOp, Engine, Errno, FileId, IoMode, Memory, OpId, OpKind,
-    OpenOptions, Part, Pool, open,
+    Backing, Buffer, Completion, DeviceOp, DiskRequest, Engine, Errno, Fault, FileId, IoMode,
+    Memory, OpId, OpKind, OpenOptions, Part, Pool, RequestId, RequestKind, TASKS, Volume,
+    VolumeSettings, open,
 };
 use rustix::event::epoll;
 
 use common::{
-    AnyEngine, LoopDevice, all_engines, create, engines, everywhere, folders, op, pool, run,
-    stumbling_engines, wait,
+    AnyEngine, LoopDevice, all_engines, create, engines, everywhere, failing_engines, folders, op,
+    pool, run, stumbling_engines, wait,
 };
 
 const WRITE: OpKind = OpKind::Write { durable: false };
@@ -584,5 +585,97 @@ fn block_devices_do_what_files_do() {
                 against_a_model(&mut engine, &backing, &pool, u64::from(sector_bytes), 7);
             }
         }
+    }
+}
+
+/// One request through a volume over an engine, to its end.
+fn ask(
+    volume: &mut Volume<Buffer>,
+    engine: &mut AnyEngine,
+    file: FileId,
+    pool: &Pool,
+    kind: RequestKind,
+    byte: u8,
+) -> Result<Vec<u8>, Errno> {
+    let now = std::time::Duration::from_secs(1);
+    let id = RequestId(0);
+    let buffer = filled(pool, byte).unwrap();
+    volume
+        .handle_request(now, DiskRequest { id, kind, buffer })
+        .unwrap();
+    loop {
+        while let Some(op) = volume.poll_device() {
+            engine.submit(file, op).unwrap();
+        }
+        engine.kick().unwrap();
+        if let Some(done) = volume.poll_done() {
+            let data = done.buffer.data()[..4096].to_vec();
+            return done.result.map(|()| data).map_err(|error| error.errno());
+        }
+        let (_, completion) = wait(engine);
+        volume.handle_device(now, completion);
+    }
+}
+
+/// What an initiator is told when the disk fails is the same over every engine.
+#[test]
+fn failures_reach_whom_they_concern_over_every_engine() {
+    let write = |lba, early| RequestKind::Write {
+        lba,
+        sectors: 8,
+        early,
+    };
+    let read = RequestKind::Read {
+        lba: 16,
+        sectors: 8,
+    };
+    // Two durable writes, then an early one with its sync, and then nothing more.
+    let script = [
+        Fault::Fail(Errno::IO),
+        Fault::Fail(Errno::NOSPC),
+        Fault::None,
+        Fault::Fail(Errno::IO),
+    ];
+    let pool = pool(4);
+    let capacity = 4 + TASKS + 1;
+    let folder = &folders()[0];
+    for (name, mut engine) in failing_engines(capacity, &pool, &script) {
+        let backing = create(&folder.path().join(name), 1 << 20, IoMode::Direct);
+        let file = engine.attach(&backing).unwrap();
+        let settings = VolumeSettings {
+            capacity: 4,
+            size_bytes: 1 << 20,
+            ..VolumeSettings::default()
+        };
+        let mut volume = Volume::new(settings, Pool::cache(1 << 20).unwrap());
+        let mut ask =
+            |volume: &mut _, kind, byte| ask(volume, &mut engine, file, &pool, kind, byte);
+        assert_eq!(
+            ask(&mut volume, write(0, false), 1),
+            Err(Errno::IO),
+            "{name}"
+        );
+        assert_eq!(
+            ask(&mut volume, write(8, false), 1),
+            Err(Errno::NOSPC),
+            "{name}"
+        );
+        assert!(volume.failure().is_none(), "{name}");
+        assert!(ask(&mut volume, write(16, true), 7).is_ok(), "{name}");
+        assert_eq!(
+            ask(&mut volume, RequestKind::Flush, 0),
+            Err(Errno::IO),
+            "{name}"
+        );
+        assert!(volume.failure().is_some(), "{name}");
+        assert_eq!(
+            ask(&mut volume, write(24, true), 1),
+            Err(Errno::IO),
+            "{name}"
+        );
+        assert_eq!(ask(&mut volume, read, 0), Ok(vec![7; 4096]), "{name}");
+        volume.clear_failure(std::time::Duration::from_secs(1));
+        assert!(ask(&mut volume, RequestKind::Flush, 0).is_ok(), "{name}");
+        assert!(volume.is_clean(), "{name}");
     }
 }

@@ -106,6 +106,19 @@ pub(crate) fn everywhere(test: impl Fn(&mut AnyEngine, FileId, &Pool)) {
     }
 }
 
+/// Every engine that runs here, whose operations meet with these faults, one after the other.
+pub(crate) fn failing_engines(
+    capacity: usize,
+    pool: &Pool,
+    script: &[Fault],
+) -> Vec<(&'static str, AnyEngine)> {
+    let failing = |(name, engine)| {
+        let faults = Faults::by_script(Any(engine), capacity, script.iter().copied());
+        (name, Box::new(faults) as AnyEngine)
+    };
+    engines(capacity, pool).into_iter().map(failing).collect()
+}
+
 /// A folder on a disk and, where there is one, a folder in memory.
 pub(crate) fn folders() -> Vec<tempfile::TempDir> {
     let mut folders = vec![tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()];
