@@ -1,11 +1,11 @@
 //! Which writing and which sync a flush waits for.
 //!
 //! Syncs are shared with durable writes: whichever runs covers all that the device has taken when
-//! it starts. A flush covers what was acknowledged before it arrived. It has two parts: everything dirty is
-//! written, then the device is synced. One runs at a time. What was acknowledged since it began is
-//! not covered: a flush that arrives later waits for the next one, which all that arrive meanwhile
-//! share. Flushes begin also without being asked for, when acknowledged data grows too much or too
-//! old.
+//! it starts. A flush covers what was acknowledged before it arrived. It has two parts: everything
+//! dirty is written, then the device is synced. One runs at a time. What was acknowledged since it
+//! began is not covered: a flush that arrives later waits for the next one, which all that arrive
+//! meanwhile share. Flushes begin also without being asked for, when acknowledged data grows too
+//! much or too old.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -57,7 +57,7 @@ impl Flushes {
 
     /// The device has taken data that was acknowledged at `since`, and may lose it in a power cut.
     pub(super) fn unsynced(&mut self, since: Duration, bytes: u64) {
-        self.unsynced = Some(self.unsynced.map_or(since, |oldest| oldest.min(since)));
+        self.unsynced = super::earlier(self.unsynced, Some(since));
         self.unsynced_bytes += bytes;
     }
 
@@ -117,10 +117,7 @@ impl Flushes {
             self.state = State::Syncing;
         }
         // Of a sync that is repeated, what it covered before is covered again.
-        self.syncing = match (self.syncing, self.unsynced.take()) {
-            (Some(before), Some(since)) => Some(before.min(since)),
-            (before, since) => before.or(since),
-        };
+        self.syncing = super::earlier(self.syncing, self.unsynced.take());
         self.syncing_bytes += std::mem::take(&mut self.unsynced_bytes);
     }
 

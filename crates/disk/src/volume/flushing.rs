@@ -8,7 +8,7 @@ use super::Planted;
 use super::flush::Arrival;
 use super::request::{Cause, DiskError, Operation};
 use super::slot::{Stage, Step};
-use super::{LastTry, MAX_RESUBMITS, SyncState, Volume, number};
+use super::{LastTry, MAX_RESUBMITS, SyncState, Volume, earlier, number};
 use crate::device::Errno;
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
@@ -60,10 +60,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
 
     /// Since when the oldest data has been at risk that no running flush covers.
     pub(super) fn oldest_at_risk(&self) -> Option<Duration> {
-        match (self.pages.oldest_dirtied(), self.flushes.oldest_unsynced()) {
-            (Some(dirty), Some(unsynced)) => Some(dirty.min(unsynced)),
-            (dirty, unsynced) => dirty.or(unsynced),
-        }
+        earlier(self.pages.oldest_dirtied(), self.flushes.oldest_unsynced())
     }
 
     /// Begins a flush that is due, and moves the running one on when its writing is done.

@@ -363,10 +363,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         } else {
             self.write_behind.deadline(self.oldest_at_risk())
         };
-        match (flush, self.write_behind.retry_at()) {
-            (Some(flush), Some(retry)) => Some(flush.min(retry)),
-            (flush, retry) => flush.or(retry),
-        }
+        earlier(flush, self.write_behind.retry_at())
     }
 
     /// The next operation for the device. Its memory goes along and must come back through
@@ -557,6 +554,11 @@ fn operation<B>(id: OpId, kind: OpKind, transfer: &Transfer, memory: Memory<B>) 
         // Fits: the whole transfer fits the memory.
         memory_start: usize::try_from(transfer.done).unwrap_or(usize::MAX),
     }
+}
+
+/// The earlier of two times, if there is any.
+fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
 }
 
 fn number(count: usize) -> u32 {

@@ -505,10 +505,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     /// Since when the longest dirty page has been so, whatever became of it.
     pub(super) fn oldest_dirtied(&self) -> Option<Duration> {
         let first = |list: &List| Some(self.page(list.first()?)?.dirtied);
-        match (first(&self.dirty), first(&self.failed)) {
-            (Some(dirty), Some(failed)) => Some(dirty.min(failed)),
-            (dirty, failed) => dirty.or(failed),
-        }
+        super::earlier(first(&self.dirty), first(&self.failed))
     }
 
     /// Whether the page can be written together with its neighbours.
@@ -617,10 +614,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
                 continue;
             };
             let dirtied = self.page(index).map(|page| page.dirtied);
-            oldest = match (oldest, dirtied) {
-                (Some(oldest), Some(dirtied)) => Some(oldest.min(dirtied)),
-                (oldest, dirtied) => oldest.or(dirtied),
-            };
+            oldest = super::earlier(oldest, dirtied);
             if let Some(page) = self.page_mut(index) {
                 page.alone = false;
             }
