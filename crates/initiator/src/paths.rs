@@ -170,6 +170,8 @@ pub(crate) struct Path {
     pub(crate) features: Features,
     /// Not before then are they negotiated anew.
     pub(crate) negotiate_after: Instant,
+    /// The target may have forgotten them.
+    pub(crate) in_doubt: bool,
     pub(crate) chore: Option<Chore>,
     /// Whether the disk is to be looked at anew when the chore is done.
     pub(crate) look_again: bool,
@@ -232,6 +234,7 @@ impl Path {
             agreed: false,
             features: Features::default(),
             negotiate_after: Instant::START,
+            in_doubt: false,
             chore: Some(Chore::new(Task::Identify)),
             look_again: false,
             must_agree: false,
@@ -262,6 +265,12 @@ impl Path {
             && self.agreed
             && self.payload > 0
             && self.measurement.is_none()
+    }
+
+    /// When extensions that are in doubt are to be negotiated anew.
+    pub(crate) fn doubt_ends(&self) -> Option<Instant> {
+        let in_doubt = self.in_doubt && self.state == State::Ready && self.agreed;
+        in_doubt.then_some(self.negotiate_after)
     }
 
     /// Whether its place may be given to another: it was asked who it is, never answered, and was

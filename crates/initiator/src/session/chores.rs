@@ -154,6 +154,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         };
         path.chore = None;
         path.agreed = true;
+        path.in_doubt = false;
         path.features = features;
         path.entry_misses = 0;
         path.negotiate_after = now + NEGOTIATE_EVERY;

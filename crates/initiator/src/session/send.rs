@@ -283,7 +283,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.stats.repeated += 1;
             // The target drops late copies if it tracks tags, which it does for each of our MACs
             // on its own.
-            op.copies_astray |= !path.features.tags || elsewhere;
+            op.copies_astray |= !path.features.tags || path.in_doubt || elsewhere;
             if op.changes() && path.features.tags {
                 path.repeated_at = Some(now);
             }

@@ -672,6 +672,38 @@ fn rule_8_extensions_are_negotiated_again_after_an_announcement_with_tags_far_aw
     assert!(bench.sent_commands(Command::Extension).len() <= 1);
 }
 
+/// A target that was restarted within a second of an agreement was trusted to track tags for ever,
+/// as its announcement came too soon (found over a real cable).
+#[test]
+fn rule_8_an_announcement_right_after_an_agreement_is_not_forgotten() {
+    let mut bench = Bench::attached(1500, ALL);
+    bench.run(SECOND);
+    bench.announce(0);
+    bench.run(ms(10));
+    bench.models[0].forget_extensions();
+    bench.sent.clear();
+    bench.announce(0);
+    bench.run(ms(100));
+    assert_eq!(bench.sent_commands(Command::Extension).len(), 0);
+    // Until then a write that is repeated is one that the target does not track.
+    let id = bench.submit(write_at(5, 1, 1));
+    let _late = bench.transmit();
+    bench.now += ms(30);
+    bench.session.handle_timeout(bench.now);
+    assert_eq!(bench.wait(id, ms(1)).result, Ok(Answer::Done));
+    bench.sent.clear();
+    let next = bench.submit(write_at(5, 1, 2));
+    bench.run(ms(150));
+    assert_eq!(bench.sent_ata(Opcode::WriteExt).len(), 0);
+    assert_eq!(bench.wait(next, ms(100)).result, Ok(Answer::Done));
+
+    bench.run(SECOND);
+    assert_eq!(bench.sent_commands(Command::Extension).len(), 1);
+    assert!(bench.path(0).features.tags);
+    bench.run(10 * SECOND);
+    assert_eq!(bench.sent_commands(Command::Extension).len(), 1);
+}
+
 #[test]
 fn rule_8_coalesced_reads_that_stay_unanswered_are_given_up() {
     for firmware in [None, Some(0x4015)] {
