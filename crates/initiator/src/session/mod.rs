@@ -635,6 +635,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             let (port, mac) = (path.port, path.mac);
             self.stats.paths_lost += 1;
             self.notify(Notice::PathLost { port, mac });
+            self.interrupt_measurements();
         }
         self.flights_again(now, index);
     }

@@ -151,6 +151,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             Miss::GoShort => self.go_short(index),
             Miss::GoSilent => self.go_silent(now, index),
         }
+        self.interrupt_measurements();
         if entry {
             self.suspect_entries(now, index);
         }
