@@ -24,7 +24,13 @@ fn it_says_its_version() {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in [&["--help"][..], &["export", "--help"], &["demo", "--help"]] {
+    for command in [
+        &["--help"][..],
+        &["export", "--help"],
+        &["discover", "--help"],
+        &["info", "--help"],
+        &["demo", "--help"],
+    ] {
         let output = aoede(command);
         assert!(output.status.success(), "{command:?}");
         let help = text(&output.stdout);
@@ -59,6 +65,13 @@ fn wrong_usage_is_code_2_and_a_failure_code_1() {
         ),
         (&["no-such-command"], 2),
         (&["export", "e1.1", "/nowhere", "-i", "no-such-if"], 1),
+        (&["discover"], 2),
+        (&["discover", "-i", "no-such-if", "--seconds", "0"], 2),
+        (&["discover", "-i", "no-such-if"], 1),
+        (&["discover", "-i", "lo"], 1),
+        (&["info", "-i", "no-such-if"], 2),
+        (&["info", "1", "-i", "no-such-if"], 2),
+        (&["info", "e1.1", "-i", "no-such-if"], 1),
     ] {
         let output = aoede(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
@@ -72,7 +85,13 @@ fn manual_pages_are_written_for_the_program_and_each_command() {
     let target = folder.path().join("new").join("man1");
     let output = aoede(&["man", target.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    for page in ["aoede.1", "aoede-export.1", "aoede-demo.1"] {
+    for page in [
+        "aoede.1",
+        "aoede-export.1",
+        "aoede-discover.1",
+        "aoede-info.1",
+        "aoede-demo.1",
+    ] {
         let roff = std::fs::read_to_string(target.join(page)).unwrap();
         assert!(roff.contains(".SH NAME"), "{page}: {roff}");
     }

@@ -2,7 +2,9 @@
 //! 0 for success, 1 for failure, 2 for wrong usage.
 
 mod demo;
+mod discover;
 mod export;
+mod info;
 mod man;
 mod vblade;
 
@@ -34,6 +36,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Export(export::ExportArgs),
+    Discover(discover::DiscoverArgs),
+    Info(info::InfoArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -65,6 +69,8 @@ impl Command {
     fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Export(args) => export::run(args),
+            Self::Discover(args) => discover::run(&args),
+            Self::Info(args) => info::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }
