@@ -4,6 +4,8 @@
 
 #[path = "failover/load.rs"]
 mod load;
+#[path = "failover/noise.rs"]
+mod noise;
 #[path = "failover/paths.rs"]
 mod paths;
 #[path = "failover/restarts.rs"]

@@ -57,6 +57,8 @@ pub(crate) struct Worst {
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) done: u64,
+    /// Requests that failed and were made again.
+    pub(crate) failed: u64,
     /// What every place must hold.
     versions: BTreeMap<u64, u64>,
 }
@@ -69,6 +71,11 @@ struct Worker {
     versions: BTreeMap<u64, u64>,
     /// Requests under way, by place.
     under_way: BTreeMap<u64, UnderWay>,
+    /// Whether a request that fails is made again.
+    patient: bool,
+    /// Those to be made again: the place, and the version if it is a write.
+    again: Vec<(u64, Option<u64>)>,
+    failed: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +87,17 @@ struct UnderWay {
 
 impl Load {
     pub(crate) fn start(disk: &Disk, seed: u64) -> Self {
+        Self::begin(disk, seed, false)
+    }
+
+    /// The same for a cable that loses frames and flips bits. A request that fails is made again, as
+    /// some come to what the target must refuse when they are damaged. And no flushes: one that is
+    /// lost is waited for thirty seconds (§15, 5).
+    pub(crate) fn start_amid_noise(disk: &Disk, seed: u64) -> Self {
+        Self::begin(disk, seed, true)
+    }
+
+    fn begin(disk: &Disk, seed: u64, patient: bool) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let progress = Arc::new((Mutex::new(Progress::default()), Condvar::new()));
         let worker = Worker {
@@ -87,6 +105,9 @@ impl Load {
             random: Random::new(seed),
             versions: (0..PLACES).map(|place| (place, 0)).collect(),
             under_way: BTreeMap::new(),
+            patient,
+            again: Vec::new(),
+            failed: 0,
         };
         let thread = {
             let (stop, progress) = (Arc::clone(&stop), Arc::clone(&progress));
@@ -152,12 +173,16 @@ impl Worker {
         let mut done = 0;
         let mut last = Instant::now();
         loop {
+            while let Some((place, writes)) = self.again.pop() {
+                self.make(place, writes)?;
+            }
             while !stop.load(Ordering::Relaxed) && self.queue.under_way() < DEPTH {
                 self.submit()?;
             }
             let Some(completion) = self.queue.wait() else {
                 return Ok(Report {
                     done,
+                    failed: self.failed,
                     versions: self.versions,
                 });
             };
@@ -174,14 +199,23 @@ impl Worker {
         }
     }
 
+    /// Makes the next request.
     fn submit(&mut self) -> Result<()> {
-        let flushes = self.random.below(100) == 0 && !self.under_way.contains_key(&FLUSH);
-        let place = if flushes { FLUSH } else { self.idle_place() };
-        let writes = (!flushes && self.random.below(2) == 0)
-            .then(|| self.versions.get(&place).map_or(1, |version| version + 1));
+        let flushes =
+            !self.patient && self.random.below(100) == 0 && !self.under_way.contains_key(&FLUSH);
+        if flushes {
+            return self.make(FLUSH, None);
+        }
+        let place = self.idle_place();
+        let writes = self.random.below(2) == 0;
+        let version = self.versions.get(&place).map_or(1, |version| version + 1);
+        self.make(place, writes.then_some(version))
+    }
+
+    fn make(&mut self, place: u64, writes: Option<u64>) -> Result<()> {
         let lba = place.wrapping_mul(PLACE_SECTORS);
         let request = match writes {
-            _ if flushes => Request::Flush,
+            _ if place == FLUSH => Request::Flush,
             Some(version) => Request::Write {
                 lba,
                 buffer: content(place, version),
@@ -212,10 +246,12 @@ impl Worker {
         let place = completion.token;
         let ended = self.under_way.remove(&place);
         let UnderWay { writes, since } = ended.context("it was not under way")?;
-        completion
-            .result
-            .with_context(|| format!("place {place}, writing {writes:?}"))?;
-        if place != FLUSH {
+        if let Err(error) = completion.result {
+            ensure!(self.patient, "place {place}, writing {writes:?}: {error}");
+            eprintln!("place {place}, writing {writes:?}: {error}");
+            self.failed += 1;
+            self.again.push((place, writes));
+        } else if place != FLUSH {
             let newest = self.versions.entry(place).or_default();
             match writes {
                 Some(version) => *newest = version,
