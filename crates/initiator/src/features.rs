@@ -35,10 +35,11 @@ impl Features {
 }
 
 /// What to ask a target for, in order: `reset` first, and `congestion` last, where it has no
-/// argument and so measures nothing (§7.2).
+/// argument and so measures nothing (§7.2). Without anything that stays in force there is no
+/// `reset`: it would end what another program with the same MAC has agreed on.
 pub(crate) fn names(wanted: Wanted) -> impl Iterator<Item = Extension> + Clone {
     [
-        (true, Extension::Reset),
+        (wanted.stays_in_force(), Extension::Reset),
         (wanted.coalesced_read, Extension::CoalescedRead),
         (wanted.tags, Extension::TagIncBe),
         (wanted.crc8x4, Extension::Crc8x4),
@@ -47,6 +48,9 @@ pub(crate) fn names(wanted: Wanted) -> impl Iterator<Item = Extension> + Clone {
     .into_iter()
     .filter_map(|(wanted, extension)| wanted.then_some(extension))
 }
+
+/// The table that takes back all of it.
+pub(crate) const RESET: &[u8] = b"reset\0\0";
 
 /// The same as a table for a frame.
 pub(crate) fn table(wanted: Wanted) -> Vec<u8> {
@@ -104,7 +108,12 @@ mod tests {
             table(ALL),
             b"reset\0coalesced_read\0tag_inc_be\0crc8x4\0congestion\0\0"
         );
-        assert_eq!(table(Wanted::NOTHING), b"reset\0\0");
+        assert_eq!(names(Wanted::NOTHING).count(), 0);
+        let congestion = Wanted {
+            congestion: true,
+            ..Wanted::NOTHING
+        };
+        assert_eq!(table(congestion), b"congestion\0\0");
     }
 
     #[test]

@@ -47,8 +47,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             State::Foreign => return,
             State::New | State::Silent => Task::Identify,
             State::Ready if !path.agreed => {
-                // `reset` alone is nothing to ask for.
-                if names(wanted).count() == 1 {
+                if names(wanted).next().is_none() {
                     return self.agree(now, index, Features::default());
                 }
                 Task::Negotiate

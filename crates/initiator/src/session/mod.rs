@@ -8,12 +8,15 @@
 //! - then, until each says `None`: [`poll_transmit`](Session::poll_transmit),
 //!   [`poll_event`](Session::poll_event);
 //! - and [`poll_timeout`](Session::poll_timeout), when to call
-//!   [`handle_timeout`](Session::handle_timeout) at the latest.
+//!   [`handle_timeout`](Session::handle_timeout) at the latest;
+//! - at the end [`poll_farewell`](Session::poll_farewell).
 //!
 //! Files: `op.rs` requests and their pieces, `send.rs` frames out, `receive.rs` frames in,
-//! `chores.rs` what a path finds out before it is used, `timers.rs` what comes with time.
+//! `chores.rs` what a path finds out before it is used, `timers.rs` what comes with time,
+//! `farewell.rs` what is sent at the end.
 
 mod chores;
+mod farewell;
 mod op;
 mod receive;
 mod send;

@@ -10,6 +10,7 @@
 mod basics;
 mod bench;
 mod client;
+mod farewell;
 mod network;
 mod paths;
 mod properties;
