@@ -249,8 +249,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         if let Some(path) = self.paths.get_mut(index) {
             if let Some(measurement) = path.measurement.take() {
                 let answered = measurement.count();
-                path.window.seed(answered);
                 path.answered_probes = Some(answered);
+                // Nothing at all says nothing: a target is not measured again so soon (§10).
+                if answered > 0 {
+                    path.window.seed(answered);
+                }
             }
         }
         self.next_chores(now);

@@ -112,8 +112,11 @@ pub struct PathInfo {
     pub window: u32,
     /// Average round trip; zero before one was measured.
     pub round_trip: Duration,
-    /// Probes that were answered when it was measured (§10).
+    /// Probes that were answered when it was measured (§10). None of them: the target was measured
+    /// a moment ago, and does not let itself be measured again so soon.
     pub measured: Option<u32>,
+    /// Nothing is being found out about it: what the other fields say will stay for a while.
+    pub settled: bool,
 }
 
 /// A frame that [`poll_transmit`](Session::poll_transmit) has encoded.
@@ -407,6 +410,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             window: path.window.size(),
             round_trip: path.trips.average(),
             measured: path.answered_probes,
+            settled: path.is_settled(),
         })
     }
 
