@@ -12,13 +12,14 @@
 //! - at the end [`poll_farewell`](Session::poll_farewell).
 //!
 //! Files: `op.rs` requests and their pieces, `send.rs` frames out, `receive.rs` frames in,
-//! `chores.rs` what a path finds out before it is used, `timers.rs` what comes with time,
-//! `farewell.rs` what is sent at the end.
+//! `response.rs` the responses in one of them, `chores.rs` what a path finds out before it is used,
+//! `timers.rs` what comes with time, `farewell.rs` what is sent at the end.
 
 mod chores;
 mod farewell;
 mod op;
 mod receive;
+mod response;
 mod send;
 mod timers;
 
