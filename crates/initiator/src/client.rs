@@ -439,6 +439,17 @@ impl Queue {
         self.done_out.recv().ok()
     }
 
+    /// The same as [`wait`](Self::wait), but for so long at most: `None` also if none has ended
+    /// by then.
+    pub fn wait_for(&mut self, patience: Duration) -> Option<Completion> {
+        if self.under_way == 0 {
+            return None;
+        }
+        let done = self.done_out.recv_timeout(patience).ok()?;
+        self.under_way -= 1;
+        Some(done)
+    }
+
     /// Requests under way.
     pub fn under_way(&self) -> usize {
         self.under_way

@@ -505,6 +505,7 @@ mod tests {
             flush: true,
             flush_ext: true,
             trim_blocks: 1,
+            trim_zeroes: false,
             write_cache: false,
             physical_sector_exponent: 0,
         }

@@ -124,7 +124,7 @@ fn a_disk_tells_who_it_is() {
     );
     assert_eq!(identity.sectors, SECTORS);
     assert!(identity.lba48 && identity.flush && identity.flush_ext && !identity.write_cache);
-    assert_eq!(identity.trim_blocks, 2);
+    assert_eq!((identity.trim_blocks, identity.trim_zeroes), (2, true));
 }
 
 #[test]

@@ -180,6 +180,16 @@ fn a_queue_has_many_requests_under_way() {
     assert_eq!(queue.under_way(), 0);
     queue.submit(1, refused.request).unwrap();
     assert_eq!(queue.wait().unwrap().buffer.unwrap(), [1; 512]);
+    assert!(queue.wait_for(PATIENCE).is_none(), "nothing is under way");
+    queue.submit(2, Request::Flush).unwrap();
+    let done = loop {
+        assert_eq!(queue.under_way(), 1, "what has not ended is under way");
+        if let Some(done) = queue.wait_for(Duration::from_millis(1)) {
+            break done;
+        }
+    };
+    assert!(done.token == 2 && done.result.is_ok());
+    assert_eq!(queue.under_way(), 0);
 }
 
 #[test]
