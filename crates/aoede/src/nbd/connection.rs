@@ -1,6 +1,6 @@
-//! One client: negotiation, and then two threads. One reads requests and gives them to the disk, the
-//! other hears how they end and replies, in the order in which they end. So a client may have many
-//! requests under way, and one that is slow to take its replies delays nobody else.
+//! A client that sends requests, on two threads. One reads them and gives them to the disk, the other
+//! hears how they end and replies, in the order in which they end. So a client may have many requests
+//! under way, and one that is slow to take its replies delays nobody else.
 //!
 //! Memory is bounded: a request holds its data, [`LEAST_COST`] at least, until its reply is sent, and
 //! while [`WINDOW`] is taken no further request is read. One that is larger than that alone is
@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -19,188 +18,27 @@ use std::time::{Duration, Instant};
 use aoede_initiator::{Answer, ClientError, Completion, Request as DiskRequest};
 use tracing::{debug, warn};
 
-use super::disk::{self, Backing};
-use super::handshake::{self, Handshake, Progress};
-use super::protocol::{Errno, Export, SECTOR};
+use super::disk::Backing;
+use super::protocol::{Export, SECTOR};
 use super::reply;
-use super::request::{Action, Extent, REQUEST_BYTES, Request};
+use super::request::{Action, REQUEST_BYTES, Request};
+use super::service::{Peer, Service, Tally};
+use super::steps::{Next, Outcome, Step, changes, first, held, next, zeroes};
 
-/// Memory of a connection's requests, in bytes.
+/// Memory of a client's requests, in bytes.
 pub const WINDOW: usize = 8 << 20;
 /// What a request takes of it at least: this bounds their number, to 128.
 pub const LEAST_COST: usize = 64 << 10;
 
-/// How long a client may take for each step of the negotiation.
-const NEGOTIATION: Duration = Duration::from_secs(30);
-/// Zeros are written in portions of this size, in sectors, one after the other.
-const ZEROES: u64 = 2048;
 /// Small requests and replies travel together in portions of this size.
-const STREAM_BUFFER: usize = 64 << 10;
+pub(super) const STREAM_BUFFER: usize = 64 << 10;
 /// Failures are logged this often at most, for each client.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 /// A token that no request has: look whether all is over.
 const LOOK: u64 = u64::MAX;
 
-/// What all connections share.
-#[derive(Debug)]
-pub struct Service<B> {
-    disk: B,
-    name: String,
-    read_only: bool,
-    changed: AtomicBool,
-}
-
-/// A client, as the server and its connection know it.
-#[derive(Debug)]
-pub struct Peer {
-    /// The connection.
-    pub stream: UnixStream,
-    under_way: AtomicU64,
-}
-
-/// What a client has asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Requests that were replied to.
-    pub requests: u64,
-    /// Of these, with an error.
-    pub failed: u64,
-}
-
-impl<B: Backing> Service<B> {
-    /// Offers `disk` by this name.
-    pub fn new(disk: B, name: String, read_only: bool) -> Self {
-        Self {
-            disk,
-            name,
-            read_only,
-            changed: AtomicBool::new(false),
-        }
-    }
-
-    /// The disk.
-    pub fn disk(&self) -> &B {
-        &self.disk
-    }
-
-    /// Whether a client has asked for anything that changes data.
-    pub fn has_changed(&self) -> bool {
-        self.changed.load(Ordering::Relaxed)
-    }
-
-    /// What a client that comes now is offered: a disk that was resized has its new size.
-    ///
-    /// # Errors
-    /// The disk is gone for good.
-    pub fn export(&self) -> Result<Export, ClientError> {
-        let facts = self.disk.facts()?;
-        Ok(Export {
-            name: self.name.clone(),
-            bytes: facts.sectors.saturating_mul(SECTOR),
-            read_only: self.read_only,
-            flush: facts.flush,
-            trim: facts.trim,
-            trim_zeroes: facts.trim_zeroes,
-        })
-    }
-
-    /// Serves a client until it leaves, or its stream is shut down for reading; what it has asked by
-    /// then is finished and replied to.
-    ///
-    /// # Errors
-    /// It does not speak the protocol, or takes too long for the negotiation.
-    pub fn serve(&self, peer: &Peer) -> io::Result<Tally> {
-        let export = self.export().map_err(io::Error::other)?;
-        let mut input = BufReader::with_capacity(STREAM_BUFFER, &peer.stream);
-        peer.stream.set_read_timeout(Some(NEGOTIATION))?;
-        peer.stream.set_write_timeout(Some(NEGOTIATION))?;
-        let Some(structured) = negotiate(&export, &mut input, &peer.stream)? else {
-            return Ok(Tally::default());
-        };
-        peer.stream.set_read_timeout(None)?;
-        peer.stream.set_write_timeout(None)?;
-
-        let connection = Connection {
-            service: self,
-            peer,
-            export,
-            structured,
-            state: Mutex::new(State {
-                reading: true,
-                used: 0,
-                next: 0,
-                pending: BTreeMap::new(),
-            }),
-            room: Condvar::new(),
-        };
-        let (done, ended) = mpsc::channel();
-        thread::scope(|scope| {
-            let (connection, done) = (&connection, &done);
-            let replying = thread::Builder::new()
-                .name("nbd-reply".to_owned())
-                .spawn_scoped(scope, move || connection.reply(&ended, done))?;
-            let read = connection.read(&mut input, done);
-            connection.lock().reading = false;
-            look(done);
-            let tally = replying.join().unwrap_or_default();
-            read.map(|()| tally)
-        })
-    }
-}
-
-impl Peer {
-    /// The client at the other end.
-    pub fn new(stream: UnixStream) -> Self {
-        Self {
-            stream,
-            under_way: AtomicU64::new(0),
-        }
-    }
-
-    /// Whether none of its requests is with the disk.
-    pub fn is_idle(&self) -> bool {
-        self.under_way.load(Ordering::Relaxed) == 0
-    }
-}
-
-/// Whether replies are structured; `None` if the client has left.
-fn negotiate(
-    export: &Export,
-    input: &mut impl Read,
-    mut output: &UnixStream,
-) -> io::Result<Option<bool>> {
-    output.write_all(&handshake::greeting())?;
-    let mut handshake = Handshake::new(export);
-    let (mut wanted, mut out) = (vec![0; handshake::MAX_OPTION], Vec::new());
-    loop {
-        let bytes = wanted.get_mut(..handshake.wants()).unwrap_or_default();
-        match input.read_exact(bytes) {
-            // A client that only looked whether somebody is there.
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-            result => result?,
-        }
-        out.clear();
-        let progress = handshake.handle(bytes, &mut out);
-        let progress = progress.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-        output.write_all(&out)?;
-        match progress {
-            Progress::More => {}
-            Progress::Transmission { structured } => return Ok(Some(structured)),
-            Progress::Ended => return Ok(None),
-        }
-    }
-}
-
-fn look(done: &Sender<Completion>) {
-    // The other thread may have ended already.
-    let _ended = done.send(Completion {
-        token: LOOK,
-        buffer: None,
-        result: Ok(Answer::Done),
-    });
-}
-
-struct Connection<'a, B> {
+/// A client that sends requests.
+pub(super) struct Connection<'a, B> {
     service: &'a Service<B>,
     peer: &'a Peer,
     export: Export,
@@ -232,33 +70,49 @@ struct Pending {
     step: Step,
 }
 
-/// What the disk has been asked for, or why it has not.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Refused(Errno),
-    /// Nothing is left of it.
-    Nothing,
-    Read {
-        extent: Extent,
-    },
-    Change {
-        fua: bool,
-    },
-    /// A portion of zeros, and this remains.
-    Zero {
-        rest: Extent,
-        fua: bool,
-    },
-    Flush,
-}
+impl<'a, B: Backing> Connection<'a, B> {
+    pub(super) fn new(
+        service: &'a Service<B>,
+        peer: &'a Peer,
+        export: Export,
+        structured: bool,
+    ) -> Self {
+        let state = State {
+            reading: true,
+            used: 0,
+            next: 0,
+            pending: BTreeMap::new(),
+        };
+        Self {
+            service,
+            peer,
+            export,
+            structured,
+            state: Mutex::new(state),
+            room: Condvar::new(),
+        }
+    }
 
-/// What to do when a request has come back from the disk.
-enum Next {
-    Reply(Result<Option<Vec<u8>>, Errno>),
-    Ask(Step, DiskRequest<Vec<u8>>),
-}
+    /// Takes requests until the client leaves, or its stream is shut down for reading. Those taken by
+    /// then are finished and replied to.
+    ///
+    /// # Errors
+    /// It sends something else than requests, or leaves in the middle of one.
+    pub(super) fn serve(&self, input: &mut BufReader<&UnixStream>) -> io::Result<Tally> {
+        let (done, ended) = mpsc::channel();
+        thread::scope(|scope| {
+            let done = &done;
+            let replying = thread::Builder::new()
+                .name("nbd-reply".to_owned())
+                .spawn_scoped(scope, move || self.reply(&ended, done))?;
+            let read = self.read(input, done);
+            self.lock().reading = false;
+            look(done);
+            let tally = replying.join().unwrap_or_default();
+            read.map(|()| tally)
+        })
+    }
 
-impl<B: Backing> Connection<'_, B> {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -289,12 +143,24 @@ impl<B: Backing> Connection<'_, B> {
             }
             let cost = action.map_or(0, held).max(LEAST_COST);
             self.take(cost);
-            let (step, asked) = match action {
-                Ok(action) => self.begin(action, input)?,
-                Err(error) => {
-                    skip(input, request.payload_bytes())?;
-                    (Step::Refused(error), None)
+            let payload = match action {
+                Ok(Action::Write { extent, .. }) => {
+                    let mut payload = zeroes(extent);
+                    input.read_exact(&mut payload)?;
+                    payload
                 }
+                Ok(_) => Vec::new(),
+                Err(_) => {
+                    skip(input, request.payload_bytes())?;
+                    Vec::new()
+                }
+            };
+            if action.is_ok_and(changes) {
+                self.service.note_change();
+            }
+            let (step, asked) = match action {
+                Ok(action) => first(action, payload),
+                Err(error) => (Step::Refused(error), None),
             };
             self.admit(&request, cost, step, asked, done);
         }
@@ -305,58 +171,6 @@ impl<B: Backing> Connection<'_, B> {
         let full = |state: &mut State| state.used > 0 && state.used + cost > WINDOW;
         let state = self.room.wait_while(self.lock(), full);
         state.unwrap_or_else(PoisonError::into_inner).used += cost;
-    }
-
-    /// The first thing to ask the disk for.
-    fn begin(
-        &self,
-        action: Action,
-        input: &mut impl Read,
-    ) -> io::Result<(Step, Option<DiskRequest<Vec<u8>>>)> {
-        let changes = !matches!(action, Action::Read { .. } | Action::Flush);
-        if changes {
-            self.service.changed.store(true, Ordering::Relaxed);
-        }
-        Ok(match action {
-            Action::Read { extent } => {
-                let (lba, buffer) = (extent.lba, zeroes(extent));
-                (
-                    Step::Read { extent },
-                    Some(DiskRequest::Read { lba, buffer }),
-                )
-            }
-            Action::Write { extent, fua } => {
-                let (lba, mut buffer) = (extent.lba, zeroes(extent));
-                input.read_exact(&mut buffer)?;
-                (
-                    Step::Change { fua },
-                    Some(DiskRequest::Write { lba, buffer }),
-                )
-            }
-            Action::Trim { extent, .. } if extent.sectors == 0 => (Step::Nothing, None),
-            Action::Trim { extent, fua }
-            | Action::Zero {
-                extent,
-                trim: true,
-                fua,
-            } => {
-                let Extent { lba, sectors } = extent;
-                (
-                    Step::Change { fua },
-                    Some(DiskRequest::Trim { lba, sectors }),
-                )
-            }
-            Action::Zero {
-                extent,
-                trim: false,
-                fua,
-            } => {
-                let (step, request) = zero(extent, fua);
-                (step, Some(request))
-            }
-            Action::Flush => (Step::Flush, Some(DiskRequest::Flush)),
-            Action::Disconnect => (Step::Nothing, None),
-        })
     }
 
     fn admit(
@@ -378,9 +192,9 @@ impl<B: Backing> Connection<'_, B> {
         state.next += 1;
         state.pending.insert(token, pending);
         drop(state);
-        self.peer.under_way.fetch_add(1, Ordering::Relaxed);
+        self.peer.begin();
         match asked {
-            Some(asked) => self.service.disk.begin(token, asked, done),
+            Some(asked) => self.service.disk().begin(token, asked, done),
             None => {
                 let _ended = done.send(Completion {
                     token,
@@ -402,7 +216,7 @@ impl<B: Backing> Connection<'_, B> {
                 completion
             } else {
                 // Replies that have gathered are sent before anything is waited for.
-                there = there && self.keep(output.flush());
+                there = there && self.keep(&output.flush());
                 if self.is_over() {
                     return tally;
                 }
@@ -421,7 +235,7 @@ impl<B: Backing> Connection<'_, B> {
             tally.requests += 1;
             tally.failed += u64::from(result.is_err());
             // A client that is gone gets no replies, but what it asked for is finished.
-            there = there && self.keep(send(&mut output, &pending, result));
+            there = there && self.keep(&send(&mut output, &pending, result));
             self.lock().used -= pending.cost;
             self.room.notify_one();
         }
@@ -433,7 +247,7 @@ impl<B: Backing> Connection<'_, B> {
     }
 
     /// Whether the client is still there. If not, nothing more is read from it.
-    fn keep(&self, sent: io::Result<()>) -> bool {
+    fn keep(&self, sent: &io::Result<()>) -> bool {
         if sent.is_err() {
             // Fails if it is shut down already.
             let _down = self.peer.stream.shutdown(Shutdown::Both);
@@ -446,18 +260,18 @@ impl<B: Backing> Connection<'_, B> {
         &self,
         completion: Completion,
         done: &Sender<Completion>,
-    ) -> Option<(Pending, Result<Option<Vec<u8>>, Errno>)> {
+    ) -> Option<(Pending, Outcome)> {
         let token = completion.token;
         let mut pending = self.lock().pending.remove(&token)?;
         match next(pending.step, completion) {
             Next::Reply(result) => {
-                self.peer.under_way.fetch_sub(1, Ordering::Relaxed);
+                self.peer.end();
                 Some((pending, result))
             }
             Next::Ask(step, request) => {
                 pending.step = step;
                 self.lock().pending.insert(token, pending);
-                self.service.disk.begin(token, request, done);
+                self.service.disk().begin(token, request, done);
                 None
             }
         }
@@ -474,60 +288,6 @@ fn complain(error: &ClientError, last: &mut Option<Instant>) {
     }
 }
 
-/// Memory that a request holds until its reply is sent.
-fn held(action: Action) -> usize {
-    let bytes = match action {
-        Action::Read { extent } | Action::Write { extent, .. } => extent.bytes(),
-        Action::Zero {
-            extent,
-            trim: false,
-            ..
-        } => extent.bytes().min(ZEROES * SECTOR),
-        _ => 0,
-    };
-    usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-/// What comes after this step.
-fn next(step: Step, completion: Completion) -> Next {
-    let result = match (step, completion.result) {
-        (Step::Refused(error), _) => Err(error),
-        (_, Err(error)) => {
-            let changes = matches!(step, Step::Change { .. } | Step::Zero { .. });
-            Err(disk::errno(&error, changes))
-        }
-        (Step::Read { .. }, Ok(_)) => Ok(completion.buffer),
-        (Step::Zero { rest, fua }, Ok(_)) if rest.sectors > 0 => {
-            let (step, request) = zero(rest, fua);
-            return Next::Ask(step, request);
-        }
-        (Step::Change { fua: true } | Step::Zero { fua: true, .. }, Ok(_)) => {
-            return Next::Ask(Step::Flush, DiskRequest::Flush);
-        }
-        _ => Ok(None),
-    };
-    Next::Reply(result)
-}
-
-/// The first portion of zeros.
-fn zero(extent: Extent, fua: bool) -> (Step, DiskRequest<Vec<u8>>) {
-    let Extent { lba, sectors } = extent;
-    let portion = sectors.min(ZEROES);
-    let buffer = zeroes(Extent {
-        lba,
-        sectors: portion,
-    });
-    let rest = Extent {
-        lba: lba + portion,
-        sectors: sectors - portion,
-    };
-    (Step::Zero { rest, fua }, DiskRequest::Write { lba, buffer })
-}
-
-fn zeroes(extent: Extent) -> Vec<u8> {
-    vec![0; usize::try_from(extent.bytes()).unwrap_or(0)]
-}
-
 /// Reads over the data of a write that is refused.
 fn skip(input: &mut impl Read, bytes: u32) -> io::Result<()> {
     let skipped = io::copy(&mut input.take(bytes.into()), &mut io::sink())?;
@@ -538,11 +298,7 @@ fn skip(input: &mut impl Read, bytes: u32) -> io::Result<()> {
     }
 }
 
-fn send(
-    output: &mut impl Write,
-    pending: &Pending,
-    result: Result<Option<Vec<u8>>, Errno>,
-) -> io::Result<()> {
+fn send(output: &mut impl Write, pending: &Pending, result: Outcome) -> io::Result<()> {
     let Pending { cookie, step, .. } = *pending;
     let head = match (&result, step) {
         (Ok(Some(data)), Step::Read { extent }) if pending.structured => {
@@ -557,4 +313,13 @@ fn send(
         Ok(Some(data)) => output.write_all(&data),
         _ => Ok(()),
     }
+}
+
+fn look(done: &Sender<Completion>) {
+    // The other thread may have ended already.
+    let _ended = done.send(Completion {
+        token: LOOK,
+        buffer: None,
+        result: Ok(Answer::Done),
+    });
 }

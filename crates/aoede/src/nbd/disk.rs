@@ -44,7 +44,7 @@ impl Backing for Disk {
     }
 
     fn begin(&self, token: u64, request: Request<Vec<u8>>, done: &Sender<Completion>) {
-        Disk::begin(self, token, request, done);
+        Self::begin(self, token, request, done);
     }
 }
 
@@ -78,6 +78,7 @@ fn is(registers: &Registers, error: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Errno::{Io, NoSpace, NotPermitted, NotSupported, Shutdown};
 
     #[test]
     fn errors_are_told_as_the_client_knows_them() {
@@ -90,7 +91,6 @@ mod tests {
             };
             ClientError::Failed(Error::Device { registers })
         };
-        use Errno::{Io, NoSpace, NotPermitted, NotSupported, Shutdown};
         for (error, of_read, of_write) in [
             // protocol.md §3.3: read-only, beyond the end, unreadable, device fault.
             (device(0x41, 0x04), Io, NotPermitted),

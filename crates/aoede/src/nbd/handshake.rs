@@ -23,7 +23,7 @@ pub const MAX_OPTIONS: u32 = 256;
 
 /// Bytes of an option before its data: magic 8, option 4, length 4.
 const OPTION_HEADER: usize = 16;
-/// Bytes of zeros behind the answer to EXPORT_NAME, unless both sides agreed to leave them out.
+/// Bytes of zeros behind the answer to `EXPORT_NAME`, unless both sides agreed to leave them out.
 const ZEROES: usize = 124;
 
 /// What the server says first.

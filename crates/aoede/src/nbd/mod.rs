@@ -3,7 +3,8 @@
 //!
 //! Pure: [`protocol`], numbers and what an export offers; [`handshake`], from the greeting to the
 //! first request; [`request`] and [`reply`]. Around them [`server`] accepts clients at a
-//! [`socket`], and each [`connection`] brings requests to a [`disk`] and replies back.
+//! [`socket`], a [`service`] negotiates with each, and a [`connection`] brings its requests to a
+//! [`disk`] and replies back.
 //!
 //! Order is the disk's affair: of requests that overlap the session with the target sends the second
 //! when the first is finished, and its flush covers the writes of all connections.
@@ -22,4 +23,6 @@ pub mod protocol;
 pub mod reply;
 pub mod request;
 pub mod server;
+pub mod service;
 pub mod socket;
+mod steps;

@@ -173,7 +173,7 @@ impl Request {
     fn extent(&self, export: &Export, beyond: Errno) -> Result<Extent, Errno> {
         self.check_range(export, beyond)?;
         let len = u64::from(self.len);
-        if self.offset % SECTOR != 0 || len % SECTOR != 0 {
+        if !self.offset.is_multiple_of(SECTOR) || !len.is_multiple_of(SECTOR) {
             return Err(Errno::Invalid);
         }
         Ok(Extent {

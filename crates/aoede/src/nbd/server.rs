@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
-use super::connection::{Peer, Service};
 use super::disk::Backing;
+use super::service::{Peer, Service};
 use super::socket::Socket;
 use crate::stop::Stop;
 
@@ -33,13 +33,13 @@ struct Clients {
 }
 
 /// Serves up to `most` clients at once, others are turned away, until `stop` says so. Then nobody
-/// is accepted any more, requests that were sent are finished and replied to, and it returns.
+/// is accepted any more, the socket is removed, requests that were sent are finished and replied to, and it returns.
 /// `tick` is called about once a second.
 ///
 /// # Errors
 /// What the kernel said when it was asked for clients.
 pub fn run<B: Backing>(
-    socket: &Socket,
+    socket: Socket,
     service: &Service<B>,
     stop: &Stop,
     most: usize,
@@ -50,7 +50,7 @@ pub fn run<B: Backing>(
         let mut next = 0;
         let result = loop {
             tick();
-            match wait(socket, stop) {
+            match wait(&socket, stop) {
                 Ok(true) => break Ok(()),
                 Ok(false) => {}
                 Err(error) => break Err(error),
@@ -68,6 +68,8 @@ pub fn run<B: Backing>(
                 }
             }
         };
+        // From now on nobody can connect, and another server may take the place.
+        drop(socket);
         clients.wind_up();
         result
     })

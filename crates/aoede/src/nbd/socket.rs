@@ -67,7 +67,7 @@ impl Socket {
         fchmod(&socket, Mode::from_raw_mode(mode)).map_err(|error| failed(error.into()))?;
         {
             // One at a time: who finds a dead socket must not remove one that has just come alive.
-            let folder = path.parent().unwrap_or(Path::new("/"));
+            let folder = path.parent().unwrap_or(path);
             let folder = File::open(folder).map_err(failed)?;
             flock(&folder, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
             remove_dead(path)?;
@@ -149,15 +149,14 @@ fn remove_dead(path: &Path) -> Result<(), SocketError> {
 
 /// Escapes what a URI does not have in its path and query.
 fn percent(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for &byte in bytes {
+    let escape = |&byte: &u8| {
         if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) {
-            text.push(char::from(byte));
+            char::from(byte).to_string()
         } else {
-            text.push_str(&format!("%{byte:02X}"));
+            format!("%{byte:02X}")
         }
-    }
-    text
+    };
+    bytes.iter().map(escape).collect()
 }
 
 #[cfg(test)]
