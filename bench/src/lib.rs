@@ -11,17 +11,15 @@
 //! this project only the frame codec and the Ethernet port are used.
 #![forbid(unsafe_code)]
 
-mod histogram;
 pub mod load;
 pub mod process;
 pub mod responder;
 pub mod statistics;
 
-pub use histogram::{Histogram, Latencies};
-
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+pub use aoede_histogram::{Histogram, Latencies};
 use aoede_link::{Interface, Monitor};
 
 /// How long an interface may take until frames pass.

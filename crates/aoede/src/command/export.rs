@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use aoede_disk::{IoMode, OpenOptions};
+use aoede_target::ExtensionReset;
 use aoede_wire::{Address, MacAddr};
 use clap::{Args, ValueEnum};
 
@@ -122,8 +123,21 @@ pub(super) struct ExportArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=1024))]
     buffers: u16,
 
+    /// Which Query/Config commands end the extensions that initiators have negotiated.
+    #[arg(long, value_enum, default_value_t = Reset::Release)]
+    extension_reset: Reset,
+
     #[command(flatten)]
     log: LogArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Reset {
+    /// Those that set the config string, for every initiator of the disk: as the 2014 AoEde's
+    /// release.
+    Release,
+    /// As well any other, for its sender: as the 2014 AoEde's first version.
+    Config,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -172,6 +186,10 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
                 full: args.shadow_full,
                 unfinished: args.unfinished_freeze,
             }),
+            extension_reset: match args.extension_reset {
+                Reset::Release => ExtensionReset::SetOnly,
+                Reset::Config => ExtensionReset::AnyConfig,
+            },
         },
     };
     service::run(&settings, stop, |_| ())

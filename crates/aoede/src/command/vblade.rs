@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use aoede_disk::{IoMode, OpenOptions};
+use aoede_target::ExtensionReset;
 use aoede_wire::{Address, MacAddr};
 use clap::Parser;
 
@@ -98,6 +99,7 @@ pub(super) fn run(args: VbladeArgs) -> anyhow::Result<()> {
             buffers,
             cache: CacheSettings::default(),
             freeze: None,
+            extension_reset: ExtensionReset::default(),
         },
     };
     service::run(&settings, stop, |backing| {

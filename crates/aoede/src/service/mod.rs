@@ -19,7 +19,7 @@ use aoede_disk::{
     TASKS, UringEngine, Volume,
 };
 use aoede_link::{Monitor, PacketPort, Port as _};
-use aoede_target::{IgnoreReason, Ignored, Target, TargetSettings, Trim};
+use aoede_target::{ExtensionReset, IgnoreReason, Ignored, Target, TargetSettings, Trim};
 use aoede_wire::{Address, MacAddr, SECTOR_BYTES};
 use clap::ValueEnum;
 use tracing::{debug, error, info, warn};
@@ -90,6 +90,8 @@ pub struct ExportSettings {
     pub cache: CacheSettings,
     /// The shadow with which it can be frozen.
     pub freeze: Option<FreezeSettings>,
+    /// What ends the extensions that initiators have negotiated.
+    pub extension_reset: ExtensionReset,
 }
 
 impl ExportSettings {
@@ -657,6 +659,7 @@ fn target_settings(export: &ExportSettings, backing: Option<&Backing>) -> Target
         write_cache: export.cache.mode.into(),
         serial: serial::serial(export.address),
         mask: export.allow.clone(),
+        extension_reset: export.extension_reset,
         ..TargetSettings::new(export.address, 0)
     };
     let Some(backing) = backing else {

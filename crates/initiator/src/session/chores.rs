@@ -16,10 +16,14 @@ const NEGOTIATE_EVERY: Duration = Duration::from_secs(1);
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// What may be asked of the target at the end of a path (§15, 8; §10).
     pub(super) fn wanted_of(settings: &Settings, path: &Path) -> Wanted {
-        let trusted = !path.is_old() || settings.sole_initiator;
+        let old = path.is_old();
+        let trusted = !old || settings.sole_initiator;
         let wanted = settings.wanted;
         Wanted {
             coalesced_read: wanted.coalesced_read && !path.entries_ignored,
+            // It surely lacks these, and each table takes away what others have agreed on with it.
+            coalesced_write_reply: wanted.coalesced_write_reply && !old,
+            crc32c: wanted.crc32c && !old,
             tags: wanted.tags && trusted,
             congestion: wanted.congestion && trusted,
             ..wanted
@@ -159,7 +163,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         path.negotiate_after = now + NEGOTIATE_EVERY;
         path.prove_anew(mtu);
         let (port, mac, old) = (path.port, path.mac, path.is_old());
-        if features.crc8x4 {
+        if features.checksum().is_some() {
             // Sectors in a frame are fewer now (§11).
             self.ask |= 1_u32.checked_shl(port.0.into()).unwrap_or(0);
         }

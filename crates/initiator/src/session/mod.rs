@@ -11,11 +11,13 @@
 //!   [`handle_timeout`](Session::handle_timeout) at the latest.
 //!
 //! Files: `op.rs` requests and their pieces, `send.rs` frames out, `receive.rs` frames in,
-//! `chores.rs` what a path finds out before it is used, `timers.rs` what comes with time.
+//! `response.rs` the responses in one of them, `chores.rs` what a path finds out before it is used,
+//! `timers.rs` what comes with time.
 
 mod chores;
 mod op;
 mod receive;
+mod response;
 mod send;
 mod timers;
 

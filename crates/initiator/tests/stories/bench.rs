@@ -112,6 +112,23 @@ impl Bench {
         bench
     }
 
+    /// The same, and the next request of the caller gets this tag.
+    pub(crate) fn with_next_tag(tag: u32, speaks: Speaks, settings: &Settings) -> Self {
+        let from = |seed: u32| {
+            let mut bench = Self::new(1500, speaks, settings.clone());
+            bench.session = Session::new(E1_1, settings.clone(), seed.into());
+            let port = bench.ports[0];
+            bench.session.handle_port(bench.now, PortId(0), port);
+            bench.attach();
+            bench
+        };
+        let seed = 1000;
+        let mut bench = from(seed);
+        bench.read(0, 1);
+        let next = Frame::decode(&bench.sent[0]).unwrap().header.tag;
+        from(seed + tag - next.big_endian())
+    }
+
     /// Attached, and quiet.
     pub(crate) fn attached(mtu: u32, speaks: Speaks) -> Self {
         let mut bench = Self::new(mtu, speaks, quick());

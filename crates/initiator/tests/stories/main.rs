@@ -10,9 +10,11 @@
 mod basics;
 mod bench;
 mod client;
+mod golden;
 mod network;
 mod paths;
 mod properties;
 mod rules;
+mod shared;
 mod simulation;
 mod target;

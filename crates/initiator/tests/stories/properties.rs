@@ -72,7 +72,7 @@ fn speaking() -> impl Strategy<Value = Speaks> {
 fn bench(speaks: Speaks) -> Bench {
     let settings = Settings {
         wanted: Wanted {
-            crc8x4: true,
+            crc32c: true,
             congestion: true,
             ..Wanted::default()
         },

@@ -588,10 +588,13 @@ fn rule_8_extensions_are_asked_for_in_one_frame_and_believed_in_upper_case_only(
     bench.run(SECOND);
     let asked = bench.sent_commands(Command::Extension);
     assert_eq!(asked.len(), 1);
-    assert!(asked[0].argument[2..].starts_with(b"reset\0coalesced_read\0tag_inc_be\0\0"));
+    assert!(
+        asked[0].argument[2..]
+            .starts_with(b"reset\0coalesced_read\0coalesced_write_reply\0tag_inc_be\0\0")
+    );
     let features = bench.path(0).features;
-    assert!(features.coalesced_read && features.tags);
-    assert!(!features.crc8x4 && !features.congestion);
+    assert!(features.coalesced_read && features.coalesced_write_reply && features.tags);
+    assert!(!features.crc8x4 && !features.crc32c && !features.congestion);
     assert!(bench.stats().negotiations == 1);
 }
 
@@ -624,8 +627,13 @@ fn rule_8_targets_without_extensions_are_spoken_to_plainly() {
 #[test]
 fn rule_8_the_old_program_is_not_asked_to_track_tags_unless_we_are_alone() {
     for (sole_initiator, tags) in [(false, false), (true, true)] {
+        let wanted = Wanted {
+            crc32c: true,
+            ..Wanted::default()
+        };
         let settings = Settings {
             sole_initiator,
+            wanted,
             ..Settings::default()
         };
         let mut bench = Bench::new(1500, ALL, settings);
@@ -634,6 +642,7 @@ fn rule_8_the_old_program_is_not_asked_to_track_tags_unless_we_are_alone() {
         let asked = bench.sent_commands(Command::Extension)[0];
         let text = asked.argument.escape_ascii().to_string();
         assert_eq!(text.contains("tag_inc_be"), tags);
+        assert!(!text.contains("coalesced_write_reply") && !text.contains("crc32c"));
         assert_eq!(text.contains("congestion"), tags);
         assert_eq!(bench.path(0).features.tags, tags);
         assert_eq!(bench.path(0).measured.is_some(), tags);
@@ -698,7 +707,7 @@ fn rule_8_coalesced_reads_that_stay_unanswered_are_given_up() {
             .map(|frame| frame.argument.escape_ascii().to_string())
             .collect();
         assert_eq!(asked.len(), usize::from(firmware.is_none()));
-        assert!(asked.iter().all(|text| !text.contains("coalesced")));
+        assert!(asked.iter().all(|text| !text.contains("coalesced_read")));
     }
 }
 

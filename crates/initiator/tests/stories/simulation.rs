@@ -81,8 +81,7 @@ const PLAIN: Scenario = Scenario {
 const TAGS: Wanted = Wanted {
     coalesced_read: true,
     tags: true,
-    crc8x4: false,
-    congestion: false,
+    ..Wanted::NOTHING
 };
 
 /// `SplitMix64`, so that a seed means the same for ever.

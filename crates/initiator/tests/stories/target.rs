@@ -9,7 +9,7 @@ use aoede_target::{
     Target, TargetSettings, Trim,
 };
 use aoede_wire::{
-    Address, Ata, Body, CoalescedReads, Command, Crc8x4, ErrorCode, Extension, ExtensionTable,
+    Address, Ata, Body, Checksum, CoalescedReads, Command, ErrorCode, Extension, ExtensionTable,
     Flags, Frame, Header, MacAddr, Opcode, SECTOR_BYTES, congestion_id, trim_ranges,
 };
 
@@ -27,14 +27,17 @@ pub(crate) enum Speaks {
 pub(crate) const ALL: Speaks = Speaks::These(&[
     Extension::Reset,
     Extension::CoalescedRead,
+    Extension::CoalescedWriteReply,
     Extension::TagIncBe,
     Extension::Congestion,
 ]);
 pub(crate) const ALL_AND_CRC: Speaks = Speaks::These(&[
     Extension::Reset,
     Extension::CoalescedRead,
+    Extension::CoalescedWriteReply,
     Extension::TagIncBe,
     Extension::Crc8x4,
+    Extension::Crc32c,
 ]);
 
 /// What one initiator has agreed on.
@@ -51,6 +54,11 @@ struct Peer {
 impl Peer {
     fn has(&self, extension: Extension) -> bool {
         self.features.contains(&extension)
+    }
+
+    fn checksum(&self) -> Option<Checksum> {
+        let mut latest = self.features.iter().rev();
+        latest.find_map(|&extension| Checksum::of_extension(extension))
     }
 }
 
@@ -136,7 +144,7 @@ impl Model {
         };
         let opcode = ata.opcode();
         let peer = self.peers.entry(header.source).or_default();
-        let crc = peer.has(Extension::Crc8x4);
+        let crc = peer.checksum();
         let is_read = matches!(opcode, Opcode::Read | Opcode::ReadExt);
         if is_read && mine {
             let coalesced = peer.has(Extension::CoalescedRead);
@@ -173,9 +181,9 @@ impl Model {
             Opcode::Write | Opcode::WriteExt | Opcode::DataSetManagement
         );
         let mut request = bytes.to_vec();
-        if crc && is_write && ata.data.len() >= data_bytes + 4 {
+        if let Some(crc) = crc.filter(|_| is_write && ata.data.len() >= data_bytes + 4) {
             let end = 36 + data_bytes;
-            if Crc8x4::of(&bytes[24..end]) != bytes[end..end + 4] {
+            if crc.of(&bytes[24..end]) != bytes[end..end + 4] {
                 return Vec::new();
             }
             request.truncate(end);
@@ -184,7 +192,7 @@ impl Model {
             return self.tracked(port, &request).into_iter().collect();
         }
         let answer = self.plain(port, &request);
-        let crc = crc && opcode == Opcode::Identify;
+        let crc = crc.filter(|_| opcode == Opcode::Identify);
         answer
             .map(|answer| with_crc(answer, crc))
             .into_iter()
@@ -341,9 +349,9 @@ impl Model {
 }
 
 /// §11: data is followed by the checksum of all from offset 24 on.
-fn with_crc(mut answer: Vec<u8>, crc: bool) -> Vec<u8> {
-    if crc && answer.len() > 60 {
-        let sum = Crc8x4::of(&answer[24..]);
+fn with_crc(mut answer: Vec<u8>, crc: Option<Checksum>) -> Vec<u8> {
+    if let Some(crc) = crc.filter(|_| answer.len() > 60) {
+        let sum = crc.of(&answer[24..]);
         answer.extend_from_slice(&sum);
     }
     answer
