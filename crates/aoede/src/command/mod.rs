@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Here they are told apart, and turned into exit codes:
 //! 0 for success, 1 for failure, 2 for wrong usage.
 
+mod attach;
 mod demo;
 mod discover;
 mod export;
@@ -22,6 +23,8 @@ Examples:
       Serve the file disk.img on the network of eth0 as AoE disk e1.1.
   aoede export e7.0 /dev/sdb -i eth0,eth1 --read-only
       Serve a block device by two paths, read-only.
+  aoede attach e1.1 -i eth0 --socket /run/e1.1.sock
+      Offer the AoE disk e1.1 to QEMU and other programs that speak NBD.
 
 Called by the name vblade, the program takes vblade's arguments.";
 
@@ -38,6 +41,7 @@ enum Command {
     Export(export::ExportArgs),
     Discover(discover::DiscoverArgs),
     Info(info::InfoArgs),
+    Attach(attach::AttachArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -71,6 +75,7 @@ impl Command {
             Self::Export(args) => export::run(args),
             Self::Discover(args) => discover::run(&args),
             Self::Info(args) => info::run(&args),
+            Self::Attach(args) => attach::run(args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }
