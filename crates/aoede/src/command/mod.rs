@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Here they are told apart, and turned into exit codes:
 //! 0 for success, 1 for failure, 2 for wrong usage.
 
+mod copy;
 mod demo;
 mod discover;
 mod export;
@@ -38,6 +39,7 @@ enum Command {
     Export(export::ExportArgs),
     Discover(discover::DiscoverArgs),
     Info(info::InfoArgs),
+    Copy(copy::CopyArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -56,10 +58,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => {
-            eprintln!("{name}: {error:#}");
-            ExitCode::FAILURE
-        }
+        Ok(Err(error)) => match error.downcast::<clap::Error>() {
+            Ok(usage) => usage.exit(),
+            Err(error) => {
+                eprintln!("{name}: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         // Help and version arrive here too; clap knows where each goes and which code it takes.
         Err(usage) => usage.exit(),
     }
@@ -71,6 +76,7 @@ impl Command {
             Self::Export(args) => export::run(args),
             Self::Discover(args) => discover::run(&args),
             Self::Info(args) => info::run(&args),
+            Self::Copy(args) => copy::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }
