@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Here they are told apart, and turned into exit codes:
 //! 0 for success, 1 for failure, 2 for wrong usage.
 
+mod bench;
 mod copy;
 mod demo;
 mod discover;
@@ -40,6 +41,7 @@ enum Command {
     Discover(discover::DiscoverArgs),
     Info(info::InfoArgs),
     Copy(copy::CopyArgs),
+    Bench(bench::BenchArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -77,8 +79,14 @@ impl Command {
             Self::Discover(args) => discover::run(&args),
             Self::Info(args) => info::run(&args),
             Self::Copy(args) => copy::run(&args),
+            Self::Bench(args) => bench::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }
     }
+}
+
+/// Wrong usage that only all arguments together show: exit code 2.
+fn usage(text: &str) -> anyhow::Error {
+    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n")).into()
 }

@@ -53,7 +53,9 @@ impl DiskSource {
                 to: u64::MAX,
                 hole: false,
             };
-            let part = self.plan.next(|_| Ok::<_, std::convert::Infallible>(all_data));
+            let part = self
+                .plan
+                .next(|_| Ok::<_, std::convert::Infallible>(all_data));
             let Ok(Some(part)) = part else {
                 return;
             };
@@ -387,7 +389,10 @@ impl Sink for DiskSink {
     fn poll(&mut self, patience: Duration) -> anyhow::Result<Option<Event>> {
         if self.events.is_empty() {
             let flush_waits = self.syncing
-                && self.flights.values().all(|flight| flight.kind != Kind::Flush);
+                && self
+                    .flights
+                    .values()
+                    .all(|flight| flight.kind != Kind::Flush);
             if flush_waits && self.queue.under_way() < self.depth {
                 let flight = Flight {
                     chunk: 0,

@@ -150,9 +150,7 @@ impl ReadEnd {
     /// Reads it from byte `from` on, with so many requests or buffers.
     pub(super) fn source(&self, from: u64, depth: usize) -> Box<dyn Source> {
         match self {
-            Self::Disk { disk, .. } => {
-                Box::new(DiskSource::new(disk, from, self.bytes(), depth))
-            }
+            Self::Disk { disk, .. } => Box::new(DiskSource::new(disk, from, self.bytes(), depth)),
             Self::Local(LocalSource { local, .. }) => Box::new(FileSource::new(
                 Arc::clone(&local.file),
                 local.path.clone(),
@@ -166,7 +164,10 @@ impl ReadEnd {
     /// Whether a file is still what it was when it was opened. Of a disk nobody can tell.
     pub(super) fn is_unchanged(&self) -> anyhow::Result<bool> {
         Ok(match self {
-            Self::Local(LocalSource { local, modified: was }) => {
+            Self::Local(LocalSource {
+                local,
+                modified: was,
+            }) => {
                 let metadata = local.file.metadata().with_context(|| local.text())?;
                 let same_size = local.is_device || metadata.len() == local.bytes;
                 same_size && modified(local)? == *was
@@ -254,7 +255,9 @@ impl WriteEnd {
         }
         let file = match options.open(path) {
             Err(error) if is_device && error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
-                bail!("{name} is in use (mounted, a part of another device, or open); free it first")
+                bail!(
+                    "{name} is in use (mounted, a part of another device, or open); free it first"
+                )
             }
             result => result.with_context(|| name.to_string())?,
         };
@@ -324,10 +327,12 @@ impl WriteEnd {
                 Self::Disk { disk, .. } => disk
                     .read_at(from / SECTOR_BYTES as u64, &mut data)
                     .with_context(|| format!("{}: looking whether it is blank", disk.address()))?,
-                Self::Local(LocalSink { local, .. }) => local
-                    .file
-                    .read_exact_at(&mut data, from)
-                    .with_context(|| format!("{}: looking whether it is blank", local.text()))?,
+                Self::Local(LocalSink { local, .. }) => {
+                    local
+                        .file
+                        .read_exact_at(&mut data, from)
+                        .with_context(|| format!("{}: looking whether it is blank", local.text()))?
+                }
             }
             if !is_zero(&data) {
                 return Ok(false);

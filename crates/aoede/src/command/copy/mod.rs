@@ -24,6 +24,7 @@ use aoede_wire::SECTOR_BYTES;
 use clap::Args;
 use serde::Serialize;
 
+use super::usage;
 use crate::output::{Facts, OutputArgs};
 use crate::reach::{Network, ReachArgs};
 use crate::size::Size;
@@ -200,9 +201,8 @@ impl<'a> Copy<'a> {
                 std::fs::create_dir_all(folder)
                     .with_context(|| format!("{}: give another --state", folder.display()))?;
             }
-            file.save(&state).with_context(|| {
-                format!("the record {}: give another --state", path.display())
-            })?;
+            file.save(&state)
+                .with_context(|| format!("the record {}: give another --state", path.display()))?;
             self.record = Some(Record { file, state });
         } else {
             eprintln!(
@@ -329,11 +329,7 @@ impl<'a> Copy<'a> {
 }
 
 /// How far an earlier run came, if there was one.
-fn earlier(
-    file: &StateFile,
-    now: &State,
-    destination: &WriteEnd,
-) -> anyhow::Result<Option<u64>> {
+fn earlier(file: &StateFile, now: &State, destination: &WriteEnd) -> anyhow::Result<Option<u64>> {
     let Some(before) = file.load().context("begin anew with --force")? else {
         return Ok(None);
     };
@@ -381,7 +377,8 @@ fn state_path(args: &CopyArgs, destination: &WriteEnd, name: &str) -> anyhow::Re
         env::var_os("XDG_STATE_HOME").as_deref().map(Path::new),
         env::var_os("HOME").as_deref().map(Path::new),
     );
-    let folder = folder.context("there is no home folder for the record of this copy: give --state")?;
+    let folder =
+        folder.context("there is no home folder for the record of this copy: give --state")?;
     let name = name.trim_start_matches('/').replace('/', "-");
     Ok(folder.join(format!("copy-to-{name}")))
 }
@@ -432,11 +429,6 @@ impl Facts for Copied {
         }
         text
     }
-}
-
-/// Wrong usage that only all arguments together show.
-fn usage(text: &str) -> anyhow::Error {
-    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n")).into()
 }
 
 fn place(text: &str) -> Result<Place, Infallible> {

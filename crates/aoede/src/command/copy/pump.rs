@@ -223,12 +223,7 @@ pub(super) fn settle(
     Ok(())
 }
 
-fn handle(
-    event: Event,
-    source: &mut dyn Source,
-    ledger: &mut Ledger,
-    overseer: &mut dyn Overseer,
-) {
+fn handle(event: Event, source: &mut dyn Source, ledger: &mut Ledger, overseer: &mut dyn Overseer) {
     match event {
         Event::Finished { from, to, buffer } => {
             ledger.finish(from, to);

@@ -158,9 +158,12 @@ impl Side {
                 "{name} is another disk now: its serial number is \"{other}\", and was \"{serial}\" \
                  ({model}) when the copy began"
             ),
-            (Self::File { modified, .. }, Self::File { modified: other, .. })
-                if modified != other =>
-            {
+            (
+                Self::File { modified, .. },
+                Self::File {
+                    modified: other, ..
+                },
+            ) if modified != other => {
                 bail!("{name} was changed since the copy began")
             }
             _ => bail!("{name} is not what it was when the copy began"),
@@ -232,7 +235,9 @@ impl StateFile {
 
 /// Makes the name of a file as stable as its content.
 pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
@@ -289,7 +294,8 @@ mod tests {
         let (json, sum) = text.split_once('\n').unwrap();
         assert_eq!(
             json,
-            r#"{"version":1,"source":{"kind":"file","path":"/srv/disk.img","bytes":1048576,"#.to_owned()
+            r#"{"version":1,"source":{"kind":"file","path":"/srv/disk.img","bytes":1048576,"#
+                .to_owned()
                 + r#""modified":{"seconds":1700000000,"nanos":5},"inode":null},"#
                 + r#""destination":{"kind":"disk","address":"e1.1","serial":"1.1:nas","#
                 + r#""model":"AoEde","bytes":2097152},"bytes":1048576,"stable_bytes":512}"#
@@ -327,7 +333,12 @@ mod tests {
     #[test]
     fn the_same_copy_goes_on_and_no_other() {
         let began = state();
-        began.check(&State { stable_bytes: 0, ..state() }).unwrap();
+        began
+            .check(&State {
+                stable_bytes: 0,
+                ..state()
+            })
+            .unwrap();
         let changed = |change: &dyn Fn(&mut State)| {
             let mut now = state();
             change(&mut now);
@@ -366,7 +377,10 @@ mod tests {
                 path.push('x');
             }
         });
-        assert_eq!(text, "it was /srv/disk.img when the copy began, not /srv/disk.imgx");
+        assert_eq!(
+            text,
+            "it was /srv/disk.img when the copy began, not /srv/disk.imgx"
+        );
         let text = changed(&|now| {
             now.source = Side::Device {
                 path: "/srv/disk.img".to_owned(),

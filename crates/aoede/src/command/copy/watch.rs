@@ -9,8 +9,7 @@ use super::state::{State, StateFile};
 use crate::stop::Stop;
 
 /// Rate and remaining time are for who looks at a terminal; nobody else gets a bar.
-const BAR: &str =
-    "{msg} {bytes} of {total_bytes} [{wide_bar}] {percent:>3} %  {binary_bytes_per_sec}  {eta} left";
+const BAR: &str = "{msg} {bytes} of {total_bytes} [{wide_bar}] {percent:>3} %  {binary_bytes_per_sec}  {eta} left";
 
 /// What became of a record.
 #[derive(Debug)]
@@ -113,7 +112,9 @@ impl Overseer for Watch<'_> {
         if let Err(error) = record.file.save(&record.state) {
             if !self.save_failed {
                 let path = record.file.path().display();
-                let text = format!("cannot write {path}: {error}; after an interruption more has to be copied again");
+                let text = format!(
+                    "cannot write {path}: {error}; after an interruption more has to be copied again"
+                );
                 self.say(&text);
             }
             self.save_failed = true;
