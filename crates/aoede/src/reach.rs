@@ -33,7 +33,7 @@ pub(crate) struct ReachArgs {
 
     /// How long to look for the disk.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = patience)]
-    timeout: Duration,
+    pub(crate) timeout: Duration,
 
     /// How long the disk may be silent before a request fails.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = patience)]
