@@ -59,6 +59,7 @@ pub struct Frames {
     opcodes: Option<&'static [u8]>,
     lba: Option<u64>,
     tag: Option<[u8; 4]>,
+    length: Option<usize>,
 }
 
 impl Frames {
@@ -77,18 +78,34 @@ impl Frames {
 
     /// Requests of this AoE command.
     pub fn command(command: u8) -> Self {
+        Self::going(Direction::ToTarget).of(command)
+    }
+
+    /// ATA requests with one of these opcodes.
+    pub fn ata(opcodes: &'static [u8]) -> Self {
         Self {
-            command: Some(command),
-            ..Self::going(Direction::ToTarget)
+            opcodes: Some(opcodes),
+            ..Self::command(0)
         }
     }
 
     /// Requests to write, with 28 or 48 bits of address.
     pub fn writes() -> Self {
-        Self {
-            opcodes: Some(&[ata::WRITE, ata::WRITE_28]),
-            ..Self::command(0)
-        }
+        Self::ata(&[ata::WRITE, ata::WRITE_28])
+    }
+
+    /// Frames of this AoE command.
+    #[must_use]
+    pub fn of(mut self, command: u8) -> Self {
+        self.command = Some(command);
+        self
+    }
+
+    /// Frames of so many bytes, from the destination address on.
+    #[must_use]
+    pub fn long(mut self, bytes: usize) -> Self {
+        self.length = Some(bytes);
+        self
     }
 
     /// ATA requests whose first sector is this one.
@@ -117,6 +134,7 @@ impl Frames {
             && self
                 .opcodes
                 .is_none_or(|wanted| byte(27).is_some_and(|opcode| wanted.contains(&opcode)))
+            && self.length.is_none_or(|wanted| wanted == frame.len())
             && self.lba.is_none_or(|wanted| lba() == wanted)
             && self
                 .tag
@@ -129,6 +147,8 @@ impl Frames {
 pub enum Fate {
     /// It goes on. Other rules may still say otherwise.
     Pass,
+    /// It goes on, whatever else is said; noise spares it too.
+    Spare,
     /// It waits until [`Watch::release`].
     Hold,
     /// It is lost.
@@ -524,7 +544,7 @@ impl Shared {
             match fate {
                 Fate::Hold => state.passed.held += 1,
                 Fate::Drop => state.passed.dropped += 1,
-                Fate::Pass => self.send(&mut state.passed, direction, frame),
+                Fate::Pass | Fate::Spare => self.send(&mut state.passed, direction, frame),
                 Fate::Double => {
                     state.passed.doubled += 1;
                     self.send(&mut state.passed, direction, frame);

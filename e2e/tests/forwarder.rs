@@ -125,6 +125,38 @@ fn rules_hold_drop_double_and_flip_what_they_name() -> Result<()> {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
+fn noise_spares_what_it_is_told_to_and_ends() -> Result<()> {
+    let scene = Scene::new()?;
+    let add = |rule| scene.forwarder.add(rule);
+    add(Rule::new(Frames::any().long(600), Fate::Spare));
+    add(Rule::new(
+        Frames::going(Direction::ToTarget).of(0),
+        Fate::Double,
+    ));
+    add(Rule::new(Frames::ata(&[ata::IDENTIFY]), Fate::Drop));
+    let every = Noise {
+        drop: 1000,
+        ..Noise::default()
+    };
+    scene.forwarder.disturb(every, 1);
+    let mut spared = scene.write(1, 0);
+    spared.resize(600, 0);
+    scene.initiator.send(&spared)?;
+    let identify = scene.e1_1.ata(2, ata::IDENTIFY, 0, 1, b"");
+    let query = scene.e1_1.config(3, 0, b"");
+    // The rule made first decides, and noise only where none does.
+    for frame in [&identify, &query, &scene.write(4, 0)] {
+        scene.initiator.send(frame)?;
+    }
+    ensure!(scene.tags(5)? == [1, 2, 2, 4, 4]);
+    scene.forwarder.calm();
+    scene.initiator.send(&query)?;
+    ensure!(scene.tags(1)? == [3]);
+    scene.forwarder.stop().map(drop)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
 fn a_cut_direction_lets_nothing_pass_and_the_other_everything() -> Result<()> {
     let scene = Scene::new()?;
     let watch = scene.forwarder.add(Rule::new(Frames::any(), Fate::Pass));

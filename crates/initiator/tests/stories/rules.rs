@@ -721,7 +721,7 @@ fn rule_8_an_announcement_right_after_an_agreement_is_not_forgotten() {
     bench.run(SECOND);
     bench.announce(0);
     bench.run(ms(10));
-    bench.models[0].forget_extensions();
+    bench.models[0].restart();
     bench.sent.clear();
     bench.announce(0);
     bench.run(ms(100));
