@@ -19,8 +19,8 @@ const SECTOR: usize = 512;
 const DEPTH: usize = 16;
 /// The disk is divided into places of this size, and each request is about one of them: so many
 /// sectors are one frame at an MTU of 9000.
-pub(crate) const PLACE_SECTORS: u64 = 16;
-const PLACE_BYTES: usize = PLACE_SECTORS as usize * SECTOR;
+const PLACE_SECTORS: u64 = 16;
+const PLACE_BYTES: usize = 16 * SECTOR;
 /// Places, far more than requests under way.
 const PLACES: u64 = 256;
 /// Names a flush, where others are named by their place.

@@ -8,7 +8,7 @@ use aoede_initiator::Settings;
 
 use crate::{
     load::Load,
-    scene::{SOME, SOON, Scene},
+    scene::{SOME, SOON, Scene, wait_for},
 };
 
 /// A promise: with another path the load goes on within a second.
@@ -32,7 +32,7 @@ fn each_path_fails(
     goes_on("two paths")?;
     for number in 0..2 {
         fail(&scene, number)?;
-        scene.wait_for(&disk, 1, 17)?;
+        wait_for(&disk, 1, 17)?;
         goes_on(&format!("path {number} has failed"))?;
         mend(&scene, number)?;
         scene.settled(&disk)?;
@@ -42,30 +42,34 @@ fn each_path_fails(
     scene.end(load, disk).map(drop)
 }
 
-fn mend(scene: &Scene, number: usize) -> Result<()> {
-    scene.cables[number].mend();
-    Ok(())
+/// The same where the cable in these directions is what fails.
+fn each_cable_is_cut(directions: &[Direction]) -> Result<()> {
+    let cable = |scene: &Scene, number: usize, cut: bool| {
+        let cable = &scene.cables[number];
+        if cut {
+            cable.cut(directions);
+        } else {
+            cable.mend();
+        }
+        Ok(())
+    };
+    each_path_fails(
+        |scene, number| cable(scene, number, true),
+        |scene, number| cable(scene, number, false),
+    )
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_path_that_goes_silent_costs_no_error_and_less_than_a_second() -> Result<()> {
-    let cut = |scene: &Scene, number: usize| {
-        scene.cables[number].cut(&Direction::BOTH);
-        Ok(())
-    };
-    each_path_fails(cut, mend)
+    each_cable_is_cut(&Direction::BOTH)
 }
 
 /// Writes are carried out and not answered: they come again from another MAC.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_path_that_lets_no_response_pass_costs_no_more() -> Result<()> {
-    let cut = |scene: &Scene, number: usize| {
-        scene.cables[number].cut(&[Direction::ToInitiator]);
-        Ok(())
-    };
-    each_path_fails(cut, mend)
+    each_cable_is_cut(&[Direction::ToInitiator])
 }
 
 #[test]

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::{
     load::Load,
-    scene::{SOME, SOON, Scene},
+    scene::{SOME, SOON, Scene, wait_for},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ fn the_only_path_may_go_down_and_up_again() -> Result<()> {
     for (host, name) in [(&scene.host, "tgt0"), (&scene.initiator, "ini0")] {
         load.go_on(SOME, SOON)?;
         host.ip(&format!("link set {name} down"))?;
-        scene.wait_for(&disk, 0, 17)?;
+        wait_for(&disk, 0, 17)?;
         load.worst();
         host.ip(&format!("link set {name} up"))?;
         load.go_on(SOME, SOON)?;
@@ -80,7 +80,7 @@ fn a_path_that_narrows_is_found_out_and_so_is_its_widening() -> Result<()> {
     // 16 sectors need 36 + 16 × 512 bytes, 14 of them in the Ethernet header; 9 need 4644.
     for (mtu, sectors) in [(1500, 2), (8214, 16), (4630, 9), (9000, 17)] {
         scene.cables[0].set_mtu(mtu)?;
-        let waited = scene.wait_for(&disk, 1, sectors)?;
+        let waited = wait_for(&disk, 1, sectors)?;
         load.go_on(SOME, SOON)?;
         eprintln!("MTU {mtu} after {waited:?}: {:?}", load.worst());
     }
@@ -99,7 +99,7 @@ fn an_interface_may_change_its_mtu_under_load() -> Result<()> {
         for (mtu, sectors) in [(1500, 2), (9000, 17)] {
             load.go_on(SOME, SOON)?;
             host.ip(&format!("link set {name} mtu {mtu}"))?;
-            scene.wait_for(&disk, 1, sectors)?;
+            wait_for(&disk, 1, sectors)?;
             load.go_on(SOME, SOON)?;
             eprintln!("{name} at {mtu}: {:?}", load.worst());
         }

@@ -78,19 +78,7 @@ impl Scene {
 
     /// Waits until every path is in use, with the largest frames and the extensions it should have.
     pub(crate) fn settled(&self, disk: &Disk) -> Result<Duration> {
-        self.wait_for(disk, self.cables.len(), 17)
-    }
-
-    /// Waits until so many paths are in use, with frames of so many sectors.
-    pub(crate) fn wait_for(&self, disk: &Disk, paths: usize, sectors: u8) -> Result<Duration> {
-        let good = |path: &&PathInfo| {
-            path.ready && path.sectors_per_frame == sectors && path.features.tags
-        };
-        let waited = wait_until("the paths are as they should be", SOON, || {
-            let info = disk.info()?;
-            Ok(info.paths.iter().filter(good).count() == paths)
-        });
-        waited.with_context(|| format!("{:#?}", disk.info()))
+        wait_for(disk, self.cables.len(), 17)
     }
 
     /// Ends the target, in peace or not, and starts another one after a pause.
@@ -123,4 +111,15 @@ impl Scene {
             .context("the image")?;
         Ok(report)
     }
+}
+
+/// Waits until so many paths are in use, with frames of so many sectors.
+pub(crate) fn wait_for(disk: &Disk, paths: usize, sectors: u8) -> Result<Duration> {
+    let good =
+        |path: &&PathInfo| path.ready && path.sectors_per_frame == sectors && path.features.tags;
+    let waited = wait_until("the paths are as they should be", SOON, || {
+        let info = disk.info()?;
+        Ok(info.paths.iter().filter(good).count() == paths)
+    });
+    waited.with_context(|| format!("{:#?}", disk.info()))
 }
