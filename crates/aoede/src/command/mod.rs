@@ -6,6 +6,8 @@ mod discover;
 mod export;
 mod info;
 mod man;
+mod probe;
+mod set;
 mod vblade;
 
 use std::ffi::OsString;
@@ -22,6 +24,8 @@ Examples:
       Serve the file disk.img on the network of eth0 as AoE disk e1.1.
   aoede export e7.0 /dev/sdb -i eth0,eth1 --read-only
       Serve a block device by two paths, read-only.
+  aoede discover -i eth0
+      List the disks on the network of eth0.
 
 Called by the name vblade, the program takes vblade's arguments.";
 
@@ -38,6 +42,8 @@ enum Command {
     Export(export::ExportArgs),
     Discover(discover::DiscoverArgs),
     Info(info::InfoArgs),
+    Probe(probe::ProbeArgs),
+    Set(set::SetArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -71,6 +77,8 @@ impl Command {
             Self::Export(args) => export::run(args),
             Self::Discover(args) => discover::run(&args),
             Self::Info(args) => info::run(&args),
+            Self::Probe(args) => probe::run(&args),
+            Self::Set(args) => set::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }
