@@ -121,6 +121,11 @@ impl Measurement {
     const WORDS: usize = Self::MOST as usize / 64;
     /// How long a target holds the probes.
     pub(crate) const HOLD: Duration = Duration::from_millis(500);
+    /// How much later its first answer may come: by the way there and back, by clocks that are set
+    /// in milliseconds, and by others that use the processor.
+    pub(crate) const LATE: Duration = Duration::from_millis(200);
+    /// And each one after the one before it.
+    const APART: Duration = Duration::from_millis(50);
 
     pub(crate) fn new(id: u64, first_tag: u32, buffer_count: u16) -> Self {
         Self {
@@ -134,13 +139,17 @@ impl Measurement {
     }
 
     /// Marks a probe as answered; whether it is one.
-    pub(crate) fn answer(&mut self, tag: u32) -> bool {
+    pub(crate) fn answer(&mut self, now: Instant, tag: u32) -> bool {
         let probe = tag.wrapping_sub(self.first_tag);
         if probe >= self.sent {
             return false;
         }
         if let Some(word) = self.answered.get_mut(probe as usize / 64) {
             *word |= 1 << (probe % 64);
+        }
+        let all = self.count() == self.probes;
+        if let Some(until) = &mut self.until {
+            *until = if all { now } else { now + Self::APART };
         }
         true
     }
@@ -463,8 +472,23 @@ mod tests {
             (1, true),
             (2, false),
         ] {
-            assert_eq!(measurement.answer(tag), is_probe);
+            assert_eq!(measurement.answer(Instant::START, tag), is_probe);
         }
         assert_eq!(measurement.count(), 3);
+    }
+
+    #[test]
+    fn a_measurement_ends_soon_after_its_last_answer() {
+        let mut measurement = Measurement::new(7, 0, 1);
+        measurement.sent = 4;
+        measurement.until = Some(Instant::START + Duration::from_millis(700));
+        let now = Instant::START + Duration::from_millis(501);
+        for tag in 0..3 {
+            assert!(measurement.answer(now, tag));
+            assert_eq!(measurement.until, Some(now + Duration::from_millis(50)));
+        }
+        // All have come.
+        assert!(measurement.answer(now, 3));
+        assert_eq!(measurement.until, Some(now));
     }
 }

@@ -142,7 +142,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return false;
         };
         if let Some(measurement) = &mut path.measurement {
-            if frame.header.command == Command::Extension && measurement.answer(tag) {
+            if frame.header.command == Command::Extension && measurement.answer(now, tag) {
                 return true;
             }
         }
