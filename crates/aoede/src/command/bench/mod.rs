@@ -291,7 +291,7 @@ fn block_size(text: &str) -> Result<Size, String> {
     let size: Size = text
         .parse()
         .map_err(|error: crate::size::SizeError| error.to_string())?;
-    if size.0 == 0 || size.0 % SECTOR_BYTES as u64 != 0 || size.0 > MOST_BLOCK {
+    if size.0 == 0 || !size.0.is_multiple_of(SECTOR_BYTES as u64) || size.0 > MOST_BLOCK {
         return Err("whole sectors of 512 bytes, at most 16MiB, please".to_owned());
     }
     Ok(size)
