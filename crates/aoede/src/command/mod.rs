@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Here they are told apart, and turned into exit codes:
 //! 0 for success, 1 for failure, 2 for wrong usage.
 
+mod attach;
 mod bench;
 mod copy;
 mod demo;
@@ -24,6 +25,8 @@ Examples:
       Serve the file disk.img on the network of eth0 as AoE disk e1.1.
   aoede export e7.0 /dev/sdb -i eth0,eth1 --read-only
       Serve a block device by two paths, read-only.
+  aoede attach e1.1 -i eth0 --socket /run/e1.1.sock
+      Offer the AoE disk e1.1 to QEMU and other programs that speak NBD.
 
 Called by the name vblade, the program takes vblade's arguments.";
 
@@ -42,6 +45,7 @@ enum Command {
     Info(info::InfoArgs),
     Copy(copy::CopyArgs),
     Bench(bench::BenchArgs),
+    Attach(attach::AttachArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -80,6 +84,7 @@ impl Command {
             Self::Info(args) => info::run(&args),
             Self::Copy(args) => copy::run(&args),
             Self::Bench(args) => bench::run(&args),
+            Self::Attach(args) => attach::run(args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }
