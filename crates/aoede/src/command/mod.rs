@@ -43,9 +43,9 @@ enum Command {
     Export(export::ExportArgs),
     Discover(discover::DiscoverArgs),
     Info(info::InfoArgs),
+    Attach(attach::AttachArgs),
     Copy(copy::CopyArgs),
     Bench(bench::BenchArgs),
-    Attach(attach::AttachArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -82,9 +82,9 @@ impl Command {
             Self::Export(args) => export::run(args),
             Self::Discover(args) => discover::run(&args),
             Self::Info(args) => info::run(&args),
+            Self::Attach(args) => attach::run(args),
             Self::Copy(args) => copy::run(&args),
             Self::Bench(args) => bench::run(&args),
-            Self::Attach(args) => attach::run(args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }

@@ -113,12 +113,6 @@ impl Model {
         self.exports = exports(self.settings.clone());
     }
 
-    /// Whether extensions are in force for an initiator.
-    pub(crate) fn remembers(&self, initiator: MacAddr) -> bool {
-        let peer = self.peers.get(&initiator);
-        peer.is_some_and(|peer| !peer.features.is_empty())
-    }
-
     pub(crate) fn announcement(&mut self, port: &PortFacts) -> Vec<u8> {
         let mut out = vec![0xA5; port.frame_bytes()];
         let len = self.target().announcement(port, 0, &mut out);
