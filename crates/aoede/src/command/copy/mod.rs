@@ -125,7 +125,11 @@ fn attach(
     network: &Network,
     address: aoede_wire::Address,
 ) -> anyhow::Result<aoede_initiator::Disk> {
-    network.attach(address, args.reach.settings(), args.reach.timeout)
+    network.attach(
+        address,
+        args.reach.settings_without_measuring(),
+        args.reach.timeout,
+    )
 }
 
 /// A copy whose ends are open and may be used.

@@ -183,7 +183,7 @@ mod tests {
                 to += len;
                 segments.push(segment(to, index % 2 == 0));
             }
-            let end = (to + 511) / 512 * 512;
+            let end = to.next_multiple_of(512);
             segments.push(segment(if beyond { u64::MAX } else { end.max(to + 1) }, true));
             let from = (from * 512).min(end);
             let parts = parts(Plan::new(from, end), &segments);
