@@ -33,7 +33,7 @@ pub(crate) struct ReachArgs {
 
     /// How long to look for the disk.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = patience)]
-    timeout: Duration,
+    pub(crate) timeout: Duration,
 
     /// How long the disk may be silent before a request fails.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = patience)]
@@ -62,18 +62,28 @@ pub(crate) struct ReachArgs {
 pub(crate) enum ExtensionName {
     /// Several reads in one frame.
     CoalescedRead,
+    /// Several write responses in one frame.
+    CoalescedWriteReply,
     /// Late copies of writes do no harm.
     Tags,
     /// A checksum of four CRC-8 behind data.
     #[value(name = "crc8x4")]
     Crc8x4,
+    /// A better and faster checksum, CRC-32C; of both, the disk's best is used.
+    #[value(name = "crc32c")]
+    Crc32c,
     /// At first, measure how many requests fit: half a second.
     Congestion,
 }
 
 impl ExtensionName {
     /// The same as [`Wanted::default`].
-    const DEFAULT: [Self; 3] = [Self::CoalescedRead, Self::Tags, Self::Congestion];
+    const DEFAULT: [Self; 4] = [
+        Self::CoalescedRead,
+        Self::CoalescedWriteReply,
+        Self::Tags,
+        Self::Congestion,
+    ];
 }
 
 /// An initiator on open interfaces.
@@ -121,8 +131,10 @@ impl ReachArgs {
         for name in &self.extensions {
             match name {
                 ExtensionName::CoalescedRead => wanted.coalesced_read = true,
+                ExtensionName::CoalescedWriteReply => wanted.coalesced_write_reply = true,
                 ExtensionName::Tags => wanted.tags = true,
                 ExtensionName::Crc8x4 => wanted.crc8x4 = true,
+                ExtensionName::Crc32c => wanted.crc32c = true,
                 ExtensionName::Congestion => wanted.congestion = true,
             }
         }
@@ -329,9 +341,15 @@ mod tests {
             }
         );
         assert_eq!(
-            wanted(&["--extensions", "coalesced_read,congestion"]).unwrap(),
+            wanted(&[
+                "--extensions",
+                "coalesced_read,coalesced_write_reply,crc32c,congestion"
+            ])
+            .unwrap(),
             Wanted {
                 coalesced_read: true,
+                coalesced_write_reply: true,
+                crc32c: true,
                 congestion: true,
                 ..Wanted::NOTHING
             }

@@ -539,6 +539,7 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
         loop {
             let now = self.now();
             if !self.take_commands(now) {
+                self.driver.close(now);
                 return Ok(());
             }
             let mut busy = self.driver.turn(now);
@@ -619,7 +620,7 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
                 }
                 let _gone = reply.send(self.driver.found().to_vec());
             }
-            Command::Detach(session) => self.detach(session),
+            Command::Detach(session) => self.detach(now, session),
             Command::Stop => {}
         }
     }
@@ -720,13 +721,13 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
         let late = |(_, until, _): &(SessionId, Instant, _)| *until <= now;
         while let Some(index) = self.attaching.iter().position(late) {
             let (id, _, reply) = self.attaching.swap_remove(index);
-            self.detach(id);
+            self.detach(now, id);
             let _gone = reply.send(None);
         }
     }
 
-    fn detach(&mut self, id: SessionId) {
-        self.driver.detach(id);
+    fn detach(&mut self, now: Instant, id: SessionId) {
+        self.driver.detach(now, id);
         self.notices.remove(&id);
         let later = self.tickets.split_off(&(id, RequestId(0)));
         for (key, ticket) in later {

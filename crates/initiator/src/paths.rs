@@ -271,6 +271,22 @@ impl Path {
         self.state == State::New && self.last_used == 0 && asked >= TRIES
     }
 
+    /// Whether nothing is being found out about it.
+    pub(crate) fn is_settled(&self) -> bool {
+        match self.state {
+            State::New => self.is_a_shadow(),
+            State::Foreign | State::Silent => true,
+            State::Ready => {
+                let to_measure = self.features.congestion && !self.measured;
+                self.agreed
+                    && !to_measure
+                    && !self.look_again
+                    && self.chore.is_none()
+                    && self.measurement.is_none()
+            }
+        }
+    }
+
     /// Whether the target is the 2014 AoEde.
     pub(crate) fn is_old(&self) -> bool {
         self.firmware == OLD_FIRMWARE

@@ -2,6 +2,8 @@
 //! 0 for success, 1 for failure, 2 for wrong usage.
 
 mod attach;
+mod bench;
+mod copy;
 mod demo;
 mod discover;
 mod export;
@@ -42,6 +44,8 @@ enum Command {
     Discover(discover::DiscoverArgs),
     Info(info::InfoArgs),
     Attach(attach::AttachArgs),
+    Copy(copy::CopyArgs),
+    Bench(bench::BenchArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -60,10 +64,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => {
-            eprintln!("{name}: {error:#}");
-            ExitCode::FAILURE
-        }
+        Ok(Err(error)) => match error.downcast::<clap::Error>() {
+            Ok(usage) => usage.exit(),
+            Err(error) => {
+                eprintln!("{name}: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         // Help and version arrive here too; clap knows where each goes and which code it takes.
         Err(usage) => usage.exit(),
     }
@@ -76,8 +83,15 @@ impl Command {
             Self::Discover(args) => discover::run(&args),
             Self::Info(args) => info::run(&args),
             Self::Attach(args) => attach::run(args),
+            Self::Copy(args) => copy::run(&args),
+            Self::Bench(args) => bench::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }
     }
+}
+
+/// Wrong usage that only all arguments together show: exit code 2.
+fn usage(text: &str) -> anyhow::Error {
+    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n")).into()
 }

@@ -51,8 +51,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             State::Foreign => return,
             State::New | State::Silent => Task::Identify,
             State::Ready if !path.agreed => {
-                // `reset` alone is nothing to ask for.
-                if names(wanted).count() == 1 {
+                if names(wanted).next().is_none() {
                     return self.agree(now, index, Features::default());
                 }
                 Task::Negotiate
@@ -254,8 +253,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         if let Some(path) = self.paths.get_mut(index) {
             if let Some(measurement) = path.measurement.take() {
                 let answered = measurement.count();
-                path.window.seed(answered);
                 path.answered_probes = Some(answered);
+                // Nothing at all says nothing: a target is not measured again so soon (§10).
+                if answered > 0 {
+                    path.window.seed(answered);
+                }
             }
         }
         self.next_chores(now);

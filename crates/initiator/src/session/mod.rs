@@ -8,13 +8,15 @@
 //! - then, until each says `None`: [`poll_transmit`](Session::poll_transmit),
 //!   [`poll_event`](Session::poll_event);
 //! - and [`poll_timeout`](Session::poll_timeout), when to call
-//!   [`handle_timeout`](Session::handle_timeout) at the latest.
+//!   [`handle_timeout`](Session::handle_timeout) at the latest;
+//! - at the end [`poll_farewell`](Session::poll_farewell).
 //!
 //! Files: `op.rs` requests and their pieces, `send.rs` frames out, `receive.rs` frames in,
 //! `response.rs` the responses in one of them, `chores.rs` what a path finds out before it is used,
-//! `timers.rs` what comes with time.
+//! `timers.rs` what comes with time, `farewell.rs` what is sent at the end.
 
 mod chores;
+mod farewell;
 mod op;
 mod receive;
 mod response;
@@ -111,8 +113,11 @@ pub struct PathInfo {
     pub window: u32,
     /// Average round trip; zero before one was measured.
     pub round_trip: Duration,
-    /// Probes that were answered when it was measured (§10).
+    /// Probes that were answered when it was measured (§10). None of them: the target was measured
+    /// a moment ago, and does not let itself be measured again so soon.
     pub measured: Option<u32>,
+    /// Nothing is being found out about it: what the other fields say will stay for a while.
+    pub settled: bool,
 }
 
 /// A frame that [`poll_transmit`](Session::poll_transmit) has encoded.
@@ -406,6 +411,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             window: path.window.size(),
             round_trip: path.trips.average(),
             measured: path.answered_probes,
+            settled: path.is_settled(),
         })
     }
 

@@ -117,12 +117,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// under way that only the old one can tell.
     fn hold_negotiations(&mut self, now: Instant) {
         for index in 0..self.paths.len() {
-            let Some(path) = self.paths.get(index) else {
-                return;
-            };
-            let same_mac = self.paths.iter().filter(|other| other.port == path.port);
-            let last = same_mac.filter_map(|other| other.repeated_at).max();
-            let Some(quiet_at) = last.map(|last| last + self.settings.linger) else {
+            let Some(quiet_at) = self.quiet_at(index) else {
                 continue;
             };
             if let Some(chore) = self
@@ -136,6 +131,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 }
             }
         }
+    }
+
+    /// When no copies of writes are under way any more that left by the port of a path and only
+    /// the target's tag window can tell; `None` if there were none.
+    pub(super) fn quiet_at(&self, index: usize) -> Option<Instant> {
+        let path = self.paths.get(index)?;
+        let same_mac = self.paths.iter().filter(|other| other.port == path.port);
+        let last = same_mac.filter_map(|other| other.repeated_at).max();
+        last.map(|last| last + self.settings.linger)
     }
 
     /// One of the frames that measure how many requests fit: as long as a full write (§10).
@@ -403,7 +407,7 @@ pub(super) fn tags(pieces: &crate::table::Table<Piece>) -> impl Iterator<Item = 
     pieces.iter().filter_map(|(_, piece)| piece.tag)
 }
 
-fn header(source: MacAddr, destination: MacAddr, address: Address, tag: u32) -> Header {
+pub(super) fn header(source: MacAddr, destination: MacAddr, address: Address, tag: u32) -> Header {
     Header {
         tag: Tag(tag.to_be_bytes()),
         ..Header::request(source, destination, address)

@@ -25,6 +25,7 @@ struct Other {
     net: SimNet,
     port: SimPort,
     model: Model,
+    start: Instant,
     /// After so many waits waiting fails.
     lasts: u32,
 }
@@ -32,12 +33,14 @@ struct Other {
 impl Other {
     fn serve(&mut self) {
         let facts = facts(self.port.interface().mac, 1500);
-        let mut answers = Vec::new();
+        let now = aoede_initiator::Instant::START + self.start.elapsed();
         while let Some(frame) = self.port.receive() {
-            answers.extend(self.model.answer(&facts, frame));
+            self.model.take(now, 0, &facts, frame);
         }
         self.port.release();
-        self.port.send(&answers);
+        let answers = self.model.responses(now).into_iter();
+        self.port
+            .send(&answers.map(|(_, answer)| answer).collect::<Vec<_>>());
     }
 }
 
@@ -79,6 +82,7 @@ fn client(faults: Faults, lasts: u32) -> Client {
             net,
             port,
             model,
+            start: Instant::now(),
             lasts,
         };
         Ok((vec![initiator], other))
