@@ -933,6 +933,28 @@ fn rule_9_the_old_program_is_released_by_force() {
     }
 }
 
+/// Its failure comes when it waits to be sent again: the read behind it begins then, and is not taken
+/// for it.
+#[test]
+fn a_late_failure_ends_its_own_request_only() {
+    let mut bench = Bench::attached(1500, Speaks::Nothing);
+    let written = bench.submit(write_at(5, 1, 1));
+    bench.submit(read_at(5, 1));
+    let (port, request) = bench.transmit().remove(0);
+    bench.now += ms(30);
+    bench.session.handle_timeout(bench.now);
+    let mut failure = bench.deliver(&request).remove(0);
+    (failure[25], failure[26], failure[27]) = (0x04, 1, 0x61);
+    bench.receive(port, &failure);
+    bench.take_events();
+    assert_eq!(bench.done.len(), 1, "the read was not even sent");
+    assert_eq!(bench.done[0].id, written);
+    bench.exchange();
+    let read = bench.done.pop().unwrap();
+    assert_eq!(read.result, Ok(Answer::Done));
+    assert_eq!(read.buffer, Some(vec![1; 512]));
+}
+
 #[test]
 fn rule_10_overlapping_requests_are_never_under_way_together_when_one_writes() {
     let mut bench = Bench::attached(1500, Speaks::Nothing);
