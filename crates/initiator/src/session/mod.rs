@@ -492,7 +492,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         };
         op.finished = true;
-        let until = (op.changes() && op.copies_astray).then(|| now + self.settings.linger);
+        // Of a change that failed a piece may be under way that nobody waited for, and no window knows
+        // it: what failed may be tried again (§9.2).
+        let astray = op.copies_astray || op.error.is_some();
+        let linger = Some(self.settings.linger).filter(|linger| !linger.is_zero());
+        let until = linger.filter(|_| op.changes() && astray);
+        let until = until.map(|linger| now + linger);
         self.finished.push_back(slot);
         let startable = &mut self.startable;
         self.order.finish(slot, until, |slot| startable.push(slot));

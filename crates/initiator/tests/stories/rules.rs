@@ -1021,6 +1021,33 @@ fn rule_10_a_repeated_write_keeps_its_sectors_closed_until_its_copies_are_gone()
     }
 }
 
+/// Of a failed write too a part may be under way, and no window keeps it out: what failed may be
+/// tried again.
+#[test]
+fn rule_10_a_write_that_failed_keeps_its_sectors_closed_until_its_parts_are_gone() {
+    for speaks in [Speaks::Nothing, ALL] {
+        let mut bench = Bench::attached(1500, speaks);
+        bench.submit(write_at(5, 4, 1));
+        let [(port, first), (_, second)] = bench.transmit().try_into().unwrap();
+        let mut failure = bench.deliver(&first).remove(0);
+        (failure[25], failure[26], failure[27]) = (0x04, 2, 0x61);
+        bench.receive(port, &failure);
+        // Nobody waits for the second part any longer than for any frame.
+        bench.now += ms(30);
+        bench.session.handle_timeout(bench.now);
+        bench.take_events();
+        assert!(bench.done.remove(0).result.is_err());
+
+        bench.submit(write_at(7, 1, 2));
+        bench.exchange();
+        assert_eq!(bench.models[0].disk[7 * 512], 0, "{speaks:?}");
+        bench.deliver(&second);
+        bench.run(ms(200));
+        assert_eq!(bench.models[0].disk[7 * 512], 2, "{speaks:?}");
+        assert_eq!(bench.done.len(), 1);
+    }
+}
+
 #[test]
 fn rule_11_frames_are_padded_with_zeros_to_sixty_bytes() {
     // The bench looks at every frame of every story; here are all kinds of them.
