@@ -279,6 +279,37 @@ fn rule_4_each_new_request_has_the_next_tag_and_a_repetition_keeps_its_tag() {
     assert_eq!((bench.stats().repeated, bench.stats().timed_out), (2, 2));
 }
 
+/// The target knows a late copy of the whole by the tag of its first part.
+#[test]
+fn rule_4_a_write_that_is_cut_anew_keeps_its_tag_for_the_first_part() {
+    let mut bench = Bench::attached(9000, ALL);
+    bench.submit(write_at(5, 17, 1));
+    let (port, whole) = bench.transmit().remove(0);
+    assert_eq!(whole[26], 17);
+    // The target's frames have become shorter, it says; the write itself is still under way.
+    let mut refusal = whole[..60].to_vec();
+    let (to, from) = whole[..12].split_at(6);
+    refusal[..6].copy_from_slice(from);
+    refusal[6..12].copy_from_slice(to);
+    (refusal[14], refusal[15]) = (0x1C, 2);
+    bench.receive(port, &refusal);
+    let parts = bench.transmit();
+    let parts: Vec<_> = parts
+        .iter()
+        .map(|(_, frame)| frame)
+        .filter(|f| opcode(f) == 0x34)
+        .collect();
+    assert_eq!(parts[0][20..24], whole[20..24]);
+    assert_eq!(parts[0][26], 2);
+    assert!(parts[1..].iter().all(|part| part[20..24] != whole[20..24]));
+    bench.run(SECOND);
+    bench.ask(write_at(5, 17, 2)).unwrap();
+    bench.deliver(&whole);
+    let written = &bench.models[0].disk[5 * 512..22 * 512];
+    assert!(written.iter().all(|byte| *byte == 2));
+    assert_eq!(bench.done.len(), 1);
+}
+
 #[test]
 fn rule_4_responses_match_by_tag_mac_and_command_and_late_ones_are_counted() {
     let mut bench = Bench::new(1500, Speaks::Nothing, quick());
