@@ -9,6 +9,7 @@ pub mod command;
 mod escape;
 mod freeze_signals;
 mod log;
+pub mod nbd;
 mod output;
 mod reach;
 mod serial;

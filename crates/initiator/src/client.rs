@@ -55,7 +55,7 @@ pub struct Client {
 /// target has answered, and any number of threads may call them at once.
 ///
 /// Each call costs a buffer and a message to the client's thread. [`queue`](Self::queue) has many
-/// requests under way from one thread.
+/// requests under way from one thread, [`begin`](Self::begin) between two.
 #[derive(Clone, Debug)]
 pub struct Disk {
     inner: Arc<Attached>,
@@ -71,7 +71,7 @@ pub struct Queue {
     under_way: usize,
 }
 
-/// A request of a [`Queue`] that has ended.
+/// A request of a [`Queue`], or of [`Disk::begin`], that has ended.
 #[derive(Debug)]
 pub struct Completion {
     /// The number it was submitted with.
@@ -290,12 +290,20 @@ impl Disk {
         answer.recv().ok().flatten().ok_or(ClientError::Stopped)
     }
 
+    /// What the disk says of itself, as it is now.
+    ///
+    /// # Errors
+    /// [`ClientError::Stopped`].
+    pub fn identity(&self) -> Result<Identity, ClientError> {
+        Ok(self.ask_info(false)?.identity)
+    }
+
     /// Size in sectors of 512 bytes, as it is now.
     ///
     /// # Errors
     /// [`ClientError::Stopped`].
     pub fn sectors(&self) -> Result<u64, ClientError> {
-        Ok(self.ask_info(false)?.identity.sectors)
+        Ok(self.identity()?.sectors)
     }
 
     /// Fills `data`, a whole number of sectors, from sector `lba` on. On an error its content is
@@ -388,6 +396,13 @@ impl Disk {
             depth: depth.max(1),
             under_way: 0,
         }
+    }
+
+    /// Begins a request and does not wait. How it ends is sent to `done`, with `token`; so one
+    /// thread can ask and another hear. Who asks limits how many are under way.
+    pub fn begin(&self, token: u64, request: Request<Vec<u8>>, done: &Sender<Completion>) {
+        // If the client's thread is gone the ticket tells so.
+        let _stopped = self.submit(request, Ticket::new(token, done.clone()));
     }
 
     fn call(&self, request: Request<Vec<u8>>) -> Result<(Answer, Option<Vec<u8>>), ClientError> {

@@ -1,6 +1,9 @@
 //! The command line: one file per subcommand. Here they are told apart, and turned into exit codes:
 //! 0 for success, 1 for failure, 2 for wrong usage.
 
+mod attach;
+mod bench;
+mod copy;
 mod demo;
 mod discover;
 mod export;
@@ -26,6 +29,8 @@ Examples:
       Serve a block device by two paths, read-only.
   aoede discover -i eth0
       List the disks on the network of eth0.
+  aoede attach e1.1 -i eth0 --socket /run/e1.1.sock
+      Offer the AoE disk e1.1 to QEMU and other programs that speak NBD.
 
 Called by the name vblade, the program takes vblade's arguments.";
 
@@ -44,6 +49,9 @@ enum Command {
     Info(info::InfoArgs),
     Probe(probe::ProbeArgs),
     Set(set::SetArgs),
+    Attach(attach::AttachArgs),
+    Copy(copy::CopyArgs),
+    Bench(bench::BenchArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -62,10 +70,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => {
-            eprintln!("{name}: {error:#}");
-            ExitCode::FAILURE
-        }
+        Ok(Err(error)) => match error.downcast::<clap::Error>() {
+            Ok(usage) => usage.exit(),
+            Err(error) => {
+                eprintln!("{name}: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         // Help and version arrive here too; clap knows where each goes and which code it takes.
         Err(usage) => usage.exit(),
     }
@@ -79,8 +90,16 @@ impl Command {
             Self::Info(args) => info::run(&args),
             Self::Probe(args) => probe::run(&args),
             Self::Set(args) => set::run(&args),
+            Self::Attach(args) => attach::run(args),
+            Self::Copy(args) => copy::run(&args),
+            Self::Bench(args) => bench::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }
     }
+}
+
+/// Wrong usage that only all arguments together show: exit code 2.
+fn usage(text: &str) -> anyhow::Error {
+    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n")).into()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aoede_initiator::{Driver, Instant, SessionId, Settings, Wanted};
 use aoede_link::Port as _;
 use aoede_link::sim::{SimNet, SimPort};
-use aoede_wire::{Body, Frame};
+use aoede_wire::{Body, Frame, MacAddr};
 
 use crate::bench::{Bench, E1_1, I, J, SECTORS, T, Way, facts, ms, quick};
 use crate::target::{ALL, Model, Speaks, settings};
@@ -19,6 +19,9 @@ fn a_session_that_ends_takes_back_what_was_agreed_on() {
     bench.add_port(J, 1500);
     bench.run(Duration::from_secs(1));
     assert!(bench.session.paths().all(|path| path.features.tags));
+    for initiator in [I, J] {
+        assert_eq!(answers_to_two_reads(&mut bench, initiator), 2);
+    }
     let mut farewells = BTreeSet::new();
     let mut out = vec![0xA5; bench.session.frame_bytes()];
     while let Some(transmit) = bench.session.poll_farewell(bench.now, &mut out) {
@@ -36,7 +39,22 @@ fn a_session_that_ends_takes_back_what_was_agreed_on() {
         farewells,
         BTreeSet::from([[T.0, I.0].concat(), [T.0, J.0].concat()])
     );
-    assert!(!bench.models[0].remembers(I) && !bench.models[0].remembers(J));
+    for initiator in [I, J] {
+        assert_eq!(answers_to_two_reads(&mut bench, initiator), 1);
+    }
+}
+
+/// How many reads of a frame that has two are answered: the second is padding to a target that has
+/// agreed on nothing (§8).
+fn answers_to_two_reads(bench: &mut Bench, initiator: MacAddr) -> usize {
+    let mut frame = vec![0; 60];
+    frame[..6].copy_from_slice(&T.0);
+    frame[6..12].copy_from_slice(&initiator.0);
+    frame[12..20].copy_from_slice(&[0x88, 0xA2, 0x10, 0, 0, 1, 1, 0]);
+    frame[24..28].copy_from_slice(&[0x40, 0, 1, 0x24]);
+    frame[36] = 1;
+    frame[52] = 1;
+    bench.deliver(&frame).len()
 }
 
 #[test]
@@ -88,11 +106,11 @@ fn last_words(leave: impl FnOnce(&mut Driver<SimPort>, SessionId)) -> Vec<Vec<u8
     let mut now = Instant::START;
     while !driver.session_mut(id).unwrap().is_attached() {
         driver.turn(now);
-        let mut answers = Vec::new();
         while let Some(frame) = port.receive() {
-            answers.extend(model.answer(&facts, frame));
+            model.take(now, 0, &facts, frame);
         }
-        port.send(&answers);
+        let answers = model.responses(now).into_iter();
+        port.send(&answers.map(|(_, frame)| frame).collect::<Vec<_>>());
         now += ms(1);
     }
     driver.turn(now);

@@ -184,11 +184,11 @@ fn each_path_carries_what_it_can() {
 fn a_missing_checksum_means_that_the_target_has_forgotten() {
     let mut settings = quick();
     settings.wanted.crc8x4 = true;
-    let mut bench = Bench::new(1500, crate::target::ALL_AND_CRC, settings);
+    let mut bench = Bench::new(1500, ALL, settings);
     bench.attach();
     assert!(bench.path(0).features.crc8x4);
     bench.run(Duration::from_secs(2));
-    bench.models[0].forget_extensions();
+    bench.models[0].restart();
     bench.models[0].disk[0] = 9;
     assert_eq!(bench.read(0, 2)[0], 9);
     assert_eq!(bench.stats().negotiations, 2);
@@ -199,7 +199,7 @@ fn a_missing_checksum_means_that_the_target_has_forgotten() {
 fn damaged_data_is_not_believed() {
     let mut settings = quick();
     settings.wanted.crc8x4 = true;
-    let mut bench = Bench::new(1500, crate::target::ALL_AND_CRC, settings);
+    let mut bench = Bench::new(1500, ALL, settings);
     bench.attach();
     let data = vec![0x33; 1024];
     let id = bench.submit(Request::Write {
@@ -235,9 +235,16 @@ fn damaged_data_is_not_believed() {
 /// POWER MODE. None of these may pass for what was asked.
 #[test]
 fn no_bit_flipped_in_a_request_passes_for_its_success() {
-    let mut settings = quick();
-    settings.wanted.crc8x4 = true;
-    settings.wanted.tags = false;
+    for (crc32c, tags) in [(false, false), (true, false), (true, true)] {
+        let mut settings = quick();
+        settings.wanted.crc8x4 = !crc32c;
+        settings.wanted.crc32c = crc32c;
+        settings.wanted.tags = tags;
+        no_bit_passes(&settings);
+    }
+}
+
+fn no_bit_passes(settings: &Settings) {
     let requests: [fn() -> Request<Vec<u8>>; 4] = [
         || write_at(5, 7),
         || Request::Read {
@@ -250,9 +257,8 @@ fn no_bit_flipped_in_a_request_passes_for_its_success() {
     for (kind, request) in requests.into_iter().enumerate() {
         let mut successes = 0;
         for bit in 14 * 8..36 * 8 {
-            let mut bench = Bench::new(1500, crate::target::ALL_AND_CRC, settings.clone());
+            let mut bench = Bench::new(1500, ALL, settings.clone());
             bench.attach();
-            assert!(bench.path(0).features.crc8x4);
             for lba in 0..64 {
                 bench.models[0].disk[lba * 512..][..512].fill(lba as u8 + 100);
             }

@@ -14,7 +14,7 @@ use aoede_wire::{
 };
 
 use crate::bench::{Bench, E1_1, I, J, SECTORS, T, U, Way, ms, quick};
-use crate::target::{ALL, ALL_AND_CRC, Speaks, settings};
+use crate::target::{ALL, OLD, Speaks, settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -573,7 +573,7 @@ fn rule_7_the_flush_is_the_one_that_the_disk_knows() {
 
 #[test]
 fn rule_7_the_flush_of_the_old_program_comes_with_a_warning() {
-    let mut bench = Bench::new(1500, ALL, quick());
+    let mut bench = Bench::new(1500, OLD, quick());
     bench.models[0].firmware = Some(0x4015);
     bench.attach();
     assert!(bench.notices.contains(&Notice::FlushProvesNothing));
@@ -636,7 +636,7 @@ fn rule_8_the_old_program_is_not_asked_to_track_tags_unless_we_are_alone() {
             wanted,
             ..Settings::default()
         };
-        let mut bench = Bench::new(1500, ALL, settings);
+        let mut bench = Bench::new(1500, OLD, settings);
         bench.models[0].firmware = Some(0x4015);
         bench.run(Duration::from_secs(3));
         let asked = bench.sent_commands(Command::Extension)[0];
@@ -659,7 +659,7 @@ fn rule_8_extensions_are_negotiated_again_after_an_announcement_with_tags_far_aw
         .tag
         .big_endian();
     bench.run(SECOND);
-    bench.models[0].forget_extensions();
+    bench.models[0].restart();
     bench.sent.clear();
     bench.announce(0);
     bench.run(SECOND);
@@ -683,8 +683,8 @@ fn rule_8_extensions_are_negotiated_again_after_an_announcement_with_tags_far_aw
 
 #[test]
 fn rule_8_coalesced_reads_that_stay_unanswered_are_given_up() {
-    for firmware in [None, Some(0x4015)] {
-        let mut bench = Bench::new(1500, ALL, quick());
+    for (firmware, speaks) in [(None, ALL), (Some(0x4015), OLD)] {
+        let mut bench = Bench::new(1500, speaks, quick());
         bench.models[0].firmware = firmware;
         bench.models[0].ignores_entries = true;
         bench.attach();
@@ -759,11 +759,18 @@ fn rule_8_a_coalesced_read_is_too_short_to_be_a_write() {
 /// Where a checksum was agreed on, registers must fit the request too.
 #[test]
 fn rule_6_registers_that_do_not_fit_are_damage() {
-    let wanted = Wanted {
-        crc8x4: true,
-        ..quick().wanted
-    };
-    let mut bench = Bench::new(1500, ALL_AND_CRC, Settings { wanted, ..quick() });
+    for crc32c in [false, true] {
+        let wanted = Wanted {
+            crc8x4: !crc32c,
+            crc32c,
+            ..quick().wanted
+        };
+        believes_fitting_registers_only(Settings { wanted, ..quick() });
+    }
+}
+
+fn believes_fitting_registers_only(settings: Settings) {
+    let mut bench = Bench::new(1500, ALL, settings);
     bench.attach();
     let id = bench.submit(Request::Flush);
     let (port, request) = bench.transmit().remove(0);
@@ -936,7 +943,7 @@ fn rule_11_frames_are_padded_with_zeros_to_sixty_bytes() {
         ..quick().wanted
     };
     let settings = Settings { wanted, ..quick() };
-    let mut bench = Bench::new(9000, ALL_AND_CRC, settings);
+    let mut bench = Bench::new(9000, ALL, settings);
     bench.run(SECOND);
     for lba in 0..40 {
         bench.submit(read_at(lba, 1));
@@ -959,6 +966,10 @@ fn rule_11_frames_are_padded_with_zeros_to_sixty_bytes() {
     for kind in [60, 36 + 17 * 512 + 4, 36 + 512 + 4] {
         assert!(lengths.contains(&kind), "{kind} in {lengths:?}");
     }
+    // Whether as long a frame passes was asked before, with one as long (rule 3).
+    let identities = bench.sent_ata(Opcode::Identify);
+    let mut lengths = identities.iter().map(|(frame, _)| frame.len());
+    assert!(lengths.any(|len| len == 36 + 17 * 512 + 4));
 }
 
 #[test]
