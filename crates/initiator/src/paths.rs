@@ -38,6 +38,8 @@ const SILENT_AFTER: u32 = 4;
 const SHORT_AFTER: u32 = 3;
 /// Tries for a question that not every target answers (§7.5), and for each size of frame.
 pub(crate) const TRIES: u32 = 3;
+/// Flushes and trims that may be under way however small the window is.
+const SLOW_AT_LEAST: u32 = 8;
 /// Least patience for such questions.
 const CHORE_FLOOR: Duration = Duration::from_millis(100);
 /// Most patience for them.
@@ -181,6 +183,8 @@ pub(crate) struct Path {
     pub(crate) features: Features,
     /// Not before then are they negotiated anew.
     pub(crate) negotiate_after: Instant,
+    /// The target may have forgotten them.
+    pub(crate) in_doubt: bool,
     pub(crate) chore: Option<Chore>,
     /// Whether the disk is to be looked at anew when the chore is done.
     pub(crate) look_again: bool,
@@ -201,7 +205,11 @@ pub(crate) struct Path {
 
     pub(crate) trips: RoundTrip,
     pub(crate) window: Window,
+    /// Requests under way, but for those below.
     pub(crate) in_flight: u32,
+    /// Flushes and trims under way. They may be waited for so long, answered or lost, that nothing
+    /// else must wait for the room they take.
+    pub(crate) slow_in_flight: u32,
     /// Tries unanswered since the last response.
     pub(crate) misses: u32,
     /// Requests lost before then belong to the last of them.
@@ -245,6 +253,7 @@ impl Path {
             agreed: false,
             features: Features::default(),
             negotiate_after: Instant::START,
+            in_doubt: false,
             chore: Some(Chore::new(Task::Identify)),
             look_again: false,
             must_agree: false,
@@ -258,6 +267,7 @@ impl Path {
             trips: RoundTrip::default(),
             window: Window::new(1),
             in_flight: 0,
+            slow_in_flight: 0,
             misses: 0,
             miss_until: Instant::START,
             full_misses: 0,
@@ -276,6 +286,31 @@ impl Path {
             && self.agreed
             && self.payload > 0
             && self.measurement.is_none()
+    }
+
+    /// Whether one more request may be under way; flushes and trims are slow.
+    pub(crate) fn has_room(&self, slow: bool) -> bool {
+        let size = self.window.size();
+        if slow {
+            self.slow_in_flight < size.max(SLOW_AT_LEAST)
+        } else {
+            self.in_flight < size
+        }
+    }
+
+    /// Where requests under way are counted.
+    pub(crate) fn under_way(&mut self, slow: bool) -> &mut u32 {
+        if slow {
+            &mut self.slow_in_flight
+        } else {
+            &mut self.in_flight
+        }
+    }
+
+    /// When extensions that are in doubt are to be negotiated anew.
+    pub(crate) fn doubt_ends(&self) -> Option<Instant> {
+        let in_doubt = self.in_doubt && self.state == State::Ready && self.agreed;
+        in_doubt.then_some(self.negotiate_after)
     }
 
     /// Whether its place may be given to another: it was asked who it is, never answered, and was

@@ -27,10 +27,10 @@ Examples:
       Serve the file disk.img on the network of eth0 as AoE disk e1.1.
   aoede export e7.0 /dev/sdb -i eth0,eth1 --read-only
       Serve a block device by two paths, read-only.
-  aoede discover -i eth0
-      List the disks on the network of eth0.
   aoede attach e1.1 -i eth0 --socket /run/e1.1.sock
       Offer the AoE disk e1.1 to QEMU and other programs that speak NBD.
+  aoede discover -i eth0
+      List the disks on the network of eth0.
 
 Called by the name vblade, the program takes vblade's arguments.";
 
@@ -47,11 +47,11 @@ enum Command {
     Export(export::ExportArgs),
     Discover(discover::DiscoverArgs),
     Info(info::InfoArgs),
-    Probe(probe::ProbeArgs),
-    Set(set::SetArgs),
     Attach(attach::AttachArgs),
     Copy(copy::CopyArgs),
     Bench(bench::BenchArgs),
+    Probe(probe::ProbeArgs),
+    Set(set::SetArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -88,11 +88,11 @@ impl Command {
             Self::Export(args) => export::run(args),
             Self::Discover(args) => discover::run(&args),
             Self::Info(args) => info::run(&args),
-            Self::Probe(args) => probe::run(&args),
-            Self::Set(args) => set::run(&args),
             Self::Attach(args) => attach::run(args),
             Self::Copy(args) => copy::run(&args),
             Self::Bench(args) => bench::run(&args),
+            Self::Probe(args) => probe::run(&args),
+            Self::Set(args) => set::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }

@@ -534,8 +534,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             }
             Place::Flying { path, .. } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
+                let slow = self.ops.get(piece.op).is_some_and(Op::is_slow);
                 if let Some(path) = self.paths.get_mut(path) {
-                    path.in_flight = path.in_flight.saturating_sub(1);
+                    let under_way = path.under_way(slow);
+                    *under_way = under_way.saturating_sub(1);
                 }
             }
             Place::Held { .. } => self.in_flight = self.in_flight.saturating_sub(1),
@@ -646,6 +648,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             let (port, mac) = (path.port, path.mac);
             self.stats.paths_lost += 1;
             self.notify(Notice::PathLost { port, mac });
+            self.interrupt_measurements();
         }
         self.flights_again(now, index);
     }
