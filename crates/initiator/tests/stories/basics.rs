@@ -221,10 +221,10 @@ fn a_path_is_not_settled_while_frames_are_tried_or_a_measurement_is_to_come() {
     bench.add_port(J, 1500);
     bench.run(ms(300));
     assert!(!bench.path(0).settled && !bench.path(1).settled);
-    bench.run(ms(400));
+    bench.run(ms(700));
     let settled = [bench.path(0).settled, bench.path(1).settled];
     assert!(settled[0] != settled[1], "{settled:?}");
-    bench.run(ms(600));
+    bench.run(ms(1000));
     assert!(bench.path(0).settled && bench.path(1).settled);
 }
 
