@@ -186,7 +186,7 @@ fn nbdinfo_shows_size_and_abilities() -> Result<()> {
     wrong.arg(format!("nbd+unix:///other?socket={socket}"));
     let wrong = run(Some(&scene.initiator_host), wrong, SOON)?;
     ensure!(
-        wrong.code != 0 && wrong.stderr.contains("no such export"),
+        wrong.code != 0 && wrong.stderr.contains("for export: other"),
         "another name: {wrong:?}"
     );
     scene.stop().map(drop)
