@@ -236,8 +236,8 @@ fn both_ways(maker: Maker, mtu: u32) -> Result<()> {
         let (used, most) = (allocated(&scene.image)?, written + 12 * 2 * (256 << 10));
         ensure!(used <= most, "{used} bytes are taken up, of {most} at most");
     }
-    scene.succeed(&["e1.1", "back.img", "--force", "--verify"])?;
-    equal(&source, &back)?;
+    scene.succeed(&["e1.1", "noise.img", "--force", "--verify"])?;
+    equal(&source, &scene.path("noise.img"))?;
     scene.target.stop().map(drop)
 }
 
