@@ -13,6 +13,9 @@ use crate::{
 
 /// A promise: with another path the load goes on within a second.
 const LONGEST_STALL: Duration = Duration::from_secs(1);
+/// Threads that a request and its response pass: the load's, the initiator's, the forwarder's, the
+/// target's, and back. On a busy machine each may have to wait for its turn.
+const THREADS: u32 = 7;
 
 /// One path fails under load, comes back, then the other does.
 fn each_path_fails(
@@ -26,7 +29,8 @@ fn each_path_fails(
         load.go_on(SOME, SOON)?;
         let worst = load.worst();
         eprintln!("{what}: {worst:?}");
-        ensure!(worst.stall < LONGEST_STALL, "{what}: {worst:?}");
+        let longest = LONGEST_STALL + THREADS * worst.late;
+        ensure!(worst.stall < longest, "{what}: {worst:?}");
         Ok(())
     };
     goes_on("two paths")?;
