@@ -21,8 +21,9 @@ const DEPTH: usize = 16;
 /// sectors are one frame at an MTU of 9000.
 const PLACE_SECTORS: u64 = 16;
 const PLACE_BYTES: usize = 16 * SECTOR;
-/// Places, far more than requests under way.
-const PLACES: u64 = 256;
+/// Places, far more than requests under way: the sectors of a repeated write stay closed for a
+/// while (protocol.md §15, 10), and requests should rarely meet them.
+const PLACES: u64 = 2048;
 /// Names a flush, where others are named by their place.
 const FLUSH: u64 = u64::MAX;
 /// How often it is looked whether the machine has time for its threads.
