@@ -117,7 +117,7 @@ impl Scene {
 /// so copies are given longer than usual, and a proof of a frame size that failed is soon repeated.
 pub(crate) fn settings() -> Settings {
     Settings {
-        linger: Duration::from_secs(1),
+        linger: Duration::from_millis(500),
         prove_again_after: Duration::from_secs(1),
         ..Settings::default()
     }
