@@ -126,6 +126,11 @@ impl Measurement {
     const WORDS: usize = Self::MOST as usize / 64;
     /// How long a target holds the probes.
     pub(crate) const HOLD: Duration = Duration::from_millis(500);
+    /// How much later than that its first answer may come: a busy target wakes late.
+    pub(crate) const LATE: Duration = Duration::from_millis(200);
+    /// Without an answer for so long, after that, there are no more. They come in a burst, which a
+    /// slow network takes its time for.
+    pub(crate) const QUIET: Duration = Duration::from_millis(100);
 
     pub(crate) fn new(id: u64, first_tag: u32, buffer_count: u16) -> Self {
         Self {
@@ -138,8 +143,8 @@ impl Measurement {
         }
     }
 
-    /// Marks a probe as answered; whether it is one.
-    pub(crate) fn answer(&mut self, tag: u32) -> bool {
+    /// Marks a probe as answered; whether it is one. More are waited for, unless it was the last.
+    pub(crate) fn answer(&mut self, now: Instant, tag: u32) -> bool {
         let probe = tag.wrapping_sub(self.first_tag);
         if probe >= self.sent {
             return false;
@@ -147,6 +152,14 @@ impl Measurement {
         if let Some(word) = self.answered.get_mut(probe as usize / 64) {
             *word |= 1 << (probe % 64);
         }
+        let all = self.count() == self.probes;
+        self.until = self.until.map(|until| {
+            if all {
+                now
+            } else {
+                until.max(now + Self::QUIET)
+            }
+        });
         true
     }
 
@@ -186,6 +199,8 @@ pub(crate) struct Path {
     pub(crate) measured: bool,
     /// What came of it.
     pub(crate) answered_probes: Option<u32>,
+    /// Of so many.
+    pub(crate) probes: u32,
 
     /// Sectors that frames are proven to hold.
     pub(crate) payload: u8,
@@ -252,6 +267,7 @@ impl Path {
             measurement: None,
             measured: false,
             answered_probes: None,
+            probes: 0,
             payload: 1,
             too_large: None,
             prove_again_at: None,
@@ -544,8 +560,27 @@ mod tests {
             (1, true),
             (2, false),
         ] {
-            assert_eq!(measurement.answer(tag), is_probe);
+            assert_eq!(measurement.answer(Instant::START, tag), is_probe);
         }
         assert_eq!(measurement.count(), 3);
+    }
+
+    #[test]
+    fn a_measurement_lasts_until_answers_stay_away() {
+        let mut measurement = Measurement::new(7, 0, 2);
+        measurement.sent = 8;
+        let at = |ms| Instant::START + Duration::from_millis(ms);
+        measurement.until = Some(at(600));
+        let mut until_after = |ms, tag| {
+            measurement.answer(at(ms), tag);
+            measurement.until
+        };
+        assert_eq!(until_after(490, 0), Some(at(600)));
+        assert_eq!(until_after(590, 1), Some(at(690)));
+        for tag in 2..7 {
+            until_after(600, tag);
+        }
+        assert_eq!(until_after(601, 6), Some(at(701)), "the last is missing");
+        assert_eq!(until_after(602, 7), Some(at(602)));
     }
 }

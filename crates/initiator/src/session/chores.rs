@@ -283,6 +283,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             if let Some(measurement) = path.measurement.take() {
                 let answered = measurement.count();
                 path.answered_probes = Some(answered);
+                path.probes = measurement.sent;
                 // Nothing at all says nothing: a target is not measured again so soon (§10).
                 if answered > 0 {
                     path.window.seed(answered);

@@ -116,6 +116,8 @@ pub struct PathInfo {
     /// Probes that were answered when it was measured (§10). None of them: the target was measured
     /// a moment ago, and does not let itself be measured again so soon.
     pub measured: Option<u32>,
+    /// Probes that were sent for it. If all were answered, more may fit.
+    pub probes: u32,
     /// Nothing is being found out about it: what the other fields say will stay for a while.
     pub settled: bool,
 }
@@ -411,6 +413,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             window: path.window.size(),
             round_trip: path.trips.average(),
             measured: path.answered_probes,
+            probes: path.probes,
             settled: path.is_settled(),
         })
     }

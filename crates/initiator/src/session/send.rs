@@ -154,8 +154,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             let tag = measurement.first_tag.wrapping_add(measurement.sent);
             measurement.sent += 1;
             if measurement.sent == measurement.probes {
-                let patience = Measurement::HOLD + path.trips.average() * 4;
-                measurement.until = Some(now + patience.max(path.trips.timeout()));
+                let patience = path.trips.timeout().max(Measurement::LATE);
+                measurement.until = Some(now + Measurement::HOLD + patience);
             }
             let mut entries = [0; 40];
             let len = congestion(measurement.id, &mut entries);

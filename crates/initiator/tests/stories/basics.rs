@@ -273,11 +273,19 @@ fn reads_travel_together_where_the_target_knows_how() {
 
 #[test]
 fn a_measurement_limits_the_window() {
+    // A target that wakes late has measured the same. Once a millisecond was too much.
+    for lag in [0, 3, 150] {
+        measures(lag);
+    }
+}
+
+fn measures(lag_ms: u64) {
     let mut bench = Bench::new(1500, ALL, Settings::default());
     bench.models[0].room = 40;
+    bench.models[0].lag = Duration::from_millis(lag_ms);
     bench.run(Duration::from_secs(3));
     let path = bench.path(0);
-    assert_eq!(path.measured, Some(40));
+    assert_eq!((path.measured, path.probes), (Some(40), 256));
     // 4 × the buffer count of 64, each as long as a full write.
     let probes = bench
         .sent
