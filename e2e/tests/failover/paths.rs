@@ -7,7 +7,7 @@ use aoede_e2e::forwarder::Direction;
 
 use crate::{
     load::Load,
-    scene::{SOME, SOON, Scene, settings, wait_for},
+    scene::{SOME, SOON, Scene, settings, wait_for_loss},
 };
 
 /// A promise: with another path the load goes on within a second.
@@ -36,7 +36,7 @@ fn each_path_fails(
     eprintln!("two paths: {:?}", load.worst());
     for number in 0..2 {
         fail(&scene, number)?;
-        wait_for(&disk, 1, 17)?;
+        wait_for_loss(&disk, 1)?;
         goes_on(&format!("path {number} has failed"))?;
         mend(&scene, number)?;
         scene.settled(&disk)?;

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::{
     load::Load,
-    scene::{SOME, SOON, Scene, settings, wait_for},
+    scene::{SOME, SOON, Scene, settings, wait_for, wait_for_loss},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ fn the_only_path_may_go_down_and_up_again() -> Result<()> {
     for (host, name) in [(&scene.host, "tgt0"), (&scene.initiator, "ini0")] {
         load.go_on(SOME, SOON)?;
         host.ip(&format!("link set {name} down"))?;
-        wait_for(&disk, 0, 17)?;
+        wait_for_loss(&disk, 0)?;
         load.worst();
         host.ip(&format!("link set {name} up"))?;
         load.go_on(SOME, SOON)?;

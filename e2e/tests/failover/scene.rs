@@ -123,6 +123,14 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
+/// Waits until a path is given up, and so many are left.
+pub(crate) fn wait_for_loss(disk: &Disk, left: usize) -> Result<Duration> {
+    wait_until("a path is given up", SOON, || {
+        let info = disk.info()?;
+        Ok(info.paths.iter().filter(|path| path.ready).count() == left)
+    })
+}
+
 /// Waits until so many paths are in use, with frames of so many sectors.
 pub(crate) fn wait_for(disk: &Disk, paths: usize, sectors: u8) -> Result<Duration> {
     let good =
