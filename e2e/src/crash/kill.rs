@@ -21,10 +21,10 @@ use crate::{Export, Log, Random, TargetProcess, wait_until};
 /// How long the load runs before the kill, at most. Most rounds take far less: see
 /// [`short_or_long`].
 const LONGEST: Duration = Duration::from_millis(800);
-/// The same from an order to freeze, or from its fulfilment: that is done in some milliseconds.
+/// The same from when the disk was frozen, or the shadow merged.
 const LONGEST_FROZEN: Duration = Duration::from_millis(100);
-/// And from the beginning of a merge, which is over soon on so small a disk.
-const LONGEST_MERGING: Duration = Duration::from_millis(10);
+/// And from the order to freeze or to thaw: it takes no longer on so small a disk.
+const LONGEST_ORDERED: Duration = Duration::from_millis(8);
 /// How long a target that was asked to stop has for it before it is killed, at most.
 const LONGEST_STOPPING: Duration = Duration::from_millis(20);
 /// Kinds of moments, as likely: each goes half as far as the one before it.
@@ -139,9 +139,9 @@ impl Plan {
         };
         if way.freezes {
             let (freeze, longest) = match turn % 4 {
-                0 => (Phase::Merging, LONGEST_MERGING),
+                0 => (Phase::Merging, LONGEST_ORDERED),
                 1 => (Phase::Frozen, LONGEST_FROZEN),
-                2 => (Phase::Ordered, LONGEST_FROZEN),
+                2 => (Phase::Ordered, LONGEST_ORDERED),
                 _ => (Phase::Merged, LONGEST_FROZEN),
             };
             return Self {
