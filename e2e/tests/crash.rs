@@ -217,7 +217,7 @@ fn says_something(way: &Way, summary: &Summary) -> Result<()> {
         ),
         ("with dirty data", early, summary.amid_unpromised, 4),
         ("with data that is old enough", aged, summary.amid_aged, 4),
-        ("while a freeze began", way.freezes, summary.ordered, 20),
+        ("while a freeze began", way.freezes, summary.ordered, 40),
         ("while it was frozen", way.freezes, summary.frozen, 8),
         ("while it was merged", way.freezes, summary.merging, 20),
     ] {

@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_millis(800);
 /// The same from when the disk was frozen, or the shadow merged.
 const LONGEST_FROZEN: Duration = Duration::from_millis(100);
 /// And from the order to freeze or to thaw: it takes no longer on so small a disk.
-const LONGEST_ORDERED: Duration = Duration::from_millis(8);
+const LONGEST_ORDERED: Duration = Duration::from_millis(4);
 /// How long a target that was asked to stop has for it before it is killed, at most.
 const LONGEST_STOPPING: Duration = Duration::from_millis(20);
 /// Kinds of moments, as likely: each goes half as far as the one before it.
