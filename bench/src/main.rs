@@ -1,4 +1,4 @@
-//! `aoede-bench load` and `aoede-bench responder`, see the library.
+//! `aoede-bench load`, `aoede-bench responder` and `aoede-bench probe`, see the library.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 use aoede_bench::{
     load::{self, Extent, MAX_DEPTH, Report, Waiting, Workload},
-    process, responder,
+    probe, process, responder,
 };
 use aoede_wire::Address;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -27,10 +27,12 @@ struct Arguments {
 enum Command {
     Load(LoadArgs),
     Responder(ResponderArgs),
+    Probe(ProbeArgs),
 }
 
 /// Ask a target as fast as one core can, and tell how fast it answers.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 struct LoadArgs {
     /// Address of the target, such as e1.1.
     address: Address,
@@ -46,6 +48,15 @@ struct LoadArgs {
     /// Requests under way.
     #[arg(long, default_value_t = 16, value_parser = depth)]
     depth: usize,
+    /// Make so many requests at a time, when as many are answered.
+    #[arg(long, default_value_t = 1)]
+    group: usize,
+    /// Put the reads of a group into one frame (the extension `coalesced_read`).
+    #[arg(long)]
+    coalesce: bool,
+    /// Let the target answer several writes in one frame (the extension `coalesced_write_reply`).
+    #[arg(long)]
+    write_replies: bool,
     /// How long to measure.
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     seconds: f64,
@@ -98,6 +109,23 @@ struct ResponderArgs {
     sectors: u64,
 }
 
+/// Measure how many requests a target's receive buffer holds, again and again, and print for each
+/// time how many probes were answered.
+#[derive(Args, Debug)]
+struct ProbeArgs {
+    /// Address of the target, such as e1.1.
+    address: Address,
+    /// Interface to find it on.
+    #[arg(short, long)]
+    interface: String,
+    /// Frames of one measurement.
+    #[arg(long, default_value_t = 256)]
+    probes: u32,
+    /// Measurements, one every 2.2 s.
+    #[arg(long, default_value_t = 1)]
+    times: u32,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Wait {
     /// Look at the ring all the time.
@@ -133,6 +161,18 @@ fn run(command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Probe(args) => {
+            let settings = probe::Settings {
+                address: args.address,
+                interface: args.interface,
+                probes: args.probes,
+                times: args.times,
+            };
+            // If nobody reads it any more, it ends by itself.
+            probe::run(&settings, |answered| {
+                let _gone = writeln!(io::stdout(), "{answered}");
+            })
+        }
         Command::Responder(args) => {
             let address = args.address;
             let settings = responder::Settings {
@@ -153,6 +193,9 @@ impl From<LoadArgs> for load::Settings {
             workload: args.rw,
             block_bytes: args.block_size,
             depth: args.depth,
+            group: args.group,
+            coalesce: args.coalesce,
+            write_replies: args.write_replies,
             extent: args.bytes.map_or_else(
                 || Extent::Time(Duration::from_secs_f64(args.seconds)),
                 |bytes| Extent::Blocks(bytes / u64::from(args.block_size).max(1)),
@@ -221,8 +264,14 @@ fn print(out: &mut impl io::Write, report: &Report) -> io::Result<()> {
     }
     writeln!(
         out,
-        "sent again: {}, strays: {}, lost at the ring: {}, blocks verified: {}",
-        report.retransmissions, report.strays, report.ring_drops, report.verified_blocks
+        "frames sent: {}, with answers: {}, sent again: {}, strays: {}, lost at the ring: {}, \
+         blocks verified: {}",
+        report.request_frames,
+        report.response_frames,
+        report.retransmissions,
+        report.strays,
+        report.ring_drops,
+        report.verified_blocks
     )
 }
 

@@ -44,6 +44,12 @@ pub struct Settings {
     pub block_bytes: u32,
     /// Requests under way.
     pub depth: usize,
+    /// They are made so many at a time, 1 to `depth`: when as many are answered.
+    pub group: usize,
+    /// The reads of a group travel in one frame, which the target must agree to.
+    pub coalesce: bool,
+    /// The target may answer several writes in one frame, and must agree to that.
+    pub write_replies: bool,
     /// How much of it counts.
     pub extent: Extent,
     /// How long it does not count yet.
@@ -107,6 +113,10 @@ pub struct Report {
     pub bytes_per_second: f64,
     /// From making the request until its answer was found, repetitions included.
     pub latency: Latencies,
+    /// Frames sent meanwhile.
+    pub request_frames: u64,
+    /// Frames that brought answers.
+    pub response_frames: u64,
     /// Requests sent again, because no answer came in time.
     pub retransmissions: u64,
     /// Answers to nothing that waited: late, or the second.
@@ -147,6 +157,8 @@ fn no_mac() -> MacAddr {
 #[derive(Debug, Default)]
 struct Counts {
     ops: u64,
+    request_frames: u64,
+    response_frames: u64,
     retransmissions: u64,
     strays: u64,
     latency: Histogram,
@@ -242,6 +254,8 @@ pub fn run(settings: &Settings) -> anyhow::Result<Report> {
         ops_per_second: per_second(counts.ops),
         bytes_per_second: per_second(bytes),
         latency: counts.latency.latencies(),
+        request_frames: counts.request_frames,
+        response_frames: counts.response_frames,
         retransmissions: counts.retransmissions,
         strays: counts.strays,
         ring_drops: session.ring_drops(),
