@@ -2,12 +2,13 @@
 //! initiator on them, and errors that tell a person what to do.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use aoede_initiator::{Client, ClientError, Disk, MAX_PORTS, PortId, Settings, Wanted};
+use aoede_initiator::{Client, ClientError, Disk, DiskInfo, MAX_PORTS, PortId, Settings, Wanted};
 use aoede_link::{Interface, Monitor};
-use aoede_wire::Address;
+use aoede_wire::{Address, MacAddr};
 use clap::{Args, ValueEnum};
 
 /// Options of every command that looks at a network.
@@ -25,9 +26,10 @@ pub(crate) struct InterfaceArgs {
     interfaces: Vec<String>,
 }
 
-/// Options of every command that uses a disk on the network.
+/// Options of every command that uses a disk on the network. `A` says what the command asks the
+/// disk for beside plain AoE.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct ReachArgs {
+pub(crate) struct ReachArgs<A: Asks = ExtensionArgs> {
     #[command(flatten)]
     pub(crate) interfaces: InterfaceArgs,
 
@@ -37,8 +39,26 @@ pub(crate) struct ReachArgs {
 
     /// How long the disk may be silent before a request fails.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = patience)]
-    give_up: Duration,
+    pub(crate) give_up: Duration,
 
+    #[command(flatten)]
+    pub(crate) asks: A,
+}
+
+/// Which extensions a command asks for. What a disk agrees to is in force for all programs of this
+/// host that use the same disk and interface, so a command that can do without asks for none.
+pub(crate) trait Asks: Args {
+    /// What to ask for.
+    fn wanted(&self) -> Wanted;
+}
+
+/// No extensions, and no options.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Plainly;
+
+/// Options of commands for which extensions pay.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ExtensionArgs {
     /// Extensions to ask the disk for, separated by commas; of these it uses those that it knows
     /// [default: all but checksums].
     #[arg(
@@ -84,6 +104,21 @@ impl ExtensionName {
         Self::Tags,
         Self::Congestion,
     ];
+
+    pub(crate) fn wanted(names: &[Self]) -> Wanted {
+        let mut wanted = Wanted::NOTHING;
+        for name in names {
+            match name {
+                Self::CoalescedRead => wanted.coalesced_read = true,
+                Self::CoalescedWriteReply => wanted.coalesced_write_reply = true,
+                Self::Tags => wanted.tags = true,
+                Self::Crc8x4 => wanted.crc8x4 = true,
+                Self::Crc32c => wanted.crc32c = true,
+                Self::Congestion => wanted.congestion = true,
+            }
+        }
+        wanted
+    }
 }
 
 /// An initiator on open interfaces.
@@ -113,32 +148,30 @@ impl InterfaceArgs {
     }
 }
 
-impl ReachArgs {
+impl Asks for Plainly {
+    fn wanted(&self) -> Wanted {
+        Wanted::NOTHING
+    }
+}
+
+impl Asks for ExtensionArgs {
+    fn wanted(&self) -> Wanted {
+        if self.no_extensions {
+            Wanted::NOTHING
+        } else {
+            ExtensionName::wanted(&self.extensions)
+        }
+    }
+}
+
+impl<A: Asks> ReachArgs<A> {
     /// How a session shall behave.
     pub(crate) fn settings(&self) -> Settings {
         Settings {
             give_up: self.give_up,
-            wanted: self.wanted(),
+            wanted: self.asks.wanted(),
             ..Settings::default()
         }
-    }
-
-    fn wanted(&self) -> Wanted {
-        let mut wanted = Wanted::NOTHING;
-        if self.no_extensions {
-            return wanted;
-        }
-        for name in &self.extensions {
-            match name {
-                ExtensionName::CoalescedRead => wanted.coalesced_read = true,
-                ExtensionName::CoalescedWriteReply => wanted.coalesced_write_reply = true,
-                ExtensionName::Tags => wanted.tags = true,
-                ExtensionName::Crc8x4 => wanted.crc8x4 = true,
-                ExtensionName::Crc32c => wanted.crc32c = true,
-                ExtensionName::Congestion => wanted.congestion = true,
-            }
-        }
-        wanted
     }
 
     /// Opens the interfaces and attaches the disk at `address`, with the settings of these options.
@@ -149,6 +182,16 @@ impl ReachArgs {
         let network = self.interfaces.open()?;
         let disk = network.attach(address, self.settings(), self.timeout)?;
         Ok((network, disk))
+    }
+}
+
+impl ReachArgs {
+    /// The same without the measurement of congestion, for who has no half a second to lose; with
+    /// it if other extensions than the usual ones were asked for, and this among them.
+    pub(crate) fn settings_without_measuring(&self) -> Settings {
+        let mut settings = self.settings();
+        settings.wanted.congestion &= self.asks.extensions != ExtensionName::DEFAULT;
+        settings
     }
 }
 
@@ -172,6 +215,17 @@ impl Network {
             .map(|one| one.name.as_str())
             .collect();
         names.join(",")
+    }
+
+    /// Name and address of one of the interfaces.
+    pub(crate) fn interface_at(&self, at: usize) -> Option<(&str, MacAddr)> {
+        let interface = self.interfaces.get(at)?;
+        Some((&interface.name, interface.mac))
+    }
+
+    /// Addresses of all interfaces.
+    pub(crate) fn macs(&self) -> Vec<MacAddr> {
+        self.interfaces.iter().map(|one| one.mac).collect()
     }
 
     /// Attaches the disk at `address`, which is looked for as long as `patience`.
@@ -205,6 +259,26 @@ impl Network {
             })
         });
         now.collect()
+    }
+}
+
+/// How long answers on other interfaces may take to come after the first.
+const OTHER_PATHS: Duration = Duration::from_millis(200);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// What is known about a disk when all is found out about its paths, or `patience` is over.
+pub(crate) fn settled(disk: &Disk, patience: Duration) -> anyhow::Result<DiskInfo> {
+    let start = Instant::now();
+    let mut notices = Vec::new();
+    loop {
+        let mut info = disk.info()?;
+        notices.append(&mut info.notices);
+        let (passed, is_settled) = (start.elapsed(), info.paths.iter().all(|path| path.settled));
+        if passed >= patience || (is_settled && passed >= OTHER_PATHS) {
+            info.notices = notices;
+            return Ok(info);
+        }
+        thread::sleep(LOOK_AGAIN);
     }
 }
 
@@ -294,7 +368,6 @@ fn patience(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aoede_wire::MacAddr;
     use clap::Parser;
 
     #[derive(Debug, Parser)]
@@ -355,6 +428,12 @@ mod tests {
             }
         );
         assert!(wanted(&["--extensions", "tag"]).is_err());
+        let measures = |options: &[&str]| {
+            let settings = parse(options).unwrap().settings_without_measuring();
+            settings.wanted.congestion
+        };
+        assert!(!measures(&[]) && !measures(&["--extensions", "tags"]));
+        assert!(measures(&["--extensions", "congestion"]));
         assert!(wanted(&["--extensions", "tags", "--no-extensions"]).is_err());
     }
 

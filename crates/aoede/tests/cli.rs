@@ -30,6 +30,8 @@ fn every_command_has_help_with_examples() {
         &["discover", "--help"],
         &["info", "--help"],
         &["attach", "--help"],
+        &["probe", "--help"],
+        &["set", "--help"],
         &["demo", "--help"],
     ] {
         let output = aoede(command);
@@ -88,6 +90,9 @@ fn wrong_usage_is_code_2_and_a_failure_code_1() {
             2,
         ),
         (&["attach", "e1.1", "-i", "no-such-if", "--socket", "s"], 1),
+        (&["probe", "e1.1", "-i", "no-such-if"], 1),
+        (&["set", "e1.1", "-i", "no-such-if"], 2),
+        (&["set", "e1.1", "-i", "no-such-if", "--release"], 1),
     ] {
         let output = aoede(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
@@ -107,6 +112,8 @@ fn manual_pages_are_written_for_the_program_and_each_command() {
         "aoede-discover.1",
         "aoede-info.1",
         "aoede-attach.1",
+        "aoede-probe.1",
+        "aoede-set.1",
         "aoede-demo.1",
     ] {
         let roff = std::fs::read_to_string(target.join(page)).unwrap();

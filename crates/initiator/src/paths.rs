@@ -38,6 +38,8 @@ const SILENT_AFTER: u32 = 4;
 const SHORT_AFTER: u32 = 3;
 /// Tries for a question that not every target answers (§7.5), and for each size of frame.
 pub(crate) const TRIES: u32 = 3;
+/// Flushes and trims that may be under way however small the window is.
+const SLOW_AT_LEAST: u32 = 8;
 /// Least patience for such questions.
 const CHORE_FLOOR: Duration = Duration::from_millis(100);
 /// Most patience for them.
@@ -121,11 +123,11 @@ impl Measurement {
     const WORDS: usize = Self::MOST as usize / 64;
     /// How long a target holds the probes.
     pub(crate) const HOLD: Duration = Duration::from_millis(500);
-    /// How much later its first answer may come: by the way there and back, by clocks that are set
-    /// in milliseconds, and by others that use the processor.
+    /// How much later than that its first answer may come: a busy target wakes late.
     pub(crate) const LATE: Duration = Duration::from_millis(200);
-    /// And each one after the one before it.
-    const APART: Duration = Duration::from_millis(50);
+    /// Without an answer for so long, after that, there are no more. They come in a burst, which a
+    /// slow network takes its time for.
+    pub(crate) const QUIET: Duration = Duration::from_millis(100);
 
     pub(crate) fn new(id: u64, first_tag: u32, buffer_count: u16) -> Self {
         Self {
@@ -138,7 +140,7 @@ impl Measurement {
         }
     }
 
-    /// Marks a probe as answered; whether it is one.
+    /// Marks a probe as answered; whether it is one. More are waited for, unless it was the last.
     pub(crate) fn answer(&mut self, now: Instant, tag: u32) -> bool {
         let probe = tag.wrapping_sub(self.first_tag);
         if probe >= self.sent {
@@ -148,9 +150,13 @@ impl Measurement {
             *word |= 1 << (probe % 64);
         }
         let all = self.count() == self.probes;
-        if let Some(until) = &mut self.until {
-            *until = if all { now } else { now + Self::APART };
-        }
+        self.until = self.until.map(|until| {
+            if all {
+                now
+            } else {
+                until.max(now + Self::QUIET)
+            }
+        });
         true
     }
 
@@ -179,6 +185,8 @@ pub(crate) struct Path {
     pub(crate) features: Features,
     /// Not before then are they negotiated anew.
     pub(crate) negotiate_after: Instant,
+    /// The target may have forgotten them.
+    pub(crate) in_doubt: bool,
     pub(crate) chore: Option<Chore>,
     /// Whether the disk is to be looked at anew when the chore is done.
     pub(crate) look_again: bool,
@@ -188,6 +196,8 @@ pub(crate) struct Path {
     pub(crate) measured: bool,
     /// What came of it.
     pub(crate) answered_probes: Option<u32>,
+    /// Of so many.
+    pub(crate) probes: u32,
 
     /// Sectors that frames are proven to hold.
     pub(crate) payload: u8,
@@ -197,7 +207,11 @@ pub(crate) struct Path {
 
     pub(crate) trips: RoundTrip,
     pub(crate) window: Window,
+    /// Requests under way, but for those below.
     pub(crate) in_flight: u32,
+    /// Flushes and trims under way. They may be waited for so long, answered or lost, that nothing
+    /// else must wait for the room they take.
+    pub(crate) slow_in_flight: u32,
     /// Tries unanswered since the last response.
     pub(crate) misses: u32,
     /// Requests lost before then belong to the last of them.
@@ -241,18 +255,21 @@ impl Path {
             agreed: false,
             features: Features::default(),
             negotiate_after: Instant::START,
+            in_doubt: false,
             chore: Some(Chore::new(Task::Identify)),
             look_again: false,
             must_agree: false,
             measurement: None,
             measured: false,
             answered_probes: None,
+            probes: 0,
             payload: 1,
             too_large: None,
             prove_again_at: None,
             trips: RoundTrip::default(),
             window: Window::new(1),
             in_flight: 0,
+            slow_in_flight: 0,
             misses: 0,
             miss_until: Instant::START,
             full_misses: 0,
@@ -271,6 +288,31 @@ impl Path {
             && self.agreed
             && self.payload > 0
             && self.measurement.is_none()
+    }
+
+    /// Whether one more request may be under way; flushes and trims are slow.
+    pub(crate) fn has_room(&self, slow: bool) -> bool {
+        let size = self.window.size();
+        if slow {
+            self.slow_in_flight < size.max(SLOW_AT_LEAST)
+        } else {
+            self.in_flight < size
+        }
+    }
+
+    /// Where requests under way are counted.
+    pub(crate) fn under_way(&mut self, slow: bool) -> &mut u32 {
+        if slow {
+            &mut self.slow_in_flight
+        } else {
+            &mut self.in_flight
+        }
+    }
+
+    /// When extensions that are in doubt are to be negotiated anew.
+    pub(crate) fn doubt_ends(&self) -> Option<Instant> {
+        let in_doubt = self.in_doubt && self.state == State::Ready && self.agreed;
+        in_doubt.then_some(self.negotiate_after)
     }
 
     /// Whether its place may be given to another: it was asked who it is, never answered, and was
@@ -494,17 +536,21 @@ mod tests {
     }
 
     #[test]
-    fn a_measurement_ends_soon_after_its_last_answer() {
-        let mut measurement = Measurement::new(7, 0, 1);
-        measurement.sent = 4;
-        measurement.until = Some(Instant::START + Duration::from_millis(700));
-        let now = Instant::START + Duration::from_millis(501);
-        for tag in 0..3 {
-            assert!(measurement.answer(now, tag));
-            assert_eq!(measurement.until, Some(now + Duration::from_millis(50)));
+    fn a_measurement_lasts_until_answers_stay_away() {
+        let mut measurement = Measurement::new(7, 0, 2);
+        measurement.sent = 8;
+        let at = |ms| Instant::START + Duration::from_millis(ms);
+        measurement.until = Some(at(600));
+        let mut until_after = |ms, tag| {
+            measurement.answer(at(ms), tag);
+            measurement.until
+        };
+        assert_eq!(until_after(490, 0), Some(at(600)));
+        assert_eq!(until_after(590, 1), Some(at(690)));
+        for tag in 2..7 {
+            until_after(600, tag);
         }
-        // All have come.
-        assert!(measurement.answer(now, 3));
-        assert_eq!(measurement.until, Some(now));
+        assert_eq!(until_after(601, 6), Some(at(701)), "the last is missing");
+        assert_eq!(until_after(602, 7), Some(at(602)));
     }
 }

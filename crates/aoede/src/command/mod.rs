@@ -9,6 +9,8 @@ mod discover;
 mod export;
 mod info;
 mod man;
+mod probe;
+mod set;
 mod vblade;
 
 use std::ffi::OsString;
@@ -27,6 +29,8 @@ Examples:
       Serve a block device by two paths, read-only.
   aoede attach e1.1 -i eth0 --socket /run/e1.1.sock
       Offer the AoE disk e1.1 to QEMU and other programs that speak NBD.
+  aoede discover -i eth0
+      List the disks on the network of eth0.
 
 Called by the name vblade, the program takes vblade's arguments.";
 
@@ -46,6 +50,8 @@ enum Command {
     Attach(attach::AttachArgs),
     Copy(copy::CopyArgs),
     Bench(bench::BenchArgs),
+    Probe(probe::ProbeArgs),
+    Set(set::SetArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -85,6 +91,8 @@ impl Command {
             Self::Attach(args) => attach::run(args),
             Self::Copy(args) => copy::run(&args),
             Self::Bench(args) => bench::run(&args),
+            Self::Probe(args) => probe::run(&args),
+            Self::Set(args) => set::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }

@@ -116,6 +116,8 @@ pub struct PathInfo {
     /// Probes that were answered when it was measured (§10). None of them: the target was measured
     /// a moment ago, and does not let itself be measured again so soon.
     pub measured: Option<u32>,
+    /// Probes that were sent for it. If all were answered, more may fit.
+    pub probes: u32,
     /// Nothing is being found out about it: what the other fields say will stay for a while.
     pub settled: bool,
 }
@@ -411,6 +413,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             window: path.window.size(),
             round_trip: path.trips.average(),
             measured: path.answered_probes,
+            probes: path.probes,
             settled: path.is_settled(),
         })
     }
@@ -531,8 +534,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             }
             Place::Flying { path, .. } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
+                let slow = self.ops.get(piece.op).is_some_and(Op::is_slow);
                 if let Some(path) = self.paths.get_mut(path) {
-                    path.in_flight = path.in_flight.saturating_sub(1);
+                    let under_way = path.under_way(slow);
+                    *under_way = under_way.saturating_sub(1);
                 }
             }
             Place::Held { .. } => self.in_flight = self.in_flight.saturating_sub(1),
@@ -643,6 +648,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             let (port, mac) = (path.port, path.mac);
             self.stats.paths_lost += 1;
             self.notify(Notice::PathLost { port, mac });
+            self.interrupt_measurements();
         }
         self.flights_again(now, index);
     }

@@ -119,6 +119,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 path.state = State::New;
             }
             path.look_again = true;
+            path.in_doubt = true;
             self.negotiate_anew(now, index);
         }
         self.next_chores(now);

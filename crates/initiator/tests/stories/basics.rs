@@ -285,7 +285,7 @@ fn measures(lag_ms: u64) {
     bench.models[0].lag = Duration::from_millis(lag_ms);
     bench.run(Duration::from_secs(3));
     let path = bench.path(0);
-    assert_eq!(path.measured, Some(40));
+    assert_eq!((path.measured, path.probes), (Some(40), 256));
     // 4 × the buffer count of 64, each as long as a full write.
     let probes = bench
         .sent

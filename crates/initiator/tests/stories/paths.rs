@@ -135,6 +135,59 @@ fn a_response_to_the_first_copy_counts_when_the_second_went_elsewhere() {
     assert_eq!(bench.wait(id, ms(1)).result, Ok(Answer::Done));
 }
 
+/// A path that has come back is measured, half a second without requests. When the other failed
+/// meanwhile, all stood still until the end of that (found over real cables).
+#[test]
+fn a_measurement_does_not_keep_requests_from_the_last_path() {
+    let probes = |bench: &Bench| {
+        let sent = bench.sent.iter();
+        sent.filter(|frame| frame[26..].starts_with(b"congestion\0"))
+            .map(|frame| frame[6..12] == J.0)
+            .collect::<Vec<_>>()
+    };
+    let lose = |bench: &mut Bench, dead: fn(MacAddr) -> bool| {
+        bench.loses = segments(dead);
+        for lba in 0..40 {
+            bench.submit(write_at(lba, 1));
+        }
+        bench.run(Duration::from_secs(1));
+        bench.sent.clear();
+    };
+    let comes_back = |bench: &mut Bench, port| {
+        bench.notices.clear();
+        let back =
+            |notice: &Notice| matches!(notice, Notice::PathReady { port: at, .. } if *at == port);
+        while !bench.notices.iter().any(back) {
+            bench.run(ms(1));
+        }
+    };
+    let mut bench = two_segments(ALL, Settings::default());
+    bench.run(Duration::from_secs(2));
+    lose(&mut bench, |mac| mac == J);
+    bench.loses = segments(|_| false);
+    comes_back(&mut bench, PortId(1));
+    bench.run(ms(50));
+    assert!(!probes(&bench).is_empty() && probes(&bench).iter().all(|&by_j| by_j));
+
+    bench.loses = segments(|mac| mac == I);
+    bench.done.clear();
+    for lba in 0..40 {
+        bench.submit(write_at(lba, 2));
+    }
+    bench.run(ms(150));
+    assert_eq!(bench.done.len(), 40);
+    // Nor does a measurement begin while the other path is dead, but afterwards.
+    lose(&mut bench, |_| true);
+    bench.loses = segments(|mac| mac == I);
+    comes_back(&mut bench, PortId(1));
+    bench.run(Duration::from_secs(5));
+    assert_eq!(probes(&bench), []);
+    bench.loses = segments(|_| false);
+    comes_back(&mut bench, PortId(0));
+    bench.run(Duration::from_secs(5));
+    assert!(probes(&bench).contains(&true) && probes(&bench).contains(&false));
+}
+
 #[test]
 fn when_every_path_is_dead_requests_wait_for_the_first_that_returns() {
     let mut bench = two_segments(ALL, quick());

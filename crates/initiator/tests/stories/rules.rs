@@ -365,6 +365,38 @@ fn rule_5_flush_and_trim_are_waited_for_thirty_seconds() {
     }
 }
 
+/// When losses made the window as small as one, a flush that was lost too held that place for thirty
+/// seconds, and everything stood still (found over a real cable that loses one frame in twenty).
+#[test]
+fn rule_5_a_lost_flush_keeps_nothing_else_waiting() {
+    for slow in [
+        Request::Flush,
+        Request::Trim {
+            lba: 900,
+            sectors: 8,
+        },
+    ] {
+        let mut bench = Bench::attached(1500, Speaks::Nothing);
+        let left = Rc::new(Cell::new(3));
+        bench.loses = Box::new(move |_, frame| {
+            let lost = is_ata(frame, 0x24) && left.get() > 0;
+            left.set(left.get() - u32::from(lost));
+            lost || is_ata(frame, 0xEA) || is_ata(frame, 0x06)
+        });
+        let slow = bench.submit(slow);
+        let read = bench.submit(read_at(0, 1));
+        // 20, 40 and 80 ms for the tries that are lost.
+        assert_eq!(bench.wait(read, ms(150)).result, Ok(Answer::Done));
+        for lba in 0..100 {
+            bench.submit(read_at(lba, 1));
+        }
+        bench.run(ms(100));
+        assert_eq!(bench.done.len(), 100);
+        bench.loses = Box::new(|_, _| false);
+        assert_eq!(bench.wait(slow, 31 * SECOND).result, Ok(Answer::Done));
+    }
+}
+
 #[test]
 fn rule_5_requests_under_way_never_exceed_window_and_buffer_count() {
     let target = TargetSettings {
@@ -679,6 +711,38 @@ fn rule_8_extensions_are_negotiated_again_after_an_announcement_with_tags_far_aw
         bench.exchange();
     }
     assert!(bench.sent_commands(Command::Extension).len() <= 1);
+}
+
+/// A target that was restarted within a second of an agreement was trusted to track tags for ever,
+/// as its announcement came too soon (found over a real cable).
+#[test]
+fn rule_8_an_announcement_right_after_an_agreement_is_not_forgotten() {
+    let mut bench = Bench::attached(1500, ALL);
+    bench.run(SECOND);
+    bench.announce(0);
+    bench.run(ms(10));
+    bench.models[0].restart();
+    bench.sent.clear();
+    bench.announce(0);
+    bench.run(ms(100));
+    assert_eq!(bench.sent_commands(Command::Extension).len(), 0);
+    // Until then a write that is repeated is one that the target does not track.
+    let id = bench.submit(write_at(5, 1, 1));
+    let _late = bench.transmit();
+    bench.now += ms(30);
+    bench.session.handle_timeout(bench.now);
+    assert_eq!(bench.wait(id, ms(1)).result, Ok(Answer::Done));
+    bench.sent.clear();
+    let next = bench.submit(write_at(5, 1, 2));
+    bench.run(ms(150));
+    assert_eq!(bench.sent_ata(Opcode::WriteExt).len(), 0);
+    assert_eq!(bench.wait(next, ms(100)).result, Ok(Answer::Done));
+
+    bench.run(SECOND);
+    assert_eq!(bench.sent_commands(Command::Extension).len(), 1);
+    assert!(bench.path(0).features.tags);
+    bench.run(10 * SECOND);
+    assert_eq!(bench.sent_commands(Command::Extension).len(), 1);
 }
 
 #[test]
