@@ -85,6 +85,9 @@ struct LoadArgs {
     /// Tell how much processor time this process uses meanwhile.
     #[arg(long, value_name = "PID")]
     watch: Option<u32>,
+    /// Tell how much of this core's time is used meanwhile, whoever uses it.
+    #[arg(long, value_name = "CORE")]
+    watch_core: Option<usize>,
     /// Compare some blocks with this file before the measurement.
     #[arg(long, value_name = "FILE")]
     verify: Option<PathBuf>,
@@ -214,6 +217,7 @@ impl From<LoadArgs> for load::Settings {
             },
             verify: args.verify,
             watch: args.watch,
+            watch_core: args.watch_core,
             seed: args.seed,
         }
     }

@@ -99,7 +99,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let cores = Cores {
         target: arguments.target_core,
         load: arguments.load_core,
-        steer: arguments.steer,
+        // What frames cost is paid where they are received.
+        steer: arguments.steer || arguments.extensions,
     };
     check(cores)?;
     let interrupt = Interrupt::install()?;

@@ -195,6 +195,7 @@ impl Lab {
         command
             .args(["load", "--seconds", &measure.as_secs_f64().to_string()])
             .args(["--warm-up", &warm_up.as_secs_f64().to_string()])
+            .args(["--watch-core", &self.cores.target.to_string()])
             .args(options);
         self.load(target, work, command, PATIENCE + measure)
     }
