@@ -9,6 +9,7 @@ mod freeze;
 mod seats;
 mod wait;
 
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ use crate::serial;
 use crate::size::Size;
 use crate::stop::Stop;
 use crate::worker::{HEAD_BYTES, Worker};
-pub use cache::{CacheMode, CacheSettings};
+pub use cache::{CacheError, CacheMode, CacheSettings, DIRTY_AGES};
 pub use freeze::{FreezeSettings, FullShadow, UnfinishedFreeze};
 use freeze::{Freezer, SHADOW_OPS};
 use seats::Seats;
@@ -47,6 +48,12 @@ const REPORT_PAUSE: Duration = Duration::from_secs(60);
 const RANGES_SHOWN: usize = 8;
 /// How long to look for more to do by default: a few of a fast disk's latencies.
 pub const BUSY_POLL: Duration = Duration::from_micros(50);
+/// And at most.
+pub const MOST_BUSY_POLL: Duration = Duration::from_millis(10);
+/// Requests that an export holds at once by default.
+pub const BUFFERS: u16 = 64;
+/// Fewest and most of them.
+pub const BUFFERS_RANGE: RangeInclusive<u16> = 2..=1024;
 /// Operations with the disk for which it is worth looking instead of sleeping.
 const OPERATIONS_TO_POLL_FOR: usize = 4;
 /// A pause while stopping, when waiting itself fails.
@@ -74,7 +81,7 @@ pub struct ServiceSettings {
 }
 
 /// One disk.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportSettings {
     /// Its shelf and slot.
     pub address: Address,
@@ -95,6 +102,24 @@ pub struct ExportSettings {
 }
 
 impl ExportSettings {
+    /// An export of the whole of a file, with the default of everything else. The options of
+    /// `aoede export` and the keys of a configuration have the same defaults.
+    pub fn new(address: Address, path: PathBuf) -> Self {
+        Self {
+            address,
+            path,
+            open: OpenOptions {
+                lock_patience: LOCK_PATIENCE,
+                ..OpenOptions::default()
+            },
+            allow: Vec::new(),
+            buffers: BUFFERS,
+            cache: CacheSettings::default(),
+            freeze: None,
+            extension_reset: ExtensionReset::default(),
+        }
+    }
+
     /// The least block that the volume may have.
     fn least_block_bytes(&self) -> u32 {
         match self.freeze {
@@ -105,9 +130,10 @@ impl ExportSettings {
 }
 
 /// Kernel interface for file I/O.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum EngineChoice {
     /// The best that the kernel has and allows, in the order of this list.
+    #[default]
     Auto,
     /// io_uring, or fail.
     #[value(name = "io_uring")]
