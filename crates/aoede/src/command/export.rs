@@ -4,15 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use aoede_disk::{IoMode, OpenOptions};
-use aoede_target::ExtensionReset;
+use aoede_disk::OpenOptions;
 use aoede_wire::{Address, MacAddr};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::log::{self, LogArgs};
 use crate::service::{
     self, CacheMode, CacheSettings, EngineChoice, ExportSettings, FreezeSettings, FullShadow,
-    ServiceSettings, UnfinishedFreeze,
+    IoChoice, ResetChoice, ServiceSettings, UnfinishedFreeze,
 };
 use crate::size::Size;
 use crate::stop::Stop;
@@ -90,8 +89,8 @@ pub(super) struct ExportArgs {
     dirty_age: Duration,
 
     /// How the file is read and written.
-    #[arg(long, value_enum, default_value_t = Io::Direct)]
-    io: Io,
+    #[arg(long, value_enum, default_value_t = IoChoice::default())]
+    io: IoChoice,
 
     /// Be ready to freeze: where writes go while the image must not change. Makes PATH and
     /// PATH.map at each freeze and removes them when all is merged.
@@ -131,30 +130,11 @@ pub(super) struct ExportArgs {
     buffers: u16,
 
     /// Which Query/Config commands end the extensions that initiators have negotiated.
-    #[arg(long, value_enum, default_value_t = Reset::Release)]
-    extension_reset: Reset,
+    #[arg(long, value_enum, default_value_t = ResetChoice::default())]
+    extension_reset: ResetChoice,
 
     #[command(flatten)]
     log: LogArgs,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Reset {
-    /// Those that set the config string, for every initiator of the disk: as the 2014 AoEde's
-    /// release.
-    Release,
-    /// As well any other, for its sender: as the 2014 AoEde's first version.
-    Config,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Io {
-    /// Past the host's page cache.
-    Direct,
-    /// Through the host's page cache.
-    Buffered,
-    /// Through the host's page cache, without leaving anything there (Linux 6.14, XFS or ext4).
-    Uncached,
 }
 
 pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
@@ -174,11 +154,7 @@ impl ExportArgs {
             export: ExportSettings {
                 open: OpenOptions {
                     read_only: self.read_only,
-                    io: match self.io {
-                        Io::Direct => IoMode::Direct,
-                        Io::Buffered => IoMode::Buffered,
-                        Io::Uncached => IoMode::Uncached,
-                    },
+                    io: self.io.into(),
                     offset_sectors: self.offset,
                     length_sectors: self.length,
                     create_bytes: self.create.map(|size| size.0),
@@ -198,10 +174,7 @@ impl ExportArgs {
                     full: self.shadow_full,
                     unfinished: self.unfinished_freeze,
                 }),
-                extension_reset: match self.extension_reset {
-                    Reset::Release => ExtensionReset::SetOnly,
-                    Reset::Config => ExtensionReset::AnyConfig,
-                },
+                extension_reset: self.extension_reset.into(),
                 ..plain
             },
         }

@@ -32,6 +32,7 @@ use crate::worker::{HEAD_BYTES, Worker};
 pub use cache::{CacheError, CacheMode, CacheSettings, DIRTY_AGES};
 pub use freeze::{FreezeSettings, FullShadow, UnfinishedFreeze};
 use freeze::{Freezer, SHADOW_OPS};
+pub(crate) use seats::LEAST_MTU;
 use seats::Seats;
 use wait::{Waiter, Woken};
 
@@ -142,6 +143,48 @@ pub enum EngineChoice {
     Aio,
     /// One read or write at a time; for comparison and for kernels without anything better.
     Blocking,
+}
+
+/// How a file is read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum IoChoice {
+    /// Past the host's page cache.
+    #[default]
+    Direct,
+    /// Through the host's page cache.
+    Buffered,
+    /// Through the host's page cache, without leaving anything there (Linux 6.14, XFS or ext4).
+    Uncached,
+}
+
+impl From<IoChoice> for IoMode {
+    fn from(choice: IoChoice) -> Self {
+        match choice {
+            IoChoice::Direct => Self::Direct,
+            IoChoice::Buffered => Self::Buffered,
+            IoChoice::Uncached => Self::Uncached,
+        }
+    }
+}
+
+/// Which Query/Config commands end the extensions that initiators have negotiated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ResetChoice {
+    /// Those that set the config string, for every initiator of the disk: as the 2014 AoEde's
+    /// release.
+    #[default]
+    Release,
+    /// As well any other, for its sender: as the 2014 AoEde's first version.
+    Config,
+}
+
+impl From<ResetChoice> for ExtensionReset {
+    fn from(choice: ResetChoice) -> Self {
+        match choice {
+            ResetChoice::Release => Self::SetOnly,
+            ResetChoice::Config => Self::AnyConfig,
+        }
+    }
 }
 
 /// Serves until asked to stop. Calls `ready` once everything is checked and open, before the first
