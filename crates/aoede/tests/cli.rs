@@ -29,6 +29,7 @@ fn every_command_has_help_with_examples() {
         &["export", "--help"],
         &["discover", "--help"],
         &["info", "--help"],
+        &["check", "--help"],
         &["demo", "--help"],
     ] {
         let output = aoede(command);
@@ -65,6 +66,8 @@ fn wrong_usage_is_code_2_and_a_failure_code_1() {
         ),
         (&["no-such-command"], 2),
         (&["export", "e1.1", "/nowhere", "-i", "no-such-if"], 1),
+        (&["check", "a", "b"], 2),
+        (&["check", "/nowhere"], 1),
         (&["discover"], 2),
         (&["discover", "-i", "no-such-if", "--seconds", "0"], 2),
         (&["discover", "-i", "no-such-if"], 1),
@@ -90,6 +93,7 @@ fn manual_pages_are_written_for_the_program_and_each_command() {
         "aoede-export.1",
         "aoede-discover.1",
         "aoede-info.1",
+        "aoede-check.1",
         "aoede-demo.1",
     ] {
         let roff = std::fs::read_to_string(target.join(page)).unwrap();

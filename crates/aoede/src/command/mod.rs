@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Here they are told apart, and turned into exit codes:
 //! 0 for success, 1 for failure, 2 for wrong usage.
 
+mod check;
 mod demo;
 mod discover;
 mod export;
@@ -38,6 +39,7 @@ enum Command {
     Export(export::ExportArgs),
     Discover(discover::DiscoverArgs),
     Info(info::InfoArgs),
+    Check(check::CheckArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -71,6 +73,7 @@ impl Command {
             Self::Export(args) => export::run(args),
             Self::Discover(args) => discover::run(&args),
             Self::Info(args) => info::run(&args),
+            Self::Check(args) => check::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }
