@@ -10,6 +10,7 @@
 //! * [`Guest`]: a Linux machine under emulation with the kernel's own AoE driver.
 //! * [`Ipxe`]: a machine that boots from the network.
 //! * [`Nic`] and [`aoe`]: frames made by hand.
+//! * [`forwarder`]: somebody in the middle of a cable, who holds, loses, doubles and damages frames.
 //! * [`crash`]: targets that are killed and disks whose power is cut, and what must be left.
 //! * [`Process`], [`run`], [`Scratch`]: children that die with their guard, folders that go away.
 //!
@@ -24,6 +25,7 @@
 pub mod aoe;
 pub mod corpus;
 pub mod crash;
+pub mod forwarder;
 mod guest;
 mod initramfs;
 mod ipxe;

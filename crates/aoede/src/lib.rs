@@ -10,6 +10,7 @@ pub mod control;
 mod escape;
 mod freeze_signals;
 mod log;
+pub mod nbd;
 mod output;
 mod reach;
 mod serial;

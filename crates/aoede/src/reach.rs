@@ -2,12 +2,13 @@
 //! initiator on them, and errors that tell a person what to do.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use aoede_initiator::{Client, ClientError, Disk, MAX_PORTS, PortId, Settings, Wanted};
+use aoede_initiator::{Client, ClientError, Disk, DiskInfo, MAX_PORTS, PortId, Settings, Wanted};
 use aoede_link::{Interface, Monitor};
-use aoede_wire::Address;
+use aoede_wire::{Address, MacAddr};
 use clap::{Args, ValueEnum};
 
 /// Options of every command that looks at a network.
@@ -25,20 +26,39 @@ pub(crate) struct InterfaceArgs {
     interfaces: Vec<String>,
 }
 
-/// Options of every command that uses a disk on the network.
+/// Options of every command that uses a disk on the network. `A` says what the command asks the
+/// disk for beside plain AoE.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct ReachArgs {
+pub(crate) struct ReachArgs<A: Asks = ExtensionArgs> {
     #[command(flatten)]
     pub(crate) interfaces: InterfaceArgs,
 
     /// How long to look for the disk.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = patience)]
-    timeout: Duration,
+    pub(crate) timeout: Duration,
 
     /// How long the disk may be silent before a request fails.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = patience)]
-    give_up: Duration,
+    pub(crate) give_up: Duration,
 
+    #[command(flatten)]
+    pub(crate) asks: A,
+}
+
+/// Which extensions a command asks for. What a disk agrees to is in force for all programs of this
+/// host that use the same disk and interface, so a command that can do without asks for none.
+pub(crate) trait Asks: Args {
+    /// What to ask for.
+    fn wanted(&self) -> Wanted;
+}
+
+/// No extensions, and no options.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Plainly;
+
+/// Options of commands for which extensions pay.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ExtensionArgs {
     /// Extensions to ask the disk for, separated by commas; of these it uses those that it knows
     /// [default: all but checksums].
     #[arg(
@@ -62,18 +82,43 @@ pub(crate) struct ReachArgs {
 pub(crate) enum ExtensionName {
     /// Several reads in one frame.
     CoalescedRead,
+    /// Several write responses in one frame.
+    CoalescedWriteReply,
     /// Late copies of writes do no harm.
     Tags,
     /// A checksum of four CRC-8 behind data.
     #[value(name = "crc8x4")]
     Crc8x4,
+    /// A better and faster checksum, CRC-32C; of both, the disk's best is used.
+    #[value(name = "crc32c")]
+    Crc32c,
     /// At first, measure how many requests fit: half a second.
     Congestion,
 }
 
 impl ExtensionName {
     /// The same as [`Wanted::default`].
-    const DEFAULT: [Self; 3] = [Self::CoalescedRead, Self::Tags, Self::Congestion];
+    const DEFAULT: [Self; 4] = [
+        Self::CoalescedRead,
+        Self::CoalescedWriteReply,
+        Self::Tags,
+        Self::Congestion,
+    ];
+
+    pub(crate) fn wanted(names: &[Self]) -> Wanted {
+        let mut wanted = Wanted::NOTHING;
+        for name in names {
+            match name {
+                Self::CoalescedRead => wanted.coalesced_read = true,
+                Self::CoalescedWriteReply => wanted.coalesced_write_reply = true,
+                Self::Tags => wanted.tags = true,
+                Self::Crc8x4 => wanted.crc8x4 = true,
+                Self::Crc32c => wanted.crc32c = true,
+                Self::Congestion => wanted.congestion = true,
+            }
+        }
+        wanted
+    }
 }
 
 /// An initiator on open interfaces.
@@ -103,30 +148,30 @@ impl InterfaceArgs {
     }
 }
 
-impl ReachArgs {
+impl Asks for Plainly {
+    fn wanted(&self) -> Wanted {
+        Wanted::NOTHING
+    }
+}
+
+impl Asks for ExtensionArgs {
+    fn wanted(&self) -> Wanted {
+        if self.no_extensions {
+            Wanted::NOTHING
+        } else {
+            ExtensionName::wanted(&self.extensions)
+        }
+    }
+}
+
+impl<A: Asks> ReachArgs<A> {
     /// How a session shall behave.
     pub(crate) fn settings(&self) -> Settings {
         Settings {
             give_up: self.give_up,
-            wanted: self.wanted(),
+            wanted: self.asks.wanted(),
             ..Settings::default()
         }
-    }
-
-    fn wanted(&self) -> Wanted {
-        let mut wanted = Wanted::NOTHING;
-        if self.no_extensions {
-            return wanted;
-        }
-        for name in &self.extensions {
-            match name {
-                ExtensionName::CoalescedRead => wanted.coalesced_read = true,
-                ExtensionName::Tags => wanted.tags = true,
-                ExtensionName::Crc8x4 => wanted.crc8x4 = true,
-                ExtensionName::Congestion => wanted.congestion = true,
-            }
-        }
-        wanted
     }
 
     /// Opens the interfaces and attaches the disk at `address`, with the settings of these options.
@@ -162,6 +207,17 @@ impl Network {
         names.join(",")
     }
 
+    /// Name and address of one of the interfaces.
+    pub(crate) fn interface_at(&self, at: usize) -> Option<(&str, MacAddr)> {
+        let interface = self.interfaces.get(at)?;
+        Some((&interface.name, interface.mac))
+    }
+
+    /// Addresses of all interfaces.
+    pub(crate) fn macs(&self) -> Vec<MacAddr> {
+        self.interfaces.iter().map(|one| one.mac).collect()
+    }
+
     /// Attaches the disk at `address`, which is looked for as long as `patience`.
     ///
     /// # Errors
@@ -193,6 +249,26 @@ impl Network {
             })
         });
         now.collect()
+    }
+}
+
+/// How long answers on other interfaces may take to come after the first.
+const OTHER_PATHS: Duration = Duration::from_millis(200);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// What is known about a disk when all is found out about its paths, or `patience` is over.
+pub(crate) fn settled(disk: &Disk, patience: Duration) -> anyhow::Result<DiskInfo> {
+    let start = Instant::now();
+    let mut notices = Vec::new();
+    loop {
+        let mut info = disk.info()?;
+        notices.append(&mut info.notices);
+        let (passed, is_settled) = (start.elapsed(), info.paths.iter().all(|path| path.settled));
+        if passed >= patience || (is_settled && passed >= OTHER_PATHS) {
+            info.notices = notices;
+            return Ok(info);
+        }
+        thread::sleep(LOOK_AGAIN);
     }
 }
 
@@ -282,7 +358,6 @@ fn patience(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aoede_wire::MacAddr;
     use clap::Parser;
 
     #[derive(Debug, Parser)]
@@ -329,9 +404,15 @@ mod tests {
             }
         );
         assert_eq!(
-            wanted(&["--extensions", "coalesced_read,congestion"]).unwrap(),
+            wanted(&[
+                "--extensions",
+                "coalesced_read,coalesced_write_reply,crc32c,congestion"
+            ])
+            .unwrap(),
             Wanted {
                 coalesced_read: true,
+                coalesced_write_reply: true,
+                crc32c: true,
                 congestion: true,
                 ..Wanted::NOTHING
             }

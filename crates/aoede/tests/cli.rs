@@ -27,9 +27,12 @@ fn every_command_has_help_with_examples() {
     for command in [
         &["--help"][..],
         &["export", "--help"],
+        &["check", "--help"],
         &["discover", "--help"],
         &["info", "--help"],
-        &["check", "--help"],
+        &["attach", "--help"],
+        &["probe", "--help"],
+        &["set", "--help"],
         &["demo", "--help"],
     ] {
         let output = aoede(command);
@@ -75,6 +78,24 @@ fn wrong_usage_is_code_2_and_a_failure_code_1() {
         (&["info", "-i", "no-such-if"], 2),
         (&["info", "1", "-i", "no-such-if"], 2),
         (&["info", "e1.1", "-i", "no-such-if"], 1),
+        (&["attach", "e1.1", "-i", "no-such-if"], 2),
+        (
+            &[
+                "attach",
+                "e1.1",
+                "-i",
+                "no-such-if",
+                "--socket",
+                "s",
+                "--socket-mode",
+                "rw",
+            ],
+            2,
+        ),
+        (&["attach", "e1.1", "-i", "no-such-if", "--socket", "s"], 1),
+        (&["probe", "e1.1", "-i", "no-such-if"], 1),
+        (&["set", "e1.1", "-i", "no-such-if"], 2),
+        (&["set", "e1.1", "-i", "no-such-if", "--release"], 1),
     ] {
         let output = aoede(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
@@ -91,9 +112,12 @@ fn manual_pages_are_written_for_the_program_and_each_command() {
     for page in [
         "aoede.1",
         "aoede-export.1",
+        "aoede-check.1",
         "aoede-discover.1",
         "aoede-info.1",
-        "aoede-check.1",
+        "aoede-attach.1",
+        "aoede-probe.1",
+        "aoede-set.1",
         "aoede-demo.1",
     ] {
         let roff = std::fs::read_to_string(target.join(page)).unwrap();

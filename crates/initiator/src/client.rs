@@ -55,7 +55,7 @@ pub struct Client {
 /// target has answered, and any number of threads may call them at once.
 ///
 /// Each call costs a buffer and a message to the client's thread. [`queue`](Self::queue) has many
-/// requests under way from one thread.
+/// requests under way from one thread, [`begin`](Self::begin) between two.
 #[derive(Clone, Debug)]
 pub struct Disk {
     inner: Arc<Attached>,
@@ -71,7 +71,7 @@ pub struct Queue {
     under_way: usize,
 }
 
-/// A request of a [`Queue`] that has ended.
+/// A request of a [`Queue`], or of [`Disk::begin`], that has ended.
 #[derive(Debug)]
 pub struct Completion {
     /// The number it was submitted with.
@@ -290,12 +290,20 @@ impl Disk {
         answer.recv().ok().flatten().ok_or(ClientError::Stopped)
     }
 
+    /// What the disk says of itself, as it is now.
+    ///
+    /// # Errors
+    /// [`ClientError::Stopped`].
+    pub fn identity(&self) -> Result<Identity, ClientError> {
+        Ok(self.ask_info(false)?.identity)
+    }
+
     /// Size in sectors of 512 bytes, as it is now.
     ///
     /// # Errors
     /// [`ClientError::Stopped`].
     pub fn sectors(&self) -> Result<u64, ClientError> {
-        Ok(self.ask_info(false)?.identity.sectors)
+        Ok(self.identity()?.sectors)
     }
 
     /// Fills `data`, a whole number of sectors, from sector `lba` on. On an error its content is
@@ -388,6 +396,13 @@ impl Disk {
             depth: depth.max(1),
             under_way: 0,
         }
+    }
+
+    /// Begins a request and does not wait. How it ends is sent to `done`, with `token`; so one
+    /// thread can ask and another hear. Who asks limits how many are under way.
+    pub fn begin(&self, token: u64, request: Request<Vec<u8>>, done: &Sender<Completion>) {
+        // If the client's thread is gone the ticket tells so.
+        let _stopped = self.submit(request, Ticket::new(token, done.clone()));
     }
 
     fn call(&self, request: Request<Vec<u8>>) -> Result<(Answer, Option<Vec<u8>>), ClientError> {
@@ -524,6 +539,7 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
         loop {
             let now = self.now();
             if !self.take_commands(now) {
+                self.driver.close(now);
                 return Ok(());
             }
             let mut busy = self.driver.turn(now);
@@ -604,7 +620,7 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
                 }
                 let _gone = reply.send(self.driver.found().to_vec());
             }
-            Command::Detach(session) => self.detach(session),
+            Command::Detach(session) => self.detach(now, session),
             Command::Stop => {}
         }
     }
@@ -705,13 +721,13 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
         let late = |(_, until, _): &(SessionId, Instant, _)| *until <= now;
         while let Some(index) = self.attaching.iter().position(late) {
             let (id, _, reply) = self.attaching.swap_remove(index);
-            self.detach(id);
+            self.detach(now, id);
             let _gone = reply.send(None);
         }
     }
 
-    fn detach(&mut self, id: SessionId) {
-        self.driver.detach(id);
+    fn detach(&mut self, now: Instant, id: SessionId) {
+        self.driver.detach(now, id);
         self.notices.remove(&id);
         let later = self.tickets.split_off(&(id, RequestId(0)));
         for (key, ticket) in later {

@@ -40,10 +40,11 @@ impl Features {
 
 /// What to ask a target for, in order: `reset` first, and `congestion` last, where it has no
 /// argument and so measures nothing (§7.2). Of the checksums the last that is accepted is in force
-/// (§18.2): the better one.
+/// (§18.2): the better one. Without anything that stays in force there is no `reset`: it would end
+/// what another program with the same MAC has agreed on.
 pub(crate) fn names(wanted: Wanted) -> impl Iterator<Item = Extension> + Clone {
     [
-        (true, Extension::Reset),
+        (wanted.stays_in_force(), Extension::Reset),
         (wanted.coalesced_read, Extension::CoalescedRead),
         (wanted.coalesced_write_reply, Extension::CoalescedWriteReply),
         (wanted.tags, Extension::TagIncBe),
@@ -54,6 +55,9 @@ pub(crate) fn names(wanted: Wanted) -> impl Iterator<Item = Extension> + Clone {
     .into_iter()
     .filter_map(|(wanted, extension)| wanted.then_some(extension))
 }
+
+/// The table that takes back all of it.
+pub(crate) const RESET: &[u8] = b"reset\0\0";
 
 /// The same as a table for a frame.
 pub(crate) fn table(wanted: Wanted) -> Vec<u8> {
@@ -119,7 +123,12 @@ mod tests {
             b"reset\0coalesced_read\0coalesced_write_reply\0tag_inc_be\0crc8x4\0crc32c\0\
               congestion\0\0"
         );
-        assert_eq!(table(Wanted::NOTHING), b"reset\0\0");
+        assert_eq!(names(Wanted::NOTHING).count(), 0);
+        let congestion = Wanted {
+            congestion: true,
+            ..Wanted::NOTHING
+        };
+        assert_eq!(table(congestion), b"congestion\0\0");
         assert_eq!(
             table(Wanted::default()),
             b"reset\0coalesced_read\0coalesced_write_reply\0tag_inc_be\0congestion\0\0"

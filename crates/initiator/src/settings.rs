@@ -40,6 +40,14 @@ impl Wanted {
         crc32c: false,
         congestion: false,
     };
+
+    /// Whether a target has to remember something of it.
+    pub(crate) fn stays_in_force(self) -> bool {
+        Self {
+            congestion: false,
+            ..self
+        } != Self::NOTHING
+    }
 }
 
 impl Default for Wanted {

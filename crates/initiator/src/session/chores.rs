@@ -51,8 +51,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             State::Foreign => return,
             State::New | State::Silent => Task::Identify,
             State::Ready if !path.agreed => {
-                // `reset` alone is nothing to ask for.
-                if names(wanted).count() == 1 {
+                if names(wanted).next().is_none() {
                     return self.agree(now, index, Features::default());
                 }
                 Task::Negotiate
@@ -78,9 +77,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         if path.payload < path.limit(mtu) {
             path.prove_again_at.get_or_insert(again_at);
         }
-        if path.features.congestion && !path.measured && !measuring {
-            path.measured = true;
-            let buffer_count = path.buffer_count;
+        let due = path.features.congestion && !path.measured && !measuring;
+        let buffer_count = path.buffer_count;
+        if due && self.may_stand_still(index) {
+            if let Some(path) = self.paths.get_mut(index) {
+                path.measured = true;
+            }
             if let Some(first) = self.tags.take(super::send::tags(&self.pieces)) {
                 // Not −1, which the 2014 AoEde takes for the id before the first.
                 let id = self.next_random() >> 16;
@@ -158,6 +160,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         };
         path.chore = None;
         path.agreed = true;
+        path.in_doubt = false;
         path.features = features;
         path.entry_misses = 0;
         path.negotiate_after = now + NEGOTIATE_EVERY;
@@ -249,13 +252,42 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
     }
 
+    /// Whether requests can do without a path while it is measured: another answers, or there never
+    /// was another.
+    fn may_stand_still(&self, index: usize) -> bool {
+        let others = self.paths.iter().enumerate();
+        let mut others = others.filter(|(other, path)| {
+            *other != index && matches!(path.state, State::Ready | State::Silent)
+        });
+        let answers = |path: &Path| {
+            let up = self.port(path.port).is_some_and(|port| port.up);
+            up && path.state == State::Ready && path.is_usable() && path.misses == 0
+        };
+        others.clone().next().is_none() || others.any(|(_, path)| answers(path))
+    }
+
+    /// A path has failed to answer: no other stands still for a measurement if it is needed.
+    pub(super) fn interrupt_measurements(&mut self) {
+        for index in 0..self.paths.len() {
+            if !self.may_stand_still(index) {
+                if let Some(path) = self.paths.get_mut(index) {
+                    path.measurement = None;
+                }
+            }
+        }
+    }
+
     /// All that was held has been answered.
     pub(super) fn measured(&mut self, now: Instant, index: usize) {
         if let Some(path) = self.paths.get_mut(index) {
             if let Some(measurement) = path.measurement.take() {
                 let answered = measurement.count();
-                path.window.seed(answered);
                 path.answered_probes = Some(answered);
+                path.probes = measurement.sent;
+                // Nothing at all says nothing: a target is not measured again so soon (§10).
+                if answered > 0 {
+                    path.window.seed(answered);
+                }
             }
         }
         self.next_chores(now);

@@ -8,13 +8,15 @@
 //! - then, until each says `None`: [`poll_transmit`](Session::poll_transmit),
 //!   [`poll_event`](Session::poll_event);
 //! - and [`poll_timeout`](Session::poll_timeout), when to call
-//!   [`handle_timeout`](Session::handle_timeout) at the latest.
+//!   [`handle_timeout`](Session::handle_timeout) at the latest;
+//! - at the end [`poll_farewell`](Session::poll_farewell).
 //!
 //! Files: `op.rs` requests and their pieces, `send.rs` frames out, `receive.rs` frames in,
 //! `response.rs` the responses in one of them, `chores.rs` what a path finds out before it is used,
-//! `timers.rs` what comes with time.
+//! `timers.rs` what comes with time, `farewell.rs` what is sent at the end.
 
 mod chores;
+mod farewell;
 mod op;
 mod receive;
 mod response;
@@ -111,8 +113,13 @@ pub struct PathInfo {
     pub window: u32,
     /// Average round trip; zero before one was measured.
     pub round_trip: Duration,
-    /// Probes that were answered when it was measured (§10).
+    /// Probes that were answered when it was measured (§10). None of them: the target was measured
+    /// a moment ago, and does not let itself be measured again so soon.
     pub measured: Option<u32>,
+    /// Probes that were sent for it. If all were answered, more may fit.
+    pub probes: u32,
+    /// Nothing is being found out about it: what the other fields say will stay for a while.
+    pub settled: bool,
 }
 
 /// A frame that [`poll_transmit`](Session::poll_transmit) has encoded.
@@ -406,6 +413,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             window: path.window.size(),
             round_trip: path.trips.average(),
             measured: path.answered_probes,
+            probes: path.probes,
+            settled: path.is_settled(),
         })
     }
 
@@ -525,8 +534,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             }
             Place::Flying { path, .. } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
+                let slow = self.ops.get(piece.op).is_some_and(Op::is_slow);
                 if let Some(path) = self.paths.get_mut(path) {
-                    path.in_flight = path.in_flight.saturating_sub(1);
+                    let under_way = path.under_way(slow);
+                    *under_way = under_way.saturating_sub(1);
                 }
             }
             Place::Held { .. } => self.in_flight = self.in_flight.saturating_sub(1),
@@ -637,6 +648,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             let (port, mac) = (path.port, path.mac);
             self.stats.paths_lost += 1;
             self.notify(Notice::PathLost { port, mac });
+            self.interrupt_measurements();
         }
         self.flights_again(now, index);
     }

@@ -118,6 +118,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 path.state = State::New;
             }
             path.look_again = true;
+            path.in_doubt = true;
             self.negotiate_anew(now, index);
         }
         self.next_chores(now);
@@ -142,7 +143,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return false;
         };
         if let Some(measurement) = &mut path.measurement {
-            if frame.header.command == Command::Extension && measurement.answer(tag) {
+            if frame.header.command == Command::Extension && measurement.answer(now, tag) {
                 return true;
             }
         }

@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
-use aoede_initiator::{Answer, Error, Instant, PortId, Refusal, Request, Session, Settings};
+use aoede_initiator::{
+    Answer, Error, Instant, PortId, Refusal, Request, Session, Settings, Wanted,
+};
 use aoede_target::Action;
-use aoede_wire::Opcode;
+use aoede_wire::{Command, Opcode};
 
-use crate::bench::{Bench, E1_1, SECTORS, SEED, ms, quick};
+use crate::bench::{Bench, E1_1, SECTORS, SEED, Way, ms, quick};
 use crate::target::{ALL, Speaks};
+
+const CONGESTION: Wanted = Wanted {
+    congestion: true,
+    ..Wanted::NOTHING
+};
 
 fn pattern(sectors: usize, seed: u8) -> Vec<u8> {
     (0..sectors * 512).map(|i| (i / 7) as u8 ^ seed).collect()
@@ -146,6 +153,84 @@ fn a_closed_session_gives_every_buffer_back() {
     assert!(bench.session.submit(bench.now, read_at(0, 512)).is_err());
 }
 
+/// A program that only measures leaves what others with its MAC have agreed on.
+#[test]
+fn a_measurement_resets_nothing() {
+    let settings = Settings {
+        wanted: CONGESTION,
+        ..Settings::default()
+    };
+    let mut bench = Bench::new(1500, ALL, settings);
+    bench.run(Duration::from_secs(3));
+    assert_eq!(bench.path(0).measured, Some(40));
+    let asked = bench.sent_commands(Command::Extension);
+    assert!(asked[0].argument[2..].starts_with(b"congestion\0\0"));
+    assert!(
+        asked[1..]
+            .iter()
+            .all(|frame| frame.argument[2..].starts_with(b"congestion\0"))
+    );
+}
+
+/// A target wakes a little after half a second, and has a batch of answers to send then.
+#[test]
+fn answers_to_a_measurement_may_be_late() {
+    let mut bench = Bench::new(1500, ALL, Settings::default());
+    bench.models[0].room = 1000;
+    let is_probe = |frame: &[u8]| frame[26..].starts_with(b"congestion\0");
+    bench.loses = Box::new(move |way, frame| way == Way::Request && is_probe(frame));
+    bench.run(ms(2));
+    let probes: Vec<_> = bench.sent.iter().filter(|frame| is_probe(frame)).collect();
+    let probes: Vec<Vec<u8>> = probes.into_iter().cloned().collect();
+    assert_eq!(probes.len(), 256);
+    bench.loses = Box::new(|_, _| false);
+    bench.run(ms(580));
+    for batch in probes[..200].chunks(20) {
+        for probe in batch {
+            for answer in bench.deliver(probe) {
+                bench.receive(PortId(0), &answer);
+            }
+        }
+        bench.run(ms(90));
+        assert_eq!(bench.path(0).measured, None, "more may come");
+    }
+    bench.run(ms(20));
+    assert_eq!(bench.path(0).measured, Some(200));
+}
+
+/// A target that was measured a moment ago lets probes go unanswered (§10), which is no reason to
+/// go slowly.
+#[test]
+fn a_measurement_without_answers_says_nothing() {
+    let mut bench = Bench::new(1500, ALL, Settings::default());
+    bench.models[0].room = 0;
+    bench.run(Duration::from_secs(3));
+    assert_eq!(bench.path(0).measured, Some(0));
+    for lba in 0..100 {
+        bench.read(lba, 1);
+    }
+    assert_eq!(bench.path(0).window, 64);
+}
+
+#[test]
+fn a_path_is_settled_when_all_is_found_out() {
+    let mut bench = Bench::new(9000, ALL, Settings::default());
+    bench.run(ms(2));
+    assert!(bench.session.is_attached());
+    let path = bench.path(0);
+    assert!(path.ready && !path.settled, "being measured");
+    assert_eq!(path.measured, None);
+    bench.run(Duration::from_secs(1));
+    let path = bench.path(0);
+    assert!(path.settled);
+    assert_eq!((path.sectors_per_frame, path.measured), (17, Some(40)));
+    bench.loses = Box::new(|_, _| true);
+    bench.submit(read_at(0, 512));
+    bench.run(Duration::from_secs(10));
+    let path = bench.path(0);
+    assert!(path.settled && !path.ready, "it does not answer");
+}
+
 /// A request that waits its turn is not given up while there is progress with others.
 #[test]
 fn a_long_queue_is_no_silence() {
@@ -218,7 +303,7 @@ fn a_measurement_limits_the_window() {
     bench.models[0].room = 40;
     bench.run(Duration::from_secs(3));
     let path = bench.path(0);
-    assert_eq!(path.measured, Some(40));
+    assert_eq!((path.measured, path.probes), (Some(40), 256));
     // 4 × the buffer count of 64, each as long as a full write.
     let probes = bench
         .sent

@@ -4,7 +4,7 @@ use aoede_initiator::{Answer, Error, Registers, Request, Settings, Wanted};
 use aoede_wire::Status;
 
 use crate::bench::{Bench, ms, quick};
-use crate::target::ALL_AND_CRC;
+use crate::target::ALL;
 
 /// Bytes written as people write them: hexadecimal, spaces anywhere.
 fn hex(text: &str) -> Vec<u8> {
@@ -38,7 +38,7 @@ fn coalesced_write_reply() {
         coalesced_write_reply: true,
         ..Wanted::NOTHING
     });
-    let mut bench = Bench::with_next_tag(0x31, ALL_AND_CRC, &settings);
+    let mut bench = Bench::with_next_tag(0x31, ALL, &settings);
     let ids = [0x18, 0x08, 0x10].map(|lba| bench.submit(write(lba)));
     let sent: Vec<_> = bench
         .transmit()
@@ -98,7 +98,7 @@ fn checksums() {
         (crc32c, "e2d1febd", "3dba60d6"),
         (both, "e2d1febd", "3dba60d6"),
     ] {
-        let mut bench = Bench::with_next_tag(0x29, ALL_AND_CRC, &asking_for(wanted));
+        let mut bench = Bench::with_next_tag(0x29, ALL, &asking_for(wanted));
         let data = vec![0x5A; 512];
         let id = bench.submit(write(8));
         let (port, frame) = bench.transmit().remove(0);

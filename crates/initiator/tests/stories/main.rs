@@ -10,6 +10,7 @@
 mod basics;
 mod bench;
 mod client;
+mod farewell;
 mod golden;
 mod network;
 mod paths;

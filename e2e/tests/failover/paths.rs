@@ -1,0 +1,88 @@
+//! Two paths, and one of them fails.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use aoede_e2e::forwarder::Direction;
+use aoede_initiator::Settings;
+
+use crate::{
+    load::Load,
+    scene::{SOME, SOON, Scene, wait_for},
+};
+
+/// A promise: with another path the load goes on within a second.
+const LONGEST_STALL: Duration = Duration::from_secs(1);
+
+/// One path fails under load, comes back, then the other does.
+fn each_path_fails(
+    fail: impl Fn(&Scene, usize) -> Result<()>,
+    mend: impl Fn(&Scene, usize) -> Result<()>,
+) -> Result<()> {
+    let scene = Scene::new(2)?;
+    let disk = scene.attach(Settings::default())?;
+    let load = Load::start(&disk, 1);
+    let goes_on = |what: &str| -> Result<()> {
+        load.go_on(SOME, SOON)?;
+        let worst = load.worst();
+        eprintln!("{what}: {worst:?}");
+        ensure!(worst.stall < LONGEST_STALL, "{what}: {worst:?}");
+        Ok(())
+    };
+    goes_on("two paths")?;
+    for number in 0..2 {
+        fail(&scene, number)?;
+        wait_for(&disk, 1, 17)?;
+        goes_on(&format!("path {number} has failed"))?;
+        mend(&scene, number)?;
+        scene.settled(&disk)?;
+        goes_on(&format!("path {number} is back"))?;
+    }
+    ensure!(disk.info()?.stats.paths_lost >= 2);
+    scene.end(load, disk).map(drop)
+}
+
+/// The same where the cable in these directions is what fails.
+fn each_cable_is_cut(directions: &[Direction]) -> Result<()> {
+    let cable = |scene: &Scene, number: usize, cut: bool| {
+        let cable = &scene.cables[number];
+        if cut {
+            cable.cut(directions);
+        } else {
+            cable.mend();
+        }
+        Ok(())
+    };
+    each_path_fails(
+        |scene, number| cable(scene, number, true),
+        |scene, number| cable(scene, number, false),
+    )
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_path_that_goes_silent_costs_no_error_and_less_than_a_second() -> Result<()> {
+    each_cable_is_cut(&Direction::BOTH)
+}
+
+/// Writes are carried out and not answered: they come again from another MAC.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_path_that_lets_no_response_pass_costs_no_more() -> Result<()> {
+    each_cable_is_cut(&[Direction::ToInitiator])
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_interface_that_goes_down_costs_no_more() -> Result<()> {
+    let set = |scene: &Scene, number: usize, to: &str| {
+        // The initiator's own the first time, the target's the second.
+        let host = [&scene.initiator, &scene.host][number];
+        let name = ["ini0", "tgt1"][number];
+        host.ip(&format!("link set {name} {to}")).map(drop)
+    };
+    each_path_fails(
+        |scene, number| set(scene, number, "down"),
+        |scene, number| set(scene, number, "up"),
+    )
+}
