@@ -16,6 +16,8 @@ use std::time::Duration;
 use aoede_target::ExtensionReset;
 use aoede_wire::Address;
 
+use crate::service::ExportSettings;
+
 use super::config::{Access, Config, Daemon, Export, Extension, Limits, Pattern};
 
 /// What a daemon does, or shall do.
@@ -77,7 +79,8 @@ fn least_loaded(load: &mut BTreeMap<u16, usize>, workers: u16) -> u16 {
     worker
 }
 
-/// What has to change.
+/// What has to change: first `daemon`, then [closings](Plan::closings),
+/// [adjustments](Plan::adjustments) and [openings](Plan::openings).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// About the daemon as a whole.
@@ -328,6 +331,9 @@ fn diff_export(old: &Placed, new: &Placed) -> Option<ExportChange> {
 fn causes(old: &Placed, new: &Placed) -> Vec<&'static str> {
     let (a, b) = (&old.export, &new.export);
     let (from, to) = (&a.settings, &b.settings);
+    let shadows = from.freeze.as_ref().zip(to.freeze.as_ref());
+    let shadow =
+        |settings: &ExportSettings| settings.freeze.as_ref().map(|freeze| freeze.path.clone());
     let differs = [
         ("path", from.path != to.path),
         ("read_only", from.open.read_only != to.open.read_only),
@@ -340,7 +346,19 @@ fn causes(old: &Placed, new: &Placed) -> Vec<&'static str> {
         ("cache_size", from.cache.size != to.cache.size),
         ("dirty_size", from.cache.dirty != to.cache.dirty),
         ("dirty_age", from.cache.dirty_age != to.cache.dirty_age),
-        ("shadow", from.freeze != to.freeze),
+        ("shadow", shadow(from) != shadow(to)),
+        (
+            "shadow_limit",
+            shadows.is_some_and(|(a, b)| a.limit != b.limit),
+        ),
+        (
+            "shadow_full",
+            shadows.is_some_and(|(a, b)| a.full != b.full),
+        ),
+        (
+            "unfinished_freeze",
+            shadows.is_some_and(|(a, b)| a.unfinished != b.unfinished),
+        ),
         ("model", a.model != b.model),
         ("serial", a.serial != b.serial),
         ("worker", old.worker != new.worker),

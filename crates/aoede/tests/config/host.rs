@@ -300,6 +300,24 @@ fn a_shadow_needs_a_folder() {
     assert_eq!(Host::new().says(&export("shadow = \"/srv/s\"")), []);
 }
 
+/// The example names it, and a fresh host has none.
+#[test]
+fn the_state_folder_is_made_by_the_daemon() {
+    let text = |path: &str| {
+        let export = export("create = \"1GiB\"").replace("/srv/a", path);
+        format!("state_folder = \"/var/lib/x/\"\n{export}")
+    };
+    assert_eq!(Host::new().says(&text("/var/lib/x/disk")), []);
+    assert_said(
+        &Host::new(),
+        &text("/var/lib/x/deeper/disk"),
+        Error,
+        4,
+        "there is no directory `/var/lib/x/deeper`",
+        "make the directory",
+    );
+}
+
 #[test]
 fn interfaces_may_come_later() {
     let host = Host::new().with_interface(Interface {

@@ -189,6 +189,17 @@ allow_write = []
     assert_eq!(second.settings.allow, [mac(1), mac(2)]);
 }
 
+/// What exports make of them counts, not what they would come to alone.
+#[test]
+fn defaults_need_not_fit_together_without_an_export() {
+    let text = |lines| {
+        let export = export(lines);
+        format!("[defaults]\ncache = 'writeback'\ncache_size = '8MiB'\n{export}")
+    };
+    assert_eq!(findings(&text("dirty_size = '4MiB'"), None), []);
+    assert_eq!(findings(&text(""), None).len(), 1);
+}
+
 #[test]
 fn whoever_may_do_anything_is_in_the_mask_list() {
     let text = export(

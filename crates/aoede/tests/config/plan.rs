@@ -120,15 +120,21 @@ fn another_path_is_a_reason_to_reopen_and_other_interfaces_are_not() {
 #[test]
 fn a_change_of_the_shadow_is_a_reason_to_reopen() {
     let running = started(&export("shadow = \"/srv/s\""));
-    for line in [
-        "shadow_limit = \"1GiB\"",
-        "shadow_full = \"thaw\"",
-        "unfinished_freeze = \"merge\"",
+    for (line, key) in [
+        ("shadow_limit = \"1GiB\"", "shadow_limit"),
+        ("shadow_full = \"thaw\"", "shadow_full"),
+        ("unfinished_freeze = \"merge\"", "unfinished_freeze"),
     ] {
         let wanted = reloaded(&export(&format!("shadow = \"/srv/s\"\n{line}")), &running);
-        let plan = diff(&running, &wanted);
-        assert_eq!(plan.closings().collect::<Vec<_>>(), [address(1)], "{line}");
+        match &diff(&running, &wanted).exports[&address(1)] {
+            ExportChange::Reopen { because, .. } => assert_eq!(because, &[key]),
+            other => panic!("{line}: {other:?}"),
+        }
     }
+    // None any more.
+    let wanted = reloaded(&export(""), &running);
+    let plan = diff(&running, &wanted);
+    assert_eq!(plan.closings().collect::<Vec<_>>(), [address(1)]);
 }
 
 /// Two exports that change files are both closed before one is opened.

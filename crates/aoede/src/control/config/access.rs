@@ -159,18 +159,16 @@ impl<'t> Lists<'t> {
     pub(super) fn access(&mut self, table: &Table<'t>, notes: &mut Notes) -> Access {
         let all = self.who(table, "allow", notes);
         let mut some = |key| self.who(table, key, notes).or_else(|| all.clone());
-        let access = Access {
+        Access {
             read: some("allow_read").unwrap_or_default(),
             write: some("allow_write").unwrap_or_default(),
             configure: some("allow_configure").unwrap_or_default(),
-        };
-        check(&access, table, notes);
-        access
+        }
     }
 }
 
 /// Notes what is in order as such, and no use.
-fn check(access: &Access, table: &Table<'_>, notes: &mut Notes) {
+pub(super) fn check(access: &Access, table: &Table<'_>, notes: &mut Notes) {
     let place = |key| table.place(key).or_else(|| table.place("allow"));
     if access.read == Who::These(BTreeSet::new())
         && let Some(span) = place("allow_read")

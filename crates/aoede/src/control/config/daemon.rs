@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::export::{self, MOST_WORKERS};
+use super::export::MOST_WORKERS;
 use super::finding::Finding;
 use super::keys;
 use super::notes::{At, Notes, quote};
 use super::table::Table;
+use super::values;
 use crate::service;
 
 /// The daemon as a whole.
@@ -54,7 +55,7 @@ const MOST_SOCKET_BYTES: usize = 107;
 
 pub(super) fn read(top: &Table<'_>, notes: &mut Notes) -> (Daemon, Places) {
     let plain = Daemon::default();
-    let state_folder = export::folder(top, "state_folder", notes);
+    let state_folder = values::folder(top, "state_folder", notes);
     let workers = top.count("workers", &(1..=MOST_WORKERS), notes);
     let busy_poll = top.time(
         "busy_poll",
@@ -88,7 +89,7 @@ pub(super) fn read(top: &Table<'_>, notes: &mut Notes) -> (Daemon, Places) {
 }
 
 fn socket(control: &Table<'_>, notes: &mut Notes) -> Option<PathBuf> {
-    let path = export::path(control, "socket", notes)?;
+    let path = values::path(control, "socket", notes)?;
     if path.value.as_os_str().len() > MOST_SOCKET_BYTES {
         notes.add(Finding::error(
             path.span,

@@ -1,33 +1,23 @@
 //! One export as a configuration has it: its keys, and what they mean together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use aoede_disk::{OpenOptions, SECTOR_BYTES};
-use aoede_target::MAX_SECTORS;
+use aoede_disk::OpenOptions;
 use aoede_wire::Address;
 use clap::ValueEnum;
 
-use super::access::{Access, Lists};
-use super::finding::Finding;
-use super::notes::{At, Notes, quote};
+use super::access::{self, Access, Lists};
+use super::notes::{At, Notes};
 use super::pattern::Pattern;
 use super::table::Table;
-use crate::service::{
-    self, CacheError, CacheSettings, EngineChoice, ExportSettings, FreezeSettings, IoChoice,
-    ResetChoice,
-};
+use super::values;
+use crate::service::{self, CacheSettings, EngineChoice, ExportSettings, IoChoice, ResetChoice};
 use crate::size::Size;
 
-/// The Linux driver refuses this shelf.
-const SHELF_WITHOUT_LINUX: u16 = 4095;
 /// Workers at most: more than any host of today has cores for.
 pub(super) const MOST_WORKERS: u16 = 1024;
-/// A slower disk would let requests run into their initiators' time limits.
-const LEAST_BYTES_PER_SECOND: Size = Size(64 << 10);
-/// Fewest operations for the same reason, and most that mean anything.
-const OPERATIONS_PER_SECOND: std::ops::RangeInclusive<u32> = 8..=1_000_000_000;
 
 /// One export, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,12 +125,14 @@ pub(super) fn read<'t>(
     for name in ["address", "path", "interfaces"] {
         table.require(name, notes);
     }
-    let address = address(table, notes);
-    let path = path(table, "path", notes);
+    let address = values::address(table, notes);
+    let path = values::path(table, "path", notes);
     let shared = read_shared(table, lists, notes);
-    let window = Window::read(table, shared.read_only, notes);
-    let freeze = freeze(table, shared.read_only, notes);
-    let serial = printable(table, "serial", 20, notes);
+    access::check(&shared.access, table, notes);
+    values::check_cache(&shared.cache, table, notes);
+    let window = values::Window::read(table, shared.read_only, notes);
+    let freeze = values::freeze(table, shared.read_only, notes);
+    let serial = values::printable(table, "serial", 20, notes);
     let worker = table.count("worker", &(0..=MOST_WORKERS - 1), notes);
 
     let (address, path) = (address?, path?);
@@ -214,10 +206,10 @@ pub(super) fn read_shared<'t>(
     let all = || Extension::value_variants().iter().copied().collect();
     let extensions = table.choices("extensions", notes);
     Shared {
-        interfaces: interfaces(table, notes),
+        interfaces: values::interfaces(table, notes),
         read_only: table.switch("read_only", notes).is_some_and(|at| at.value),
         access: lists.access(table, notes),
-        cache: cache(table, notes),
+        cache: values::cache(table, notes),
         io: table.choice("io", notes).unwrap_or_default(),
         engine: table.choice("engine", notes).unwrap_or_default(),
         buffers: table
@@ -225,266 +217,7 @@ pub(super) fn read_shared<'t>(
             .map(|at| at.value),
         extensions: extensions.map_or_else(all, |of| of.into_iter().map(|at| at.value).collect()),
         extension_reset: table.choice("extension_reset", notes).unwrap_or_default(),
-        model: printable(table, "model", 40, notes).map(|at| at.value.to_owned()),
-        limits: limits(table, notes),
-    }
-}
-
-fn address(table: &Table<'_>, notes: &mut Notes) -> Option<At<Address>> {
-    let remedy = "write shelf and slot, such as e1.1: a shelf of 0 to 65534, a slot of 0 to 254";
-    let address: At<Address> = table.parsed("address", remedy, notes)?;
-    if address.value.shelf == SHELF_WITHOUT_LINUX {
-        notes.add(Finding::warning(
-            address.span.clone(),
-            format!("{}: the Linux initiator refuses shelf 4095", address.value),
-            "choose another shelf",
-        ));
-    }
-    Some(address)
-}
-
-/// A path to a file, which means the same wherever the daemon is started.
-pub(super) fn path(table: &Table<'_>, name: &str, notes: &mut Notes) -> Option<At<PathBuf>> {
-    let text = table.text(name, notes)?;
-    if text.value.ends_with('/') {
-        return wrong_path(name, &text, "names a directory", notes);
-    }
-    whole_path(name, text, notes)
-}
-
-/// A path to a folder.
-pub(super) fn folder(table: &Table<'_>, name: &str, notes: &mut Notes) -> Option<At<PathBuf>> {
-    let text = table.text(name, notes)?;
-    whole_path(name, text, notes)
-}
-
-fn whole_path(name: &str, text: At<&str>, notes: &mut Notes) -> Option<At<PathBuf>> {
-    let wrong = match text.value {
-        "" => "is empty",
-        path if path.contains('\0') => "has a zero byte",
-        path if path.starts_with('~') => "begins with ~, which only a shell understands",
-        path if !path.starts_with('/') => "does not begin with a slash",
-        path => return Some(At::new(text.span, PathBuf::from(path))),
-    };
-    wrong_path(name, &text, wrong, notes)
-}
-
-fn wrong_path<T>(name: &str, text: &At<&str>, wrong: &str, notes: &mut Notes) -> Option<T> {
-    notes.add(Finding::error(
-        text.span.clone(),
-        format!("`{name}`: {} {wrong}", quote(text.value)),
-        "write the whole path from / on, such as /srv/disk.img",
-    ));
-    None
-}
-
-fn interfaces(table: &Table<'_>, notes: &mut Notes) -> Vec<At<Pattern>> {
-    let Some(names) = table.list("interfaces", notes) else {
-        return Vec::new();
-    };
-    if names.value.is_empty() {
-        notes.add(Finding::error(
-            names.span,
-            "`interfaces` names none",
-            "name one at least; [\"*\"] is every Ethernet interface",
-        ));
-    }
-    let mut patterns: Vec<At<Pattern>> = Vec::new();
-    let mut seen: BTreeMap<Pattern, Range<usize>> = BTreeMap::new();
-    for name in names.value {
-        match Pattern::new(name.value) {
-            Ok(pattern) => {
-                if let Some(first) = seen.insert(pattern.clone(), name.span.clone()) {
-                    let message = format!("{} stands here twice", quote(name.value));
-                    notes.add(
-                        Finding::error(name.span, message, "take one of them out")
-                            .and(first, "the first"),
-                    );
-                } else {
-                    patterns.push(At::new(name.span, pattern));
-                }
-            }
-            Err(error) => {
-                let message = format!("{} is no name of an interface: {error}", quote(name.value));
-                let remedy = "write names as `ip link` shows them, each in quotes of its own, such \
-                              as [\"eth0\", \"enp*\"]";
-                notes.add(Finding::error(name.span, message, remedy));
-            }
-        }
-    }
-    patterns
-}
-
-fn cache(table: &Table<'_>, notes: &mut Notes) -> CacheSettings {
-    let plain = CacheSettings::default();
-    let size = table.size("cache_size", notes);
-    let dirty = table.size("dirty_size", notes);
-    let settings = CacheSettings {
-        mode: table.choice("cache", notes).unwrap_or(plain.mode),
-        size: size.as_ref().map(|at| at.value),
-        dirty: dirty.as_ref().map_or(plain.dirty, |at| at.value),
-        dirty_age: table
-            .time("dirty_age", &service::DIRTY_AGES, notes)
-            .unwrap_or(plain.dirty_age),
-    };
-    let place = |name| table.place(name).unwrap_or_else(|| table.span());
-    match settings.check() {
-        Ok(()) => {}
-        Err(CacheError::TooSmall { size, least }) => notes.add(Finding::error(
-            place("cache_size"),
-            format!("a cache of {size} is too small"),
-            format!("give it {least} at least, or leave `cache_size` out"),
-        )),
-        Err(CacheError::DirtyTooLarge { dirty, size, most }) => {
-            let key = if table.place("dirty_size").is_some() {
-                "dirty_size"
-            } else {
-                "cache_size"
-            };
-            notes.add(Finding::error(
-                place(key),
-                format!("a `dirty_size` of {dirty} does not fit a cache of {size}"),
-                format!("make it {most} at most, or `cache_size` larger, or leave that out"),
-            ));
-        }
-    }
-    settings
-}
-
-fn freeze(table: &Table<'_>, read_only: bool, notes: &mut Notes) -> Option<FreezeSettings> {
-    let limit = table.size("shadow_limit", notes);
-    let full = table.choice("shadow_full", notes);
-    let unfinished = table.choice("unfinished_freeze", notes);
-    let Some(place) = table.place("shadow") else {
-        for name in ["shadow_limit", "shadow_full", "unfinished_freeze"] {
-            if let Some(span) = table.place(name) {
-                notes.add(Finding::error(
-                    span,
-                    format!("`{name}` means nothing without a shadow"),
-                    "add a line such as shadow = \"/srv/disk.shadow\", or take it out",
-                ));
-            }
-        }
-        return None;
-    };
-    if read_only {
-        notes.add(Finding::error(
-            place,
-            "a read-only export needs no shadow: its file does not change",
-            "take out `shadow`, or set read_only = false",
-        ));
-    }
-    let path = path(table, "shadow", notes)?;
-    Some(FreezeSettings {
-        path: path.value,
-        limit: limit.map(|at| at.value),
-        full: full.unwrap_or_default(),
-        unfinished: unfinished.unwrap_or_default(),
-    })
-}
-
-fn limits(table: &Table<'_>, notes: &mut Notes) -> Limits {
-    let bytes = table.size("bytes_per_second", notes);
-    if let Some(bytes) = bytes
-        .as_ref()
-        .filter(|at| at.value < LEAST_BYTES_PER_SECOND)
-    {
-        notes.add(Finding::error(
-            bytes.span.clone(),
-            format!("{} a second are too few for any initiator", bytes.value),
-            format!("give {LEAST_BYTES_PER_SECOND} at least, or leave the key out for no limit"),
-        ));
-    }
-    let operations = table.count("operations_per_second", &OPERATIONS_PER_SECOND, notes);
-    Limits {
-        bytes_per_second: bytes.map(|at| at.value),
-        operations_per_second: operations.map(|at| at.value),
-    }
-}
-
-/// Text for IDENTIFY.
-fn printable<'t>(
-    table: &Table<'t>,
-    name: &str,
-    most: usize,
-    notes: &mut Notes,
-) -> Option<At<&'t str>> {
-    let text = table.text(name, notes)?;
-    let is_printable = text
-        .value
-        .bytes()
-        .all(|c| c == b' ' || c.is_ascii_graphic());
-    if is_printable && (1..=most).contains(&text.value.len()) {
-        return Some(text);
-    }
-    notes.add(Finding::error(
-        text.span,
-        format!("`{name}` cannot be {}", quote(text.value)),
-        format!("it takes 1 to {most} printable ASCII characters"),
-    ));
-    None
-}
-
-/// The part of a file that is served.
-struct Window {
-    create: Option<At<Size>>,
-    offset: Option<At<u64>>,
-    length: Option<At<u64>>,
-}
-
-impl Window {
-    fn read(table: &Table<'_>, read_only: bool, notes: &mut Notes) -> Self {
-        let window = Self {
-            create: table.size("create", notes),
-            offset: table.count("offset", &(0..=MAX_SECTORS), notes),
-            length: table.count("length", &(1..=MAX_SECTORS), notes),
-        };
-        if let Some(create) = &window.create {
-            window.check_create(create, read_only, notes);
-        }
-        window
-    }
-
-    fn check_create(&self, create: &At<Size>, read_only: bool, notes: &mut Notes) {
-        let Size(bytes) = create.value;
-        if bytes == 0 || !bytes.is_multiple_of(SECTOR_BYTES) {
-            notes.add(Finding::error(
-                create.span.clone(),
-                format!("{} is no size of a disk", create.value),
-                format!(
-                    "give a multiple of {SECTOR_BYTES} bytes that is not 0, such as \"{}\"",
-                    Size(
-                        bytes
-                            .saturating_add(1)
-                            .checked_next_multiple_of(1 << 20)
-                            .unwrap_or(1 << 20)
-                    )
-                ),
-            ));
-            return;
-        }
-        if read_only {
-            notes.add(Finding::error(
-                create.span.clone(),
-                "a read-only export of a new file has only zeros",
-                "take out `create`, or set read_only = false",
-            ));
-        }
-        check_window(self, bytes / SECTOR_BYTES, "create", notes);
-    }
-}
-
-/// Whether offset and length lie inside so many sectors.
-fn check_window(window: &Window, sectors: u64, of: &str, notes: &mut Notes) {
-    let offset = window.offset.as_ref().map_or(0, |at| at.value);
-    let found = super::files::outside(offset, window.length.as_ref().map(|at| at.value), sectors);
-    let Some(outside) = found else { return };
-    let place = match outside {
-        super::files::Outside::Offset => window.offset.as_ref(),
-        super::files::Outside::Length { .. } => window.length.as_ref(),
-    };
-    if let Some(place) = place {
-        let what = format!("`{of}`");
-        notes.add(outside.finding(place.span.clone(), &what, sectors));
+        model: values::printable(table, "model", 40, notes).map(|at| at.value.to_owned()),
+        limits: values::limits(table, notes),
     }
 }

@@ -1,7 +1,7 @@
 //! A configuration file: text in, a checked [`Config`] or everything that is wrong with it out.
 //!
 //! [`check`] is all there is to call. It reads the text, each value with its place (`table.rs`), and
-//! judges each export (`export.rs`), all together (`files.rs`), and what there is on the host
+//! judges each export (`export.rs`, `values.rs`), all together (`files.rs`), and what there is on the host
 //! (`system.rs`). It touches nothing: what it knows of the host comes by [`System`]. The keys stand
 //! in `keys.rs`, their meaning in `docs/configuration.md`.
 //!
@@ -35,6 +35,7 @@ mod pattern;
 mod syntax;
 mod system;
 mod table;
+mod values;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -115,7 +116,7 @@ fn read(
     let defaults = top.table("defaults", "[defaults]", keys::EXPORT, notes);
     if let Some(defaults) = &defaults {
         defaults.check_keys(|key| key.shared, notes);
-        // They are looked at even if there is no export that takes them.
+        // Each value must be right even if no export takes it; together they may become so.
         export::read_shared(defaults, &mut lists, notes);
     }
     let defaults = defaults.map(|table| table.entries());

@@ -18,8 +18,7 @@ use super::notes::{Notes, list, quote};
 use super::pattern::Pattern;
 
 use super::{Daemon, daemon, keys};
-use crate::service::{ExportSettings, LEAST_MTU};
-use crate::size::Size;
+use crate::service::LEAST_MTU;
 
 /// The host that a configuration is for. Nothing that it is asked may open, make or lock anything.
 pub trait System {
@@ -70,9 +69,10 @@ pub(super) fn check(
     system: &dyn System,
     notes: &mut Notes,
 ) {
+    let files = Files { system, daemon };
     let interfaces = system.interfaces();
     for draft in drafts {
-        check_file(draft, system, notes);
+        notes.add_all(files.judge(draft));
         if let Some(interfaces) = &interfaces {
             check_interfaces(draft, interfaces, notes);
         }
@@ -90,142 +90,122 @@ pub(super) fn check(
     }
 }
 
-fn check_file(draft: &Draft, system: &dyn System, notes: &mut Notes) {
-    let settings = &draft.export.settings;
-    if let Err((span, message, remedy)) = file(draft, settings, system, notes) {
-        notes.add(Finding::error(span, message, remedy));
+/// The files of this host.
+struct Files<'s> {
+    system: &'s dyn System,
+    daemon: &'s Daemon,
+}
+
+impl Files<'_> {
+    /// What is wrong with the files of an export: the first of each.
+    fn judge(&self, draft: &Draft) -> impl Iterator<Item = Finding> + use<> {
+        let freeze = draft.export.settings.freeze.as_ref();
+        let shadow = freeze.zip(draft.places.shadow.as_ref());
+        let shadow = shadow.and_then(|(freeze, span)| self.judge_folder(&freeze.path, span));
+        self.judge_file(draft).into_iter().chain(shadow)
     }
-    if let (Some(freeze), Some(span)) = (&settings.freeze, &draft.places.shadow) {
-        check_folder(&freeze.path, span, system, notes);
+
+    fn judge_file(&self, draft: &Draft) -> Option<Finding> {
+        let open = &draft.export.settings.open;
+        let path = &draft.export.settings.path;
+        let name = quote(&path.to_string_lossy());
+        let span = draft.places.path.clone();
+        let found = match self.system.look(path) {
+            Ok(Some(found)) => found,
+            Ok(None) if open.create_bytes.is_some() => return self.judge_folder(path, &span),
+            Ok(None) => {
+                let remedy = "mend the path, or add a line such as create = \"10GiB\" to have it \
+                              made";
+                return Some(Finding::error(span, format!("there is no {name}"), remedy));
+            }
+            Err(error) => return Some(unseen(&name, &error, span)),
+        };
+        match (found.kind, found.used) {
+            (Kind::Folder, _) => {
+                let message = format!("{name} is a directory");
+                let remedy = "name a file or block device in it";
+                Some(Finding::error(span, message, remedy))
+            }
+            (Kind::Other, _) => {
+                let message = format!("{name} is neither a regular file nor a block device");
+                Some(Finding::error(span, message, "name one of these"))
+            }
+            (_, Some(used)) if !open.read_only => {
+                let message = format!("{name} is in use: {used}");
+                let remedy = "release it first, or set read_only = true";
+                Some(Finding::error(span, message, remedy))
+            }
+            _ => judge_size(draft, found.bytes?, &name),
+        }
+    }
+
+    /// Why a file cannot be made at a path.
+    fn judge_folder(&self, path: &Path, span: &Range<usize>) -> Option<Finding> {
+        let folder = path.parent()?;
+        let name = quote(&folder.to_string_lossy());
+        let span = span.clone();
+        match self.system.look(folder) {
+            Ok(Some(found)) if found.kind == Kind::Folder => None,
+            // The daemon makes it.
+            Ok(None) if folder == self.daemon.state_folder => None,
+            Ok(Some(_)) => {
+                let message = format!("{name} is no directory");
+                Some(Finding::error(span, message, "choose a place in one"))
+            }
+            Ok(None) => {
+                let message = format!("there is no directory {name} to make the file in");
+                let remedy = "make the directory, or mend the path";
+                Some(Finding::error(span, message, remedy))
+            }
+            Err(error) => Some(unseen(&name, &error, span)),
+        }
     }
 }
 
-type Wrong = (Range<usize>, String, String);
-
-/// The first thing found wrong with the file of an export.
-fn file(
-    draft: &Draft,
-    settings: &ExportSettings,
-    system: &dyn System,
-    notes: &mut Notes,
-) -> Result<(), Wrong> {
-    let span = || draft.places.path.clone();
-    let path = quote(&settings.path.to_string_lossy());
-    let wrong = |message: String, remedy: &str| Err((span(), message, remedy.to_owned()));
-    let found = match system.look(&settings.path) {
-        Ok(found) => found,
-        Err(error) => {
-            notes.add(Finding::warning(
-                span(),
-                format!("{path} cannot be seen: {error}"),
-                "look again as the user that the daemon runs as",
-            ));
-            return Ok(());
-        }
-    };
-    let Some(found) = found else {
-        if settings.open.create_bytes.is_none() {
-            return wrong(
-                format!("there is no {path}"),
-                "mend the path, or add a line such as create = \"10GiB\" to have it made",
-            );
-        }
-        check_folder(&settings.path, &draft.places.path, system, notes);
-        return Ok(());
-    };
-    match (found.kind, found.used) {
-        (Kind::Folder, _) => {
-            return wrong(
-                format!("{path} is a directory"),
-                "name a file or block device in it",
-            );
-        }
-        (Kind::Other, _) => {
-            return wrong(
-                format!("{path} is neither a regular file nor a block device"),
-                "name one of these",
-            );
-        }
-        (_, Some(used)) if !settings.open.read_only => {
-            return wrong(
-                format!("{path} is in use: {used}"),
-                "release it first, or set read_only = true",
-            );
-        }
-        _ => {}
-    }
-    let Some(bytes) = found.bytes else {
-        return Ok(());
-    };
-    check_size(draft, settings, bytes, &path, notes)
+/// Something that only others may see.
+fn unseen(name: &str, error: &io::Error, span: Range<usize>) -> Finding {
+    Finding::warning(
+        span,
+        format!("{name} cannot be seen: {error}"),
+        "look again as the user that the daemon runs as",
+    )
 }
 
-fn check_size(
-    draft: &Draft,
-    settings: &ExportSettings,
-    bytes: u64,
-    path: &str,
-    notes: &mut Notes,
-) -> Result<(), Wrong> {
-    let open = &settings.open;
+/// What is wrong with the size of a file.
+fn judge_size(draft: &Draft, bytes: u64, name: &str) -> Option<Finding> {
+    let open = &draft.export.settings.open;
     let places = &draft.places;
     let span = |place: &Option<Range<usize>>| place.clone().unwrap_or_else(|| places.path.clone());
     if let Some(wanted) = open.create_bytes.filter(|&wanted| wanted != bytes) {
-        let message = format!("{path} exists and has {bytes} bytes, not the {wanted} of `create`");
-        let remedy = format!(
-            "take `create` out, or write create = {bytes}, or name another file ({})",
-            Size(bytes)
-        );
-        return Err((span(&places.create), message, remedy));
+        return Some(Finding::error(
+            span(&places.create),
+            format!("{name} exists and has {bytes} bytes, not the {wanted} of `create`"),
+            format!("take `create` out, or write create = {bytes}, or name another file"),
+        ));
     }
     let sectors = bytes / SECTOR_BYTES;
     if sectors == 0 {
-        let message = format!("{path} is empty: a disk needs 512 bytes at least");
-        let remedy = "remove the file, and add a line such as create = \"10GiB\"";
-        return Err((places.path.clone(), message, remedy.to_owned()));
+        return Some(Finding::error(
+            places.path.clone(),
+            format!("{name} is empty: a disk needs 512 bytes at least"),
+            "remove the file, and add a line such as create = \"10GiB\"",
+        ));
     }
     if let Some(outside) = files::outside(open.offset_sectors, open.length_sectors, sectors) {
         let place = match outside {
             files::Outside::Offset => span(&places.offset),
             files::Outside::Length { .. } => span(&places.length),
         };
-        notes.add(outside.finding(place, path, sectors));
-        return Ok(());
+        return Some(outside.finding(place, name, sectors));
     }
     let tail = bytes % SECTOR_BYTES;
-    if tail != 0 && open.length_sectors.is_none() {
-        notes.add(Finding::warning(
+    (tail != 0 && open.length_sectors.is_none()).then(|| {
+        Finding::warning(
             places.path.clone(),
-            format!("{path} is no whole number of sectors: its last {tail} bytes are left out"),
+            format!("{name} is no whole number of sectors: its last {tail} bytes are left out"),
             "enlarge it to a multiple of 512 bytes if they matter",
-        ));
-    }
-    Ok(())
-}
-
-/// Notes that a file cannot be made.
-fn check_folder(path: &Path, span: &Range<usize>, system: &dyn System, notes: &mut Notes) {
-    let Some(folder) = path.parent() else { return };
-    let name = quote(&folder.to_string_lossy());
-    match system.look(folder) {
-        Ok(Some(found)) if found.kind == Kind::Folder => {}
-        Ok(Some(_)) => notes.add(Finding::error(
-            span.clone(),
-            format!("{name} is no directory"),
-            "choose a place in one",
-        )),
-        Ok(None) => notes.add(Finding::error(
-            span.clone(),
-            format!("there is no directory {name} to make the file in"),
-            "make the directory, or mend the path",
-        )),
-        // As for a file that cannot be seen.
-        Err(error) => notes.add(Finding::warning(
-            span.clone(),
-            format!("{name} cannot be seen: {error}"),
-            "look again as the user that the daemon runs as",
-        )),
-    }
+        )
+    })
 }
 
 fn check_interfaces(draft: &Draft, interfaces: &[Interface], notes: &mut Notes) {
