@@ -28,6 +28,9 @@ The code is 0 if there are only warnings, 1 if there are errors.";
 /// Most that a configuration may have: some thousand exports.
 const MOST_BYTES: u64 = 4 << 20;
 
+/// Findings that are shown: who has more, begins with these.
+const MOST_SHOWN: usize = 50;
+
 /// Say whether a configuration is right, or what is wrong with it and where.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -53,8 +56,11 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let facts = Verdict::new(&source, &checked, Host.interfaces());
     if !args.output.json {
         let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        for finding in &checked.findings {
+        for finding in checked.findings.iter().take(MOST_SHOWN) {
             eprintln!("{}", source.show(finding, colours));
+        }
+        if let Some(more @ 1..) = checked.findings.len().checked_sub(MOST_SHOWN) {
+            eprintln!("and {more} more\n");
         }
     }
     if facts.right || args.output.json {

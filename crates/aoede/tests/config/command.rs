@@ -72,6 +72,21 @@ fn a_wrong_one_is_a_failure_with_its_lines() {
 }
 
 #[test]
+fn of_many_mistakes_the_first_are_shown_and_all_are_counted() {
+    let keys: Vec<String> = (0..60).map(|number| format!("x{number} = 1")).collect();
+    let (_folder, file) = folder(&keys.join("\n"));
+    let output = check(&[&file]);
+    let said = text(&output.stderr);
+    assert_eq!(
+        said.matches("\n  = help: ").count() + said.matches("\n   = help: ").count(),
+        50
+    );
+    // The interface that is not there is one more.
+    let end = format!("\nand 11 more\n\naoede: {file}: 60 errors\n");
+    assert!(said.ends_with(&end), "{said}");
+}
+
+#[test]
 fn nothing_is_made() {
     let (folder, file) = folder("create = \"1MiB\"\nshadow = \"/tmp/no-such-shadow\"");
     fs::remove_file(folder.path().join("a.img")).unwrap();

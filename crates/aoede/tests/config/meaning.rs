@@ -151,8 +151,10 @@ beyond_loopback = true
     let plain = right(&export("")).daemon;
     assert_eq!(plain, Daemon::default());
     assert_eq!((plain.status, plain.group), (None, None));
-    let loopback = format!("[status]\nlisten = '[::1]:34978'\n{}", export(""));
-    assert!(right(&loopback).daemon.status.is_some());
+    for listen in ["[::1]:34978", "127.9.9.9:1", "[::ffff:127.0.0.1]:1"] {
+        let text = format!("[status]\nlisten = '{listen}'\n{}", export(""));
+        assert_eq!(right(&text).daemon.status, Some(listen.parse().unwrap()));
+    }
 }
 
 #[test]

@@ -231,3 +231,28 @@ fn mac(entry: &At<&str>, remedy: &str, notes: &mut Notes) -> Option<MacAddr> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_list_lets_everybody_in_who_may_do_anything() {
+        let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
+        let these = |last: &[u8]| Who::These(last.iter().map(|&last| mac(last)).collect());
+        let access = |read, write, configure| Access {
+            read,
+            write,
+            configure,
+        };
+        let mask = access(these(&[1, 2]), these(&[2, 3]), these(&[4])).mask();
+        assert_eq!(mask, [mac(1), mac(2), mac(3), mac(4)]);
+        for open in [
+            access(Who::Everyone, these(&[1]), these(&[1])),
+            access(these(&[1]), Who::Everyone, these(&[1])),
+            access(these(&[1]), these(&[1]), Who::Everyone),
+        ] {
+            assert_eq!(open.mask(), []);
+        }
+    }
+}
