@@ -185,6 +185,16 @@ impl<A: Asks> ReachArgs<A> {
     }
 }
 
+impl ReachArgs {
+    /// The same without the measurement of congestion, for who has no half a second to lose; with
+    /// it if other extensions than the usual ones were asked for, and this among them.
+    pub(crate) fn settings_without_measuring(&self) -> Settings {
+        let mut settings = self.settings();
+        settings.wanted.congestion &= self.asks.extensions != ExtensionName::DEFAULT;
+        settings
+    }
+}
+
 impl Network {
     /// The initiator.
     pub(crate) fn client(&self) -> &Client {
@@ -418,6 +428,12 @@ mod tests {
             }
         );
         assert!(wanted(&["--extensions", "tag"]).is_err());
+        let measures = |options: &[&str]| {
+            let settings = parse(options).unwrap().settings_without_measuring();
+            settings.wanted.congestion
+        };
+        assert!(!measures(&[]) && !measures(&["--extensions", "tags"]));
+        assert!(measures(&["--extensions", "congestion"]));
         assert!(wanted(&["--extensions", "tags", "--no-extensions"]).is_err());
     }
 

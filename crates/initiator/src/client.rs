@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use aoede_link::{Interface, OpenError, PacketPort, Port, PortOptions};
 use aoede_wire::{Address, ConfigCommand, Directive, MacAddr, ReserveCommand};
-use rustix::event::{EventfdFlags, eventfd};
 
+use crate::alarm::Alarm;
 use crate::driver::{Driver, SessionId};
 use crate::wait::{PollWaiter, Waiter};
 use crate::{
@@ -100,7 +100,7 @@ pub struct DiskInfo {
 #[derive(Debug)]
 struct Shared {
     commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
+    alarm: Arc<Alarm>,
     thread: Mutex<Option<JoinHandle<io::Result<()>>>>,
 }
 
@@ -203,9 +203,9 @@ impl Client {
         W: Waiter<P>,
         F: FnOnce() -> io::Result<(Vec<P>, W)> + Send + 'static,
     {
-        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let alarm = Arc::new(Alarm::new()?);
         let (commands, receiver) = mpsc::channel();
-        let woken_by = Arc::clone(&wake);
+        let woken_by = Arc::clone(&alarm);
         let thread = thread::Builder::new()
             .name("aoe-initiator".to_owned())
             .spawn(move || {
@@ -215,7 +215,7 @@ impl Client {
         Ok(Self {
             shared: Arc::new(Shared {
                 commands,
-                wake,
+                alarm,
                 thread: Mutex::new(Some(thread)),
             }),
         })
@@ -476,9 +476,7 @@ impl Shared {
         self.commands
             .send(command)
             .map_err(|_| ClientError::Stopped)?;
-        // Any number wakes it, whichever way its bytes are read; if the counter is full it is awake
-        // anyway.
-        let _awake = rustix::io::write(&self.wake, &[0, 0, 0, 1, 0, 0, 0, 0]);
+        self.alarm.ring();
         Ok(())
     }
 }
@@ -505,7 +503,9 @@ struct Loop<P, W> {
     driver: Driver<P>,
     waiter: W,
     commands: Receiver<Command>,
-    wake: Arc<OwnedFd>,
+    /// One that came when the thread was about to sleep.
+    early: Option<Command>,
+    alarm: Arc<Alarm>,
     start: std::time::Instant,
     tickets: BTreeMap<(SessionId, RequestId), Ticket>,
     /// Requests that found their session full, in order.
@@ -520,12 +520,13 @@ struct Loop<P, W> {
 const NOTICES: usize = 64;
 
 impl<P: Port, W: Waiter<P>> Loop<P, W> {
-    fn new(ports: Vec<P>, waiter: W, commands: Receiver<Command>, wake: Arc<OwnedFd>) -> Self {
+    fn new(ports: Vec<P>, waiter: W, commands: Receiver<Command>, alarm: Arc<Alarm>) -> Self {
         Self {
             driver: Driver::new(ports),
             waiter,
             commands,
-            wake,
+            early: None,
+            alarm,
             start: std::time::Instant::now(),
             tickets: BTreeMap::new(),
             backlog: Vec::new(),
@@ -569,19 +570,27 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
         for port in 0..ports {
             self.room.push(self.driver.wants_room(PortId(port)));
         }
-        let wake = self.wake.as_fd();
-        self.waiter
-            .wait(self.driver.ports_mut(), &self.room, wake, patience)?;
-        let mut count = [0; 8];
-        // Nothing to read if it was not this that woke us.
-        let _none = rustix::io::read(&self.wake, &mut count);
-        Ok(())
+        self.alarm.lie_down();
+        self.early = self.commands.try_recv().ok();
+        let waited = if self.early.is_some() {
+            Ok(())
+        } else {
+            let wake = self.alarm.as_fd();
+            self.waiter
+                .wait(self.driver.ports_mut(), &self.room, wake, patience)
+        };
+        self.alarm.get_up();
+        waited
     }
 
     /// False when it is time to stop.
     fn take_commands(&mut self, now: Instant) -> bool {
         loop {
-            match self.commands.try_recv() {
+            let command = self
+                .early
+                .take()
+                .map_or_else(|| self.commands.try_recv(), Ok);
+            match command {
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
                 Ok(command) => self.obey(now, command),

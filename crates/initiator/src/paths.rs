@@ -123,8 +123,10 @@ impl Measurement {
     const WORDS: usize = Self::MOST as usize / 64;
     /// How long a target holds the probes.
     pub(crate) const HOLD: Duration = Duration::from_millis(500);
-    /// Without an answer for so long, after that, there are no more. A busy target is late, and its
-    /// answers come in a burst, which a slow network takes its time for.
+    /// How much later than that its first answer may come: a busy target wakes late.
+    pub(crate) const LATE: Duration = Duration::from_millis(200);
+    /// Without an answer for so long, after that, there are no more. They come in a burst, which a
+    /// slow network takes its time for.
     pub(crate) const QUIET: Duration = Duration::from_millis(100);
 
     pub(crate) fn new(id: u64, first_tag: u32, buffer_count: u16) -> Self {

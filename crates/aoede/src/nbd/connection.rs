@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, BufWriter, ErrorKind, Read, Write};
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -192,7 +191,6 @@ impl<'a, B: Backing> Connection<'a, B> {
         state.next += 1;
         state.pending.insert(token, pending);
         drop(state);
-        self.peer.begin();
         match asked {
             Some(asked) => self.service.disk().begin(token, asked, done),
             None => {
@@ -207,7 +205,7 @@ impl<'a, B: Backing> Connection<'a, B> {
 
     /// Hears how requests end and replies, until the last has ended that was read.
     fn reply(&self, ended: &Receiver<Completion>, done: &Sender<Completion>) -> Tally {
-        let mut output = BufWriter::with_capacity(STREAM_BUFFER, &self.peer.stream);
+        let mut output = BufWriter::with_capacity(STREAM_BUFFER, self.peer);
         let mut tally = Tally::default();
         let mut there = true;
         let mut complaint = None;
@@ -249,8 +247,7 @@ impl<'a, B: Backing> Connection<'a, B> {
     /// Whether the client is still there. If not, nothing more is read from it.
     fn keep(&self, sent: &io::Result<()>) -> bool {
         if sent.is_err() {
-            // Fails if it is shut down already.
-            let _down = self.peer.stream.shutdown(Shutdown::Both);
+            self.peer.abandon();
         }
         sent.is_ok()
     }
@@ -264,10 +261,7 @@ impl<'a, B: Backing> Connection<'a, B> {
         let token = completion.token;
         let mut pending = self.lock().pending.remove(&token)?;
         match next(pending.step, completion) {
-            Next::Reply(result) => {
-                self.peer.end();
-                Some((pending, result))
-            }
+            Next::Reply(result) => Some((pending, result)),
             Next::Ask(step, request) => {
                 pending.step = step;
                 self.lock().pending.insert(token, pending);

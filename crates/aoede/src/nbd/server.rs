@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -18,12 +17,8 @@ use super::service::{Peer, Service};
 use super::socket::Socket;
 use crate::stop::Stop;
 
-/// How often `tick` is called, and clients are looked at that do not end.
+/// How often `tick` is called.
 const TICK: Duration = Duration::from_secs(1);
-/// When it is time to stop, how long clients may take to read replies for which nothing is left to
-/// do but to read them.
-const LEAVE: Duration = Duration::from_secs(5);
-
 /// The clients of now.
 #[derive(Debug, Default)]
 struct Clients {
@@ -145,21 +140,11 @@ impl Clients {
     fn wind_up(&self) {
         let mut peers = self.lock();
         for peer in peers.values() {
-            // Fails if the client has gone.
-            let _down = peer.stream.shutdown(Shutdown::Read);
+            peer.hear_out();
         }
-        let mut idle_since = None;
         while !peers.is_empty() {
-            let waited = self.gone.wait_timeout(peers, TICK);
-            peers = waited.unwrap_or_else(PoisonError::into_inner).0;
-            // While the disk works, patience is not ours to lose: its own time limits end that.
-            if !peers.values().all(|peer| peer.is_idle()) {
-                idle_since = None;
-            } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= LEAVE {
-                for peer in peers.values() {
-                    let _down = peer.stream.shutdown(Shutdown::Both);
-                }
-            }
+            let waited = self.gone.wait(peers);
+            peers = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What is offered to clients, and how one is welcomed.
 
-use std::io::{self, BufReader, ErrorKind, Read, Write as _};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aoede_initiator::ClientError;
@@ -14,6 +15,10 @@ use super::protocol::{Export, SECTOR};
 
 /// How long a client may take for each step of the negotiation.
 const NEGOTIATION: Duration = Duration::from_secs(30);
+/// How long one try to send a reply takes, and how many there are when it is time to stop. Before
+/// that a client may take its time: it may be a machine that is suspended.
+const TRY: Duration = Duration::from_secs(1);
+const TRIES: u32 = 5;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -27,9 +32,9 @@ pub struct Service<B> {
 /// A client, as the server and its connection know it.
 #[derive(Debug)]
 pub struct Peer {
-    /// The connection.
-    pub stream: UnixStream,
-    under_way: AtomicU64,
+    stream: UnixStream,
+    /// It is time to stop.
+    leaving: AtomicBool,
 }
 
 /// What a client has asked.
@@ -96,7 +101,7 @@ impl<B: Backing> Service<B> {
             return Ok(Tally::default());
         };
         peer.stream.set_read_timeout(None)?;
-        peer.stream.set_write_timeout(None)?;
+        peer.stream.set_write_timeout(Some(TRY))?;
 
         Connection::new(self, peer, export, structured).serve(&mut input)
     }
@@ -107,21 +112,40 @@ impl Peer {
     pub fn new(stream: UnixStream) -> Self {
         Self {
             stream,
-            under_way: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn begin(&self) {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
+    /// Reads nothing more from it than what it has sent already. Replies are still sent, unless it
+    /// takes none for some seconds.
+    pub fn hear_out(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        // Fails if the client has gone.
+        let _down = self.stream.shutdown(Shutdown::Read);
     }
 
-    pub(super) fn end(&self) {
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    /// Neither reads from it nor replies any more.
+    pub(super) fn abandon(&self) {
+        let _down = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Waits until the client takes its replies, as long as there is time.
+impl Write for &Peer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut tries = 0;
+        loop {
+            match (&self.stream).write(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && tries < TRIES => {
+                    tries += u32::from(self.leaving.load(Ordering::Relaxed));
+                }
+                result => return result,
+            }
+        }
     }
 
-    /// Whether none of its requests is with the disk.
-    pub fn is_idle(&self) -> bool {
-        self.under_way.load(Ordering::Relaxed) == 0
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use aoede_wire::{
     ATA_ARGUMENT_BYTES, Ata, Command, Config, ConfigCommand, ErrorCode, ExtensionTable, Flags,
-    Frame, HEADER_BYTES, MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES, VERSION,
+    Frame, HEADER_BYTES, MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES,
 };
 use core::time::Duration;
 
@@ -11,6 +11,7 @@ use super::response::{Response, Responses, error_of, registers};
 use super::send::transfer;
 use super::{Notice, Session};
 use crate::checksum::Verdict;
+use crate::discover::is_version_spoken;
 use crate::features::{Features, accepted};
 use crate::identity::Identity;
 use crate::paths::{BASE_SECTORS, Chore, Path, PortId, State, TRIES, Task};
@@ -52,7 +53,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let for_us = header.destination == local.mac || header.destination.0[0] & 1 != 0;
         let good = for_us
             && header.flags.contains(Flags::RESPONSE)
-            && header.version == VERSION
+            && is_version_spoken(header)
             && header.address == self.address
             && header.source.is_unicast()
             && header.source != local.mac

@@ -154,7 +154,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             let tag = measurement.first_tag.wrapping_add(measurement.sent);
             measurement.sent += 1;
             if measurement.sent == measurement.probes {
-                let patience = path.trips.timeout().max(Measurement::QUIET);
+                let patience = path.trips.timeout().max(Measurement::LATE);
                 measurement.until = Some(now + Measurement::HOLD + patience);
             }
             let mut entries = [0; 40];

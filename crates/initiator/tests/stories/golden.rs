@@ -1,10 +1,10 @@
-//! The golden frames of §18.3: what a session sends and takes is these bytes.
+//! Golden frames of §16 and §18.3: what a session sends and takes is these bytes.
 
-use aoede_initiator::{Answer, Error, Registers, Request, Settings, Wanted};
-use aoede_wire::Status;
+use aoede_initiator::{Answer, Discovery, Error, PortId, Registers, Request, Settings, Wanted};
+use aoede_wire::{Opcode, Status};
 
 use crate::bench::{Bench, ms, quick};
-use crate::target::ALL;
+use crate::target::{ALL, Speaks};
 
 /// Bytes written as people write them: hexadecimal, spaces anywhere.
 fn hex(text: &str) -> Vec<u8> {
@@ -59,7 +59,7 @@ fn coalesced_write_reply() {
          00000033 100000000000 00 40 00 000000
          00000031 180000000000 04 61 01 000000",
     );
-    bench.receive(aoede_initiator::PortId(0), &answer);
+    bench.receive(PortId(0), &answer);
     let registers = Registers {
         status: Status(0x61),
         error: 4,
@@ -76,6 +76,30 @@ fn coalesced_write_reply() {
         ]
     );
     assert_eq!(bench.stats().coalesced_replies, 2);
+}
+
+/// vblade announces itself with version 0. It is heard all the same: it may have another disk now.
+#[test]
+fn vblades_announcement() {
+    let mut frame = hex("ffffffffffff 02000000000a 88a2 08 00 0001 01 01 00000000");
+    frame.extend(hex("0010 4019 02 10 0000"));
+    let mut bench = Bench::attached(1500, Speaks::Nothing);
+    bench.receive(PortId(0), &frame);
+    assert_eq!(bench.path(0).buffer_count, 16);
+    bench.run(ms(1000));
+    assert_eq!(bench.sent_ata(Opcode::Identify).len(), 1);
+
+    let mut discovery = Discovery::new();
+    discovery.handle_port(PortId(0), bench.ports[0]);
+    discovery.handle_frame(PortId(0), &frame);
+    assert_eq!(discovery.found()[0].firmware, 0x4019);
+
+    // Nothing else has version 0.
+    let mut answer = frame.clone();
+    answer[20] = 1;
+    let ignored = bench.stats().ignored;
+    bench.receive(PortId(0), &answer);
+    assert_eq!(bench.stats().ignored, ignored + 1);
 }
 
 #[test]

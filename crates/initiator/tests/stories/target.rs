@@ -47,6 +47,8 @@ pub(crate) struct Model {
     pub(crate) room: usize,
     /// Frames that came from it.
     received: u64,
+    /// How much later than it is due what was held is sent.
+    pub(crate) lag: Duration,
     pub(crate) failure: Option<DeviceFailure>,
     /// Announced firmware, if another than this project's.
     pub(crate) firmware: Option<u16>,
@@ -90,6 +92,7 @@ impl Model {
             speaks,
             room: 40,
             received: 0,
+            lag: Duration::ZERO,
             failure: None,
             firmware: None,
             ignores_entries: false,
@@ -150,7 +153,8 @@ impl Model {
             .drain(..)
             .map(|response| (response.seat, response.buffer[..response.len].to_vec()))
             .collect();
-        self.exports.handle_timeout(since_start(now));
+        self.exports
+            .handle_timeout(since_start(now).saturating_sub(self.lag));
         let mut out = vec![0xA5; 9014];
         while let Some(held) = self.exports.poll_response(&mut out) {
             ready.push((held.seat, out[..held.len].to_vec()));
@@ -161,7 +165,7 @@ impl Model {
     /// When a held response is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let due = self.exports.poll_timeout()?;
-        Some(Instant::START + due)
+        Some(Instant::START + due + self.lag)
     }
 
     /// "No such command", and the frame back (§2, row 7).

@@ -6,6 +6,7 @@
 mod plan;
 mod report;
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -19,6 +20,7 @@ use super::usage;
 use crate::output::OutputArgs;
 use crate::reach::ReachArgs;
 use crate::size::Size;
+use crate::stop::Stop;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -91,6 +93,8 @@ enum Coalesce {
 /// Most memory for buffers.
 const MOST_BYTES: u64 = 1 << 30;
 const MOST_BLOCK: u64 = 16 << 20;
+/// How often signals are looked at, and whether paths are settled.
+const LOOK: Duration = Duration::from_millis(20);
 const SHARE_OF_READS: u8 = 70;
 
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
@@ -112,7 +116,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
             Size(MOST_BYTES)
         )));
     }
-    let mut settings = args.reach.settings();
+    let stop = Stop::on_signals().context("cannot prepare for signals")?;
+    let mut settings = args.reach.settings_without_measuring();
     settings.requests = settings.requests.max(args.queue_depth);
     if args.coalesce == Coalesce::Off {
         settings.wanted.coalesced_read = false;
@@ -120,11 +125,22 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     let network = args.reach.interfaces.open()?;
     let disk = network.attach(args.address, settings, args.reach.timeout)?;
-    let report = measure(args, &disk)?;
+    settle(&disk, args.reach.timeout)?;
+    let report = measure(args, &disk, &stop)?;
     args.output.print(&report)
 }
 
-fn measure(args: &BenchArgs, disk: &Disk) -> anyhow::Result<Report> {
+/// Waits until all is found out about the disk's paths: with measuring frame sizes, or congestion,
+/// nothing else shall be measured.
+fn settle(disk: &Disk, patience: Duration) -> anyhow::Result<()> {
+    let until = Instant::now() + patience;
+    while Instant::now() < until && !disk.info()?.paths.iter().all(|path| path.settled) {
+        thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+fn measure(args: &BenchArgs, disk: &Disk, stop: &Stop) -> anyhow::Result<Report> {
     let sectors = disk.info()?.identity.sectors;
     let mix = args.mix.unwrap_or(SHARE_OF_READS);
     let plan = Plan::new(
@@ -141,8 +157,7 @@ fn measure(args: &BenchArgs, disk: &Disk) -> anyhow::Result<Report> {
             args.block_size
         );
     };
-    let depth = usize::from(args.queue_depth);
-    let mut load = Load::new(disk, plan, args, depth);
+    let mut load = Load::new(disk, plan, args, stop);
     load.work(Duration::from_secs_f64(args.warm_up))?;
     load.counts = Counts::new();
     let before = disk.info()?;
@@ -170,7 +185,8 @@ fn measure(args: &BenchArgs, disk: &Disk) -> anyhow::Result<Report> {
 }
 
 /// The requests under way.
-struct Load {
+struct Load<'a> {
+    stop: &'a Stop,
     queue: Queue,
     plan: Plan,
     depth: usize,
@@ -184,8 +200,9 @@ struct Load {
     address: Address,
 }
 
-impl Load {
-    fn new(disk: &Disk, plan: Plan, args: &BenchArgs, depth: usize) -> Self {
+impl<'a> Load<'a> {
+    fn new(disk: &Disk, plan: Plan, args: &BenchArgs, stop: &'a Stop) -> Self {
+        let depth = usize::from(args.queue_depth);
         let block = usize::try_from(args.block_size.0).unwrap_or(0);
         let mut random = Random::new(args.seed ^ 0x5EED);
         let mut noise = || {
@@ -202,6 +219,7 @@ impl Load {
             }
         }
         Self {
+            stop,
             queue: disk.queue(depth),
             plan,
             depth,
@@ -217,13 +235,20 @@ impl Load {
     /// Keeps all requests under way for so long; what is finished by then counts.
     fn work(&mut self, time: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + time;
+        let mut look = Instant::now() + LOOK;
         loop {
+            if look <= Instant::now() {
+                look = Instant::now() + LOOK;
+                if self.stop.take() {
+                    bail!("interrupted");
+                }
+            }
             while self.queue.under_way() < self.depth && self.submit() {}
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
             }
-            if let Some(done) = self.queue.wait_for(left) {
+            if let Some(done) = self.queue.wait_for(left.min(LOOK)) {
                 let now = Instant::now();
                 let (took, write) = self.take_back(done, now)?;
                 if now <= end {
@@ -291,7 +316,7 @@ fn block_size(text: &str) -> Result<Size, String> {
     let size: Size = text
         .parse()
         .map_err(|error: crate::size::SizeError| error.to_string())?;
-    if size.0 == 0 || size.0 % SECTOR_BYTES as u64 != 0 || size.0 > MOST_BLOCK {
+    if size.0 == 0 || !size.0.is_multiple_of(SECTOR_BYTES as u64) || size.0 > MOST_BLOCK {
         return Err("whole sectors of 512 bytes, at most 16MiB, please".to_owned());
     }
     Ok(size)

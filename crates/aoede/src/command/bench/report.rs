@@ -121,8 +121,8 @@ impl Report {
 impl Facts for Report {
     fn text(&self) -> String {
         let name = self.workload.map_or("", Workload::name);
-        let mut text = format!(
-            "{name} of {}: {} blocks, {} under way, {:.2} s\n",
+        let title = format!(
+            "{name} of {}: {} blocks, {} under way, {:.2} s",
             self.address,
             Size(self.block_bytes),
             self.queue_depth,
@@ -138,7 +138,7 @@ impl Facts for Report {
             _ => rows.into_iter().chain([row("all", &self.all)]).collect(),
         };
         let number = |name| (name, true);
-        text.push_str(&output::list(
+        let table = output::list(
             [
                 ("", false),
                 number("OPERATIONS"),
@@ -152,12 +152,11 @@ impl Facts for Report {
                 number("MAX"),
             ],
             &rows,
-        ));
-        text.push_str(&format!(
-            "{} frames sent, {} reads in frames of others, {} requests repeated\n",
+        );
+        format!(
+            "{title}\n{table}{} frames sent, {} reads in frames of others, {} requests repeated\n",
             self.frames_sent, self.reads_coalesced, self.requests_repeated
-        ));
-        text
+        )
     }
 }
 

@@ -9,12 +9,11 @@ use aoede_initiator::{Completion, Disk, Queue, Request};
 use aoede_wire::SECTOR_BYTES;
 
 use super::file::differs_at;
-use super::plan::{HOLE_BYTES, Plan, REQUEST_BYTES, Segment};
+use super::plan::{HOLE_BYTES, Plan, REQUEST, REQUEST_BYTES, Segment};
 use super::pump::{Chunk, Content, Event, Next, Sink, Source};
 use super::zeros;
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
-const REQUEST: usize = REQUEST_BYTES as usize;
 /// Zeros in a row from which on a trim costs less than writing them: as much as several frames.
 const LEAST_TRIM: usize = 64 << 10;
 
@@ -498,17 +497,17 @@ impl DiskComparer {
         }
         chunk.left = chunk.left.saturating_sub(found.len() as u64);
         self.spare.push(found);
-        if chunk.left == 0 {
-            if let Some(chunk) = self.chunks.remove(&at) {
-                self.events.push_back(Event::Finished {
-                    from: at,
-                    to: chunk.to,
-                    buffer: match chunk.expected {
-                        Content::Data(data) => Some(data),
-                        Content::Zeros(_) => None,
-                    },
-                });
-            }
+        if chunk.left == 0
+            && let Some(chunk) = self.chunks.remove(&at)
+        {
+            self.events.push_back(Event::Finished {
+                from: at,
+                to: chunk.to,
+                buffer: match chunk.expected {
+                    Content::Data(data) => Some(data),
+                    Content::Zeros(_) => None,
+                },
+            });
         }
         Ok(())
     }

@@ -263,10 +263,10 @@ impl WriteEnd {
         };
         let inode = file.metadata().with_context(|| name.to_string())?.ino();
         let local = Local::of(file, path)?;
-        if let ReadEnd::Local(LocalSource { local: from, .. }) = source {
-            if is_same(&from.file, &local.file).with_context(|| name.to_string())? {
-                bail!("{name} is source and destination");
-            }
+        if let ReadEnd::Local(LocalSource { local: from, .. }) = source
+            && is_same(&from.file, &local.file).with_context(|| name.to_string())?
+        {
+            bail!("{name} is source and destination");
         }
         if !local.lock(FlockOperation::NonBlockingLockExclusive) {
             bail!("{name} is in use by another process (it is locked); stop that first");
@@ -323,17 +323,20 @@ impl WriteEnd {
         let edge = EDGE_BYTES.min(usize::try_from(room).unwrap_or(EDGE_BYTES));
         let mut data = vec![0; edge];
         for from in [0, room - edge as u64] {
-            match self {
+            let name = match self {
+                Self::Disk { disk, .. } => disk.address().to_string(),
+                Self::Local(LocalSink { local, .. }) => local.text(),
+            };
+            let read = match self {
                 Self::Disk { disk, .. } => disk
                     .read_at(from / SECTOR_BYTES as u64, &mut data)
-                    .with_context(|| format!("{}: looking whether it is blank", disk.address()))?,
+                    .map_err(anyhow::Error::from),
                 Self::Local(LocalSink { local, .. }) => {
-                    local
-                        .file
-                        .read_exact_at(&mut data, from)
-                        .with_context(|| format!("{}: looking whether it is blank", local.text()))?
+                    let read = local.file.read_exact_at(&mut data, from);
+                    read.map_err(anyhow::Error::from)
                 }
-            }
+            };
+            read.with_context(|| format!("{name}: looking whether it is blank"))?;
             if !is_zero(&data) {
                 return Ok(false);
             }

@@ -14,12 +14,9 @@ use anyhow::Context as _;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
-use super::plan::{Part, Plan, REQUEST_BYTES, Segment};
+use super::plan::{Part, Plan, REQUEST, REQUEST_BYTES, Segment};
 use super::pump::{Chunk, Content, Event, Next, Sink, Source};
 use super::zeros::{self, BLOCK};
-
-/// Bytes of [`REQUEST_BYTES`], as the length of a buffer.
-const REQUEST: usize = REQUEST_BYTES as usize;
 
 static NOTHING: [u8; REQUEST] = [0; REQUEST];
 

@@ -125,7 +125,11 @@ fn attach(
     network: &Network,
     address: aoede_wire::Address,
 ) -> anyhow::Result<aoede_initiator::Disk> {
-    network.attach(address, args.reach.settings(), args.reach.timeout)
+    network.attach(
+        address,
+        args.reach.settings_without_measuring(),
+        args.reach.timeout,
+    )
 }
 
 /// A copy whose ends are open and may be used.
@@ -218,7 +222,7 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    fn run(&mut self) -> anyhow::Result<Copied> {
+    fn run(&mut self) -> anyhow::Result<Report> {
         let start = Instant::now();
         let zero_bytes = self.copy()?;
         let seconds = start.elapsed().as_secs_f64();
@@ -238,7 +242,7 @@ impl<'a> Copy<'a> {
         let bytes = self.bytes - self.from;
         #[expect(clippy::cast_precision_loss, reason = "for people to read")]
         let bytes_per_second = bytes as f64 / seconds.max(1e-9);
-        Ok(Copied {
+        Ok(Report {
             source: self.source.side().name().to_owned(),
             destination: self.destination.side(self.bytes).name().to_owned(),
             size_bytes: self.bytes,
@@ -393,7 +397,7 @@ fn state_folder(state_home: Option<&Path>, home: Option<&Path>) -> Option<PathBu
 
 /// What came of a copy.
 #[derive(Debug, Serialize)]
-struct Copied {
+struct Report {
     source: String,
     destination: String,
     size_bytes: u64,
@@ -409,25 +413,25 @@ struct Copied {
     verified: Option<bool>,
 }
 
-impl Facts for Copied {
+impl Facts for Report {
     fn text(&self) -> String {
-        let mut text = format!(
-            "copied {} from {} to {} in {:.1} s, {:.0} MB/s; {} of zeros",
+        let before = match self.resumed_at_bytes {
+            0 => String::new(),
+            before => format!("; {} were there from before", Size(before)),
+        };
+        let compared = match self.verified {
+            Some(true) => "; compared, and equal",
+            _ => "",
+        };
+        format!(
+            "copied {} from {} to {} in {:.1} s, {:.0} MB/s; {} of zeros{before}{compared}",
             Size(self.copied_bytes),
             self.source,
             self.destination,
             self.seconds,
             self.bytes_per_second / 1e6,
             Size(self.zero_bytes),
-        );
-        if self.resumed_at_bytes > 0 {
-            let before = Size(self.resumed_at_bytes);
-            text.push_str(&format!("; {before} were there from before"));
-        }
-        if self.verified == Some(true) {
-            text.push_str("; compared, and equal");
-        }
-        text
+        )
     }
 }
 

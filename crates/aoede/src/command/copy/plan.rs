@@ -6,7 +6,9 @@
 use aoede_wire::SECTOR_BYTES;
 
 /// Most bytes of one chunk of data: some thirty frames of 17 sectors.
-pub(super) const REQUEST_BYTES: u64 = 256 << 10;
+pub(super) const REQUEST: usize = 256 << 10;
+/// The same.
+pub(super) const REQUEST_BYTES: u64 = REQUEST as u64;
 /// Most bytes of a hole that are one chunk, so that the progress shows.
 pub(super) const HOLE_BYTES: u64 = 64 << 20;
 
@@ -181,7 +183,7 @@ mod tests {
                 to += len;
                 segments.push(segment(to, index % 2 == 0));
             }
-            let end = (to + 511) / 512 * 512;
+            let end = to.next_multiple_of(512);
             segments.push(segment(if beyond { u64::MAX } else { end.max(to + 1) }, true));
             let from = (from * 512).min(end);
             let parts = parts(Plan::new(from, end), &segments);

@@ -240,6 +240,7 @@ fn handle(event: Event, source: &mut dyn Source, ledger: &mut Ledger, overseer: 
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::*;
     use anyhow::anyhow;
@@ -288,7 +289,7 @@ mod tests {
                 return Err(anyhow!("cannot read chunk {chunk}"));
             }
             let from = chunk * UNIT;
-            if chunk % 3 == 0 {
+            if chunk.is_multiple_of(3) {
                 let content = Content::Zeros(UNIT);
                 return Ok(Next::Chunk(Chunk { from, content }));
             }
