@@ -65,13 +65,13 @@ const SUBJECTS: [Subject; 3] = [
                 at_most: Some(0.1),
             },
             Figure {
-                name: "CPU seconds of the target's host per million reads",
-                of: host_cpu,
+                name: "CPU seconds of the target per million reads",
+                of: cpu,
                 at_most: Some(0.75),
             },
             Figure {
-                name: "of these, of its process",
-                of: cpu,
+                name: "the same of its whole core",
+                of: core_cpu,
                 at_most: None,
             },
             Figure {
@@ -96,8 +96,8 @@ const SUBJECTS: [Subject; 3] = [
                 at_most: Some(0.25),
             },
             Figure {
-                name: "CPU seconds of the target's host per million writes",
-                of: host_cpu,
+                name: "CPU seconds of the target per million writes",
+                of: cpu,
                 at_most: None,
             },
         ],
@@ -142,13 +142,13 @@ fn per_op(frames: u64, report: &Report) -> Option<f64> {
     (report.ops > 0).then(|| frames as f64 / report.ops as f64)
 }
 
-/// Of the process, with what the kernel did in its calls.
+/// Of the process, with what the kernel did in its calls and on its back.
 fn cpu(report: &Report) -> Option<f64> {
     Some(report.target_cpu_seconds? / millions(report))
 }
 
-/// Of its core, where frames are received too.
-fn host_cpu(report: &Report) -> Option<f64> {
+/// Of its core, whoever is charged for it: on a quiet machine the target and its host.
+fn core_cpu(report: &Report) -> Option<f64> {
     Some(report.core_seconds? / millions(report))
 }
 
