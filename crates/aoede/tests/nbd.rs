@@ -21,7 +21,7 @@ use aoede::nbd::server;
 use aoede::nbd::service::Service;
 use aoede::nbd::socket::Socket;
 use aoede::stop::{Stop, StopHandle};
-use aoede_initiator::{Answer, ClientError, Completion, Error, Request};
+use aoede_initiator::{Answer, ClientError, Completion, Error, Refusal, Request};
 
 /// For anything that a thread does at once.
 const SOON: Duration = Duration::from_secs(20);
@@ -53,8 +53,8 @@ struct Inside {
     most_held: usize,
     /// What was asked, in words.
     log: Vec<String>,
-    /// The next requests fail.
-    failing: bool,
+    /// The next requests fail with this.
+    failing: Option<fn() -> ClientError>,
 }
 
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Memory {
             held: Vec::new(),
             most_held: 0,
             log: Vec::new(),
-            failing: false,
+            failing: None,
         };
         Self {
             shared: Arc::new((Mutex::new(inside), Condvar::new())),
@@ -146,8 +146,8 @@ impl Inside {
         let at = |lba: u64| usize::try_from(lba).unwrap() * 512;
         let mut result = Ok(Answer::Done);
         let mut buffer = None;
-        if self.failing {
-            result = Err(Error::Silent.into());
+        if let Some(error) = self.failing {
+            result = Err(error());
         } else {
             match held.request {
                 Request::Read {
@@ -445,12 +445,20 @@ fn a_failure_is_told_and_the_next_request_is_served() {
     let scene = Scene::new();
     for structured in [false, true] {
         let mut client = Client::connect(&scene.path, structured);
-        scene.disk.lock().failing = true;
+        scene.disk.lock().failing = Some(|| Error::Silent.into());
         client.ask(READ, 0, 1, 0, 512);
         assert_eq!(client.reply(512), (1, 5, vec![]));
         client.write(FUA, 2, 0, &[1; 512]);
         assert_eq!(client.reply(0), (2, 5, vec![]));
-        scene.disk.lock().failing = false;
+        // A disk that has shrunk is full for writes only.
+        scene.disk.lock().failing = Some(|| Refusal::Beyond.into());
+        client.ask(READ, 0, 1, 0, 512);
+        assert_eq!(client.reply(512), (1, 5, vec![]));
+        client.write(0, 2, 0, &[1; 512]);
+        assert_eq!(client.reply(0), (2, 28, vec![]));
+        assert_eq!(client.call(TRIM, 0, 0, 512), 28);
+        assert_eq!(client.call(WRITE_ZEROES, NO_HOLE, 0, 512), 28);
+        scene.disk.lock().failing = None;
         // No whole sectors, behind the end, too long: the data of the writes is read over.
         client.write(0, 3, 1, &[1; 513]);
         assert_eq!(client.reply(0), (3, 22, vec![]));
