@@ -20,7 +20,10 @@ fuzz_target!(|text: &str| {
         let shown = source.show(finding, false);
         assert!(shown.contains(" help: "));
         // What a terminal takes for an order stays out.
-        assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
+        assert!(
+            shown.chars().all(|c| c == '\n' || !c.is_control()),
+            "{shown:?}"
+        );
     }
     assert_eq!(checked.config.is_some(), errors == 0);
     let Some(config) = checked.config else { return };
