@@ -492,7 +492,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         };
         op.finished = true;
-        let until = (op.changes() && op.copies_astray).then(|| now + self.settings.linger);
+        // Of a change that failed a piece may be under way that nobody waited for, and no window knows
+        // it: what failed may be tried again (§9.2).
+        let astray = op.copies_astray || op.error.is_some();
+        let linger = Some(self.settings.linger).filter(|linger| !linger.is_zero());
+        let until = linger.filter(|_| op.changes() && astray);
+        let until = until.map(|linger| now + linger);
         self.finished.push_back(slot);
         let startable = &mut self.startable;
         self.order.finish(slot, until, |slot| startable.push(slot));
@@ -559,9 +564,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
     }
 
-    /// Ends a request with an error. What is under way is waited for, so that nothing of it meets a
-    /// later request; what is not is dropped.
-    fn fail(&mut self, now: Instant, slot: u32, error: Error) {
+    /// Ends a request with an error that one of its pieces met, which is the caller's to end. What is
+    /// under way is waited for, so that nothing of it meets a later request; what is not is dropped.
+    fn fail_but(&mut self, now: Instant, slot: u32, error: Error, piece: u32) {
         let Some(op) = self.ops.get_mut(slot) else {
             return;
         };
@@ -569,8 +574,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         }
         op.error = Some(error);
-        self.drop_pieces(now, slot, |piece| {
-            !matches!(piece.place, Place::Flying { .. })
+        self.drop_pieces(now, slot, |place, other| {
+            place != piece && !matches!(other.place, Place::Flying { .. })
         });
     }
 
@@ -581,14 +586,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         };
         op.error.get_or_insert(error);
         op.copies_astray = true;
-        self.drop_pieces(now, slot, |_| true);
+        self.drop_pieces(now, slot, |_, _| true);
     }
 
-    fn drop_pieces(&mut self, now: Instant, slot: u32, condemned: impl Fn(&Piece) -> bool) {
+    fn drop_pieces(&mut self, now: Instant, slot: u32, condemned: impl Fn(u32, &Piece) -> bool) {
         loop {
             let next = self
                 .pieces
-                .find(|_, piece| piece.op == slot && condemned(piece));
+                .find(|place, piece| piece.op == slot && condemned(place, piece));
             let Some(place) = next else {
                 return;
             };
@@ -608,7 +613,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         // Those that wait for others end when the others do, and nothing is sent any more.
         self.settings.linger = Duration::ZERO;
         for slot in slots {
-            self.drop_pieces(now, slot, |_| true);
+            self.drop_pieces(now, slot, |_, _| true);
         }
     }
 

@@ -253,10 +253,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         if self.pieces.is_full() {
             return None;
         }
-        let tag = self.tags.take(tags(&self.pieces))?;
+        // The first part of a write keeps its tag: so a late copy of the whole is a duplicate to the
+        // target's window, and its response is the answer for the first part too.
+        let kept = tag.filter(|_| op.changes());
+        let tag = match kept {
+            Some(tag) => tag,
+            None => self.tags.take(tags(&self.pieces))?,
+        };
         let piece = self.pieces.get_mut(front)?;
         let mut first = Piece::new(piece.op, piece.offset, most);
         first.tag = Some(tag);
+        if kept.is_some() {
+            first.sent_on = piece.sent_on;
+        }
         first.transmissions = piece.transmissions;
         first.refusals = piece.refusals;
         piece.offset += most;

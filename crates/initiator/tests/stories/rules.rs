@@ -279,6 +279,37 @@ fn rule_4_each_new_request_has_the_next_tag_and_a_repetition_keeps_its_tag() {
     assert_eq!((bench.stats().repeated, bench.stats().timed_out), (2, 2));
 }
 
+/// The target knows a late copy of the whole by the tag of its first part.
+#[test]
+fn rule_4_a_write_that_is_cut_anew_keeps_its_tag_for_the_first_part() {
+    let mut bench = Bench::attached(9000, ALL);
+    bench.submit(write_at(5, 17, 1));
+    let (port, whole) = bench.transmit().remove(0);
+    assert_eq!(whole[26], 17);
+    // The target's frames have become shorter, it says; the write itself is still under way.
+    let mut refusal = whole[..60].to_vec();
+    let (to, from) = whole[..12].split_at(6);
+    refusal[..6].copy_from_slice(from);
+    refusal[6..12].copy_from_slice(to);
+    (refusal[14], refusal[15]) = (0x1C, 2);
+    bench.receive(port, &refusal);
+    let parts = bench.transmit();
+    let parts: Vec<_> = parts
+        .iter()
+        .map(|(_, frame)| frame)
+        .filter(|f| opcode(f) == 0x34)
+        .collect();
+    assert_eq!(parts[0][20..24], whole[20..24]);
+    assert_eq!(parts[0][26], 2);
+    assert!(parts[1..].iter().all(|part| part[20..24] != whole[20..24]));
+    bench.run(SECOND);
+    bench.ask(write_at(5, 17, 2)).unwrap();
+    bench.deliver(&whole);
+    let written = &bench.models[0].disk[5 * 512..22 * 512];
+    assert!(written.iter().all(|byte| *byte == 2));
+    assert_eq!(bench.done.len(), 1);
+}
+
 #[test]
 fn rule_4_responses_match_by_tag_mac_and_command_and_late_ones_are_counted() {
     let mut bench = Bench::new(1500, Speaks::Nothing, quick());
@@ -933,6 +964,28 @@ fn rule_9_the_old_program_is_released_by_force() {
     }
 }
 
+/// Its failure comes when it waits to be sent again: the read behind it begins then, and is not taken
+/// for it.
+#[test]
+fn a_late_failure_ends_its_own_request_only() {
+    let mut bench = Bench::attached(1500, Speaks::Nothing);
+    let written = bench.submit(write_at(5, 1, 1));
+    bench.submit(read_at(5, 1));
+    let (port, request) = bench.transmit().remove(0);
+    bench.now += ms(30);
+    bench.session.handle_timeout(bench.now);
+    let mut failure = bench.deliver(&request).remove(0);
+    (failure[25], failure[26], failure[27]) = (0x04, 1, 0x61);
+    bench.receive(port, &failure);
+    bench.take_events();
+    assert_eq!(bench.done.len(), 1, "the read was not even sent");
+    assert_eq!(bench.done[0].id, written);
+    bench.exchange();
+    let read = bench.done.pop().unwrap();
+    assert_eq!(read.result, Ok(Answer::Done));
+    assert_eq!(read.buffer, Some(vec![1; 512]));
+}
+
 #[test]
 fn rule_10_overlapping_requests_are_never_under_way_together_when_one_writes() {
     let mut bench = Bench::attached(1500, Speaks::Nothing);
@@ -995,6 +1048,33 @@ fn rule_10_a_repeated_write_keeps_its_sectors_closed_until_its_copies_are_gone()
         assert_eq!(bench.stats().late, 1);
         bench.run(ms(200));
         assert_eq!(bench.models[0].disk[5 * 512], 2, "{speaks:?}");
+        assert_eq!(bench.done.len(), 1);
+    }
+}
+
+/// Of a failed write too a part may be under way, and no window keeps it out: what failed may be
+/// tried again.
+#[test]
+fn rule_10_a_write_that_failed_keeps_its_sectors_closed_until_its_parts_are_gone() {
+    for speaks in [Speaks::Nothing, ALL] {
+        let mut bench = Bench::attached(1500, speaks);
+        bench.submit(write_at(5, 4, 1));
+        let [(port, first), (_, second)] = bench.transmit().try_into().unwrap();
+        let mut failure = bench.deliver(&first).remove(0);
+        (failure[25], failure[26], failure[27]) = (0x04, 2, 0x61);
+        bench.receive(port, &failure);
+        // Nobody waits for the second part any longer than for any frame.
+        bench.now += ms(30);
+        bench.session.handle_timeout(bench.now);
+        bench.take_events();
+        assert!(bench.done.remove(0).result.is_err());
+
+        bench.submit(write_at(7, 1, 2));
+        bench.exchange();
+        assert_eq!(bench.models[0].disk[7 * 512], 0, "{speaks:?}");
+        bench.deliver(&second);
+        bench.run(ms(200));
+        assert_eq!(bench.models[0].disk[7 * 512], 2, "{speaks:?}");
         assert_eq!(bench.done.len(), 1);
     }
 }
