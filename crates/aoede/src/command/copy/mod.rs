@@ -285,7 +285,7 @@ impl<'a> Copy<'a> {
         let stable = Size(ledger.stable_to());
         Err(if can_resume {
             why.context(format!(
-                "{stable} of {} are copied; the same command with --resume goes on from there",
+                "{stable} of {} are copied; with --resume the copy goes on from there",
                 Size(self.bytes)
             ))
         } else {
