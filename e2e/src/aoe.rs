@@ -28,6 +28,8 @@ pub mod ata {
     pub const READ: u8 = 0x24;
     /// WRITE SECTORS EXT.
     pub const WRITE: u8 = 0x34;
+    /// WRITE SECTORS.
+    pub const WRITE_28: u8 = 0x30;
     /// IDENTIFY DEVICE.
     pub const IDENTIFY: u8 = 0xec;
     /// FLUSH CACHE EXT.

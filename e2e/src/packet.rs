@@ -3,7 +3,7 @@
 
 use std::{
     mem::size_of,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -84,6 +84,27 @@ impl Nic {
         self.take(RecvFlags::DONTWAIT)
     }
 
+    /// The same into a buffer of the caller: the frame's length, if one is there already. What the
+    /// buffer has no room for is cut off.
+    ///
+    /// # Errors
+    /// As [`Nic::receive`]; an interface that went down says so once.
+    pub(crate) fn try_receive_into(&self, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
+        match recv(&self.socket, buffer, RecvFlags::DONTWAIT) {
+            Ok((count, _)) => Ok(Some(count)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends one frame if there is room for it now and the interface can.
+    ///
+    /// # Errors
+    /// What the kernel said: no room, no carrier, down, or the frame too long.
+    pub(crate) fn try_send(&self, frame: &[u8]) -> Result<(), Errno> {
+        send(&self.socket, frame, SendFlags::DONTWAIT).map(drop)
+    }
+
     fn take(&self, flags: RecvFlags) -> Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; 65_536];
         match recv(&self.socket, &mut buffer[..], flags) {
@@ -116,6 +137,12 @@ impl Nic {
                 }
             }
         }
+    }
+}
+
+impl AsFd for Nic {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -33,10 +33,16 @@ struct Scene {
 
 impl Scene {
     fn new() -> Result<Self> {
+        Self::with(&[])
+    }
+
+    fn with(arguments: &[&str]) -> Result<Self> {
         let folder = Scratch::new()?;
         let image = folder.image("disk.img", 16_384 * 512)?;
         let (host, initiator) = Namespace::pair(9000)?;
-        let target = Export::new(&image, "tgt0").start(&host, Maker::Aoede)?;
+        let target = Export::new(&image, "tgt0")
+            .with(arguments)
+            .start(&host, Maker::Aoede)?;
         let nic = Nic::open(&initiator, "ini0")?;
         let e1_1 = Addressing {
             to: host.mac("tgt0")?,
@@ -202,4 +208,27 @@ fn congestion_is_measured_without_a_stall() -> Result<()> {
         ensure!(*after >= Duration::from_millis(500), "after {after:?}");
     }
     scene.stop()
+}
+
+/// A read of the config string ends what its sender has negotiated with `--extension-reset config`,
+/// and nothing otherwise.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_config_command_ends_extensions_where_the_operator_wants_it() -> Result<()> {
+    for (arguments, ends) in [
+        (&[][..], false),
+        (&["--extension-reset", "release"], false),
+        (&["--extension-reset", "config"], true),
+    ] {
+        let scene = Scene::with(arguments)?;
+        scene.extend(b"crc32c\0\0")?;
+        let read = |tag| scene.ask(&scene.e1_1.ata(tag, ata::READ, 0, 1, &[]));
+        ensure!(read(1)?.len() == 36 + 512 + 4);
+        scene.ask(&scene.e1_1.config(2, config::READ, b""))?;
+        let len = read(3)?.len();
+        let expected = if ends { 36 + 512 } else { 36 + 512 + 4 };
+        ensure!(len == expected, "{arguments:?}: {len} bytes");
+        scene.stop()?;
+    }
+    Ok(())
 }

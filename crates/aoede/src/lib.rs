@@ -1,12 +1,18 @@
 //! The program: the only place where wire, target, disk and link meet.
 //!
 //! Read [`worker`] first: it is the way of a frame from the ring to the disk and back. `service`
-//! runs one worker on real ports and files; `command` has one file per subcommand.
+//! runs one worker on real ports and files; `command` has one file per subcommand. Commands that use
+//! a disk on the network begin with `reach` and end with `output`.
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod control;
+mod escape;
 mod freeze_signals;
 mod log;
+pub mod nbd;
+mod output;
+mod reach;
 mod serial;
 pub mod service;
 pub mod size;

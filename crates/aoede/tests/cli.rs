@@ -24,7 +24,19 @@ fn it_says_its_version() {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in [&["--help"][..], &["export", "--help"], &["demo", "--help"]] {
+    for command in [
+        &["--help"][..],
+        &["export", "--help"],
+        &["check", "--help"],
+        &["discover", "--help"],
+        &["info", "--help"],
+        &["attach", "--help"],
+        &["copy", "--help"],
+        &["bench", "--help"],
+        &["probe", "--help"],
+        &["set", "--help"],
+        &["demo", "--help"],
+    ] {
         let output = aoede(command);
         assert!(output.status.success(), "{command:?}");
         let help = text(&output.stdout);
@@ -57,8 +69,44 @@ fn wrong_usage_is_code_2_and_a_failure_code_1() {
             ],
             2,
         ),
+        (&["copy", "e1.1", "-i", "x"], 2),
+        (&["copy", "one.img", "two.img", "-i", "x"], 2),
+        (&["copy", "e1.1", "1.1", "-i", "x"], 2),
+        (&["copy", "e1.1", "y", "-i", "x", "--resume", "--force"], 2),
+        (&["copy", "e1.1", "y", "-i", "x", "--sync-every", "1"], 2),
+        (&["copy", "e1.1", "y", "-i", "no-such-if"], 1),
+        (&["bench", "e1.1", "-i", "x", "--rw", "write"], 2),
+        (&["bench", "e1.1", "-i", "x", "--seconds", "0"], 2),
+        (&["bench", "e1.1", "-i", "no-such-if"], 1),
         (&["no-such-command"], 2),
         (&["export", "e1.1", "/nowhere", "-i", "no-such-if"], 1),
+        (&["check", "a", "b"], 2),
+        (&["check", "/nowhere"], 1),
+        (&["discover"], 2),
+        (&["discover", "-i", "no-such-if", "--seconds", "0"], 2),
+        (&["discover", "-i", "no-such-if"], 1),
+        (&["discover", "-i", "lo"], 1),
+        (&["info", "-i", "no-such-if"], 2),
+        (&["info", "1", "-i", "no-such-if"], 2),
+        (&["info", "e1.1", "-i", "no-such-if"], 1),
+        (&["attach", "e1.1", "-i", "no-such-if"], 2),
+        (
+            &[
+                "attach",
+                "e1.1",
+                "-i",
+                "no-such-if",
+                "--socket",
+                "s",
+                "--socket-mode",
+                "rw",
+            ],
+            2,
+        ),
+        (&["attach", "e1.1", "-i", "no-such-if", "--socket", "s"], 1),
+        (&["probe", "e1.1", "-i", "no-such-if"], 1),
+        (&["set", "e1.1", "-i", "no-such-if"], 2),
+        (&["set", "e1.1", "-i", "no-such-if", "--release"], 1),
     ] {
         let output = aoede(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
@@ -72,7 +120,19 @@ fn manual_pages_are_written_for_the_program_and_each_command() {
     let target = folder.path().join("new").join("man1");
     let output = aoede(&["man", target.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    for page in ["aoede.1", "aoede-export.1", "aoede-demo.1"] {
+    for page in [
+        "aoede.1",
+        "aoede-export.1",
+        "aoede-bench.1",
+        "aoede-copy.1",
+        "aoede-check.1",
+        "aoede-discover.1",
+        "aoede-info.1",
+        "aoede-attach.1",
+        "aoede-probe.1",
+        "aoede-set.1",
+        "aoede-demo.1",
+    ] {
         let roff = std::fs::read_to_string(target.join(page)).unwrap();
         assert!(roff.contains(".SH NAME"), "{page}: {roff}");
     }

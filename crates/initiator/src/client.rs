@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use aoede_link::{Interface, OpenError, PacketPort, Port, PortOptions};
 use aoede_wire::{Address, ConfigCommand, Directive, MacAddr, ReserveCommand};
-use rustix::event::{EventfdFlags, eventfd};
 
+use crate::alarm::Alarm;
 use crate::driver::{Driver, SessionId};
 use crate::wait::{PollWaiter, Waiter};
 use crate::{
@@ -55,7 +55,7 @@ pub struct Client {
 /// target has answered, and any number of threads may call them at once.
 ///
 /// Each call costs a buffer and a message to the client's thread. [`queue`](Self::queue) has many
-/// requests under way from one thread.
+/// requests under way from one thread, [`begin`](Self::begin) between two.
 #[derive(Clone, Debug)]
 pub struct Disk {
     inner: Arc<Attached>,
@@ -71,7 +71,7 @@ pub struct Queue {
     under_way: usize,
 }
 
-/// A request of a [`Queue`] that has ended.
+/// A request of a [`Queue`], or of [`Disk::begin`], that has ended.
 #[derive(Debug)]
 pub struct Completion {
     /// The number it was submitted with.
@@ -100,7 +100,7 @@ pub struct DiskInfo {
 #[derive(Debug)]
 struct Shared {
     commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
+    alarm: Arc<Alarm>,
     thread: Mutex<Option<JoinHandle<io::Result<()>>>>,
 }
 
@@ -203,9 +203,9 @@ impl Client {
         W: Waiter<P>,
         F: FnOnce() -> io::Result<(Vec<P>, W)> + Send + 'static,
     {
-        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let alarm = Arc::new(Alarm::new()?);
         let (commands, receiver) = mpsc::channel();
-        let woken_by = Arc::clone(&wake);
+        let woken_by = Arc::clone(&alarm);
         let thread = thread::Builder::new()
             .name("aoe-initiator".to_owned())
             .spawn(move || {
@@ -215,7 +215,7 @@ impl Client {
         Ok(Self {
             shared: Arc::new(Shared {
                 commands,
-                wake,
+                alarm,
                 thread: Mutex::new(Some(thread)),
             }),
         })
@@ -290,12 +290,20 @@ impl Disk {
         answer.recv().ok().flatten().ok_or(ClientError::Stopped)
     }
 
+    /// What the disk says of itself, as it is now.
+    ///
+    /// # Errors
+    /// [`ClientError::Stopped`].
+    pub fn identity(&self) -> Result<Identity, ClientError> {
+        Ok(self.ask_info(false)?.identity)
+    }
+
     /// Size in sectors of 512 bytes, as it is now.
     ///
     /// # Errors
     /// [`ClientError::Stopped`].
     pub fn sectors(&self) -> Result<u64, ClientError> {
-        Ok(self.ask_info(false)?.identity.sectors)
+        Ok(self.identity()?.sectors)
     }
 
     /// Fills `data`, a whole number of sectors, from sector `lba` on. On an error its content is
@@ -390,6 +398,13 @@ impl Disk {
         }
     }
 
+    /// Begins a request and does not wait. How it ends is sent to `done`, with `token`; so one
+    /// thread can ask and another hear. Who asks limits how many are under way.
+    pub fn begin(&self, token: u64, request: Request<Vec<u8>>, done: &Sender<Completion>) {
+        // If the client's thread is gone the ticket tells so.
+        let _stopped = self.submit(request, Ticket::new(token, done.clone()));
+    }
+
     fn call(&self, request: Request<Vec<u8>>) -> Result<(Answer, Option<Vec<u8>>), ClientError> {
         let (to, done) = mpsc::channel();
         self.submit(request, Ticket::new(0, to))?;
@@ -439,6 +454,17 @@ impl Queue {
         self.done_out.recv().ok()
     }
 
+    /// The same as [`wait`](Self::wait), but for so long at most: `None` also if none has ended
+    /// by then.
+    pub fn wait_for(&mut self, patience: Duration) -> Option<Completion> {
+        if self.under_way == 0 {
+            return None;
+        }
+        let done = self.done_out.recv_timeout(patience).ok()?;
+        self.under_way -= 1;
+        Some(done)
+    }
+
     /// Requests under way.
     pub fn under_way(&self) -> usize {
         self.under_way
@@ -450,9 +476,7 @@ impl Shared {
         self.commands
             .send(command)
             .map_err(|_| ClientError::Stopped)?;
-        // Any number wakes it, whichever way its bytes are read; if the counter is full it is awake
-        // anyway.
-        let _awake = rustix::io::write(&self.wake, &[0, 0, 0, 1, 0, 0, 0, 0]);
+        self.alarm.ring();
         Ok(())
     }
 }
@@ -479,7 +503,9 @@ struct Loop<P, W> {
     driver: Driver<P>,
     waiter: W,
     commands: Receiver<Command>,
-    wake: Arc<OwnedFd>,
+    /// One that came when the thread was about to sleep.
+    early: Option<Command>,
+    alarm: Arc<Alarm>,
     start: std::time::Instant,
     tickets: BTreeMap<(SessionId, RequestId), Ticket>,
     /// Requests that found their session full, in order.
@@ -494,12 +520,13 @@ struct Loop<P, W> {
 const NOTICES: usize = 64;
 
 impl<P: Port, W: Waiter<P>> Loop<P, W> {
-    fn new(ports: Vec<P>, waiter: W, commands: Receiver<Command>, wake: Arc<OwnedFd>) -> Self {
+    fn new(ports: Vec<P>, waiter: W, commands: Receiver<Command>, alarm: Arc<Alarm>) -> Self {
         Self {
             driver: Driver::new(ports),
             waiter,
             commands,
-            wake,
+            early: None,
+            alarm,
             start: std::time::Instant::now(),
             tickets: BTreeMap::new(),
             backlog: Vec::new(),
@@ -513,6 +540,7 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
         loop {
             let now = self.now();
             if !self.take_commands(now) {
+                self.driver.close(now);
                 return Ok(());
             }
             let mut busy = self.driver.turn(now);
@@ -542,19 +570,27 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
         for port in 0..ports {
             self.room.push(self.driver.wants_room(PortId(port)));
         }
-        let wake = self.wake.as_fd();
-        self.waiter
-            .wait(self.driver.ports_mut(), &self.room, wake, patience)?;
-        let mut count = [0; 8];
-        // Nothing to read if it was not this that woke us.
-        let _none = rustix::io::read(&self.wake, &mut count);
-        Ok(())
+        self.alarm.lie_down();
+        self.early = self.commands.try_recv().ok();
+        let waited = if self.early.is_some() {
+            Ok(())
+        } else {
+            let wake = self.alarm.as_fd();
+            self.waiter
+                .wait(self.driver.ports_mut(), &self.room, wake, patience)
+        };
+        self.alarm.get_up();
+        waited
     }
 
     /// False when it is time to stop.
     fn take_commands(&mut self, now: Instant) -> bool {
         loop {
-            match self.commands.try_recv() {
+            let command = self
+                .early
+                .take()
+                .map_or_else(|| self.commands.try_recv(), Ok);
+            match command {
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
                 Ok(command) => self.obey(now, command),
@@ -593,7 +629,7 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
                 }
                 let _gone = reply.send(self.driver.found().to_vec());
             }
-            Command::Detach(session) => self.detach(session),
+            Command::Detach(session) => self.detach(now, session),
             Command::Stop => {}
         }
     }
@@ -694,13 +730,13 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
         let late = |(_, until, _): &(SessionId, Instant, _)| *until <= now;
         while let Some(index) = self.attaching.iter().position(late) {
             let (id, _, reply) = self.attaching.swap_remove(index);
-            self.detach(id);
+            self.detach(now, id);
             let _gone = reply.send(None);
         }
     }
 
-    fn detach(&mut self, id: SessionId) {
-        self.driver.detach(id);
+    fn detach(&mut self, now: Instant, id: SessionId) {
+        self.driver.detach(now, id);
         self.notices.remove(&id);
         let later = self.tickets.split_off(&(id, RequestId(0)));
         for (key, ticket) in later {

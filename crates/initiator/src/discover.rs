@@ -12,6 +12,12 @@ use aoede_wire::{
 use crate::settings::MAX_PORTS;
 use crate::{Instant, LocalPort, PortId, Transmit};
 
+/// Whether a response is of our version of the protocol. vblade's announcements say 0 (§13.2).
+pub(crate) fn is_version_spoken(header: &Header) -> bool {
+    let announces = header.command == Command::Config && header.tag == Tag([0; 4]);
+    header.version == VERSION || (header.version == 0 && announces)
+}
+
 /// Most targets that are remembered; further ones are counted.
 const MOST_FOUND: usize = 1024;
 /// Questions in quick succession after the start, since frames get lost.
@@ -181,7 +187,7 @@ impl Discovery {
         let good = for_us
             && header.command == Command::Config
             && header.flags == Flags::RESPONSE
-            && header.version == VERSION
+            && is_version_spoken(header)
             && header.source.is_unicast()
             && !header.address.is_wildcard();
         good.then_some(())?;

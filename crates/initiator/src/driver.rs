@@ -80,11 +80,30 @@ impl<P: Port> Driver<P> {
         id
     }
 
-    /// Ends a session; requests that are under way get no event any more. Whether there was one.
-    pub fn detach(&mut self, id: SessionId) -> bool {
-        let before = self.sessions.len();
-        self.sessions.retain(|(other, _)| *other != id);
-        self.sessions.len() < before
+    /// Ends a session; requests that are under way get no event any more. What it takes back from
+    /// its target ([`Session::poll_farewell`]) is sent with the next turn. Whether there was one.
+    pub fn detach(&mut self, now: Instant, id: SessionId) -> bool {
+        let place = self.sessions.iter().position(|(other, _)| *other == id);
+        let Some((_, mut session)) = place.map(|place| self.sessions.remove(place)) else {
+            return false;
+        };
+        loop {
+            self.scratch.resize(session.frame_bytes(), 0);
+            let Some(transmit) = session.poll_farewell(now, &mut self.scratch) else {
+                return true;
+            };
+            post(&mut self.outboxes, &mut self.scratch, transmit);
+        }
+    }
+
+    /// Ends all sessions, and sends what they take back as far as there is room for it now.
+    pub fn close(&mut self, now: Instant) {
+        while let Some((id, _)) = self.sessions.first() {
+            self.detach(now, *id);
+        }
+        for (outbox, port) in self.outboxes.iter_mut().zip(&mut self.ports) {
+            outbox.send(port);
+        }
     }
 
     /// A session, for requests and questions.

@@ -2,6 +2,9 @@
 
 use aoede_wire::SECTOR_BYTES;
 
+/// Word 69: what trimmed sectors hold does not change, and is zeros.
+const TRIM_ZEROES: u16 = 1 << 14 | 1 << 5;
+
 /// A disk as it describes itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a bit on the wire")]
@@ -22,6 +25,8 @@ pub struct Identity {
     pub flush_ext: bool,
     /// Most blocks of ranges in one TRIM; 0 if it is not known.
     pub trim_blocks: u16,
+    /// The disk promises that trimmed sectors read as zeros: bits 14 and 5 of word 69.
+    pub trim_zeroes: bool,
     /// Whether writes may be acknowledged before they are stable.
     pub write_cache: bool,
     /// Binary logarithm of sectors in a physical sector.
@@ -62,6 +67,7 @@ impl Identity {
             } else {
                 0
             },
+            trim_zeroes: word(169) & 1 == 1 && word(69) & TRIM_ZEROES == TRIM_ZEROES,
             write_cache: feature(85, 5),
             physical_sector_exponent: if word(106) >> 13 == 0b011 {
                 u8::try_from(word(106) & 0x0F).unwrap_or(0)
@@ -128,8 +134,16 @@ mod tests {
         set(&mut data, 169, 1);
         let identity = Identity::decode(&data).unwrap();
         assert!(identity.flush_ext && identity.write_cache);
-        assert_eq!(identity.trim_blocks, 2);
+        assert_eq!((identity.trim_blocks, identity.trim_zeroes), (2, false));
         assert_eq!(identity.physical_sector_exponent, 3);
+
+        // Zeros are promised by both bits together, and not without TRIM.
+        for (word, zeroes) in [(0x4000, false), (0x0020, false), (0x4020, true)] {
+            set(&mut data, 69, word);
+            assert_eq!(Identity::decode(&data).unwrap().trim_zeroes, zeroes);
+        }
+        set(&mut data, 169, 0);
+        assert!(!Identity::decode(&data).unwrap().trim_zeroes);
 
         set(&mut data, 83, 0x5000);
         assert_eq!(Identity::decode(&data).unwrap().sectors, 0x4000);

@@ -131,6 +131,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod alarm;
 mod checksum;
 mod client;
 mod discover;

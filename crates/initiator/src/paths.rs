@@ -34,10 +34,15 @@ pub struct LocalPort {
 pub(crate) const BASE_SECTORS: u8 = 2;
 /// Unanswered tries after which a path counts as silent.
 const SILENT_AFTER: u32 = 4;
+/// and for how long at least: a host that is busy does not answer for a while either, and others are
+/// preferred to a path from its first miss on.
+const SILENT_FOR: Duration = Duration::from_millis(250);
 /// Unanswered tries with full frames, and only with those, after which short ones are used.
 const SHORT_AFTER: u32 = 3;
 /// Tries for a question that not every target answers (§7.5), and for each size of frame.
 pub(crate) const TRIES: u32 = 3;
+/// Flushes and trims that may be under way however small the window is.
+const SLOW_AT_LEAST: u32 = 8;
 /// Least patience for such questions.
 const CHORE_FLOOR: Duration = Duration::from_millis(100);
 /// Most patience for them.
@@ -121,6 +126,11 @@ impl Measurement {
     const WORDS: usize = Self::MOST as usize / 64;
     /// How long a target holds the probes.
     pub(crate) const HOLD: Duration = Duration::from_millis(500);
+    /// How much later than that its first answer may come: a busy target wakes late.
+    pub(crate) const LATE: Duration = Duration::from_millis(200);
+    /// Without an answer for so long, after that, there are no more. They come in a burst, which a
+    /// slow network takes its time for.
+    pub(crate) const QUIET: Duration = Duration::from_millis(100);
 
     pub(crate) fn new(id: u64, first_tag: u32, buffer_count: u16) -> Self {
         Self {
@@ -133,8 +143,8 @@ impl Measurement {
         }
     }
 
-    /// Marks a probe as answered; whether it is one.
-    pub(crate) fn answer(&mut self, tag: u32) -> bool {
+    /// Marks a probe as answered; whether it is one. More are waited for, unless it was the last.
+    pub(crate) fn answer(&mut self, now: Instant, tag: u32) -> bool {
         let probe = tag.wrapping_sub(self.first_tag);
         if probe >= self.sent {
             return false;
@@ -142,6 +152,14 @@ impl Measurement {
         if let Some(word) = self.answered.get_mut(probe as usize / 64) {
             *word |= 1 << (probe % 64);
         }
+        let all = self.count() == self.probes;
+        self.until = self.until.map(|until| {
+            if all {
+                now
+            } else {
+                until.max(now + Self::QUIET)
+            }
+        });
         true
     }
 
@@ -170,6 +188,8 @@ pub(crate) struct Path {
     pub(crate) features: Features,
     /// Not before then are they negotiated anew.
     pub(crate) negotiate_after: Instant,
+    /// The target may have forgotten them.
+    pub(crate) in_doubt: bool,
     pub(crate) chore: Option<Chore>,
     /// Whether the disk is to be looked at anew when the chore is done.
     pub(crate) look_again: bool,
@@ -179,6 +199,8 @@ pub(crate) struct Path {
     pub(crate) measured: bool,
     /// What came of it.
     pub(crate) answered_probes: Option<u32>,
+    /// Of so many.
+    pub(crate) probes: u32,
 
     /// Sectors that frames are proven to hold.
     pub(crate) payload: u8,
@@ -188,9 +210,15 @@ pub(crate) struct Path {
 
     pub(crate) trips: RoundTrip,
     pub(crate) window: Window,
+    /// Requests under way, but for those below.
     pub(crate) in_flight: u32,
+    /// Flushes and trims under way. They may be waited for so long, answered or lost, that nothing
+    /// else must wait for the room they take.
+    pub(crate) slow_in_flight: u32,
     /// Tries unanswered since the last response.
     pub(crate) misses: u32,
+    /// When the first of them was missed.
+    missed_since: Instant,
     /// Requests lost before then belong to the last of them.
     miss_until: Instant,
     /// Tries with full frames unanswered since one passed.
@@ -232,19 +260,23 @@ impl Path {
             agreed: false,
             features: Features::default(),
             negotiate_after: Instant::START,
+            in_doubt: false,
             chore: Some(Chore::new(Task::Identify)),
             look_again: false,
             must_agree: false,
             measurement: None,
             measured: false,
             answered_probes: None,
+            probes: 0,
             payload: 1,
             too_large: None,
             prove_again_at: None,
             trips: RoundTrip::default(),
             window: Window::new(1),
             in_flight: 0,
+            slow_in_flight: 0,
             misses: 0,
+            missed_since: Instant::START,
             miss_until: Instant::START,
             full_misses: 0,
             entry_misses: 0,
@@ -264,11 +296,52 @@ impl Path {
             && self.measurement.is_none()
     }
 
+    /// Whether one more request may be under way; flushes and trims are slow.
+    pub(crate) fn has_room(&self, slow: bool) -> bool {
+        let size = self.window.size();
+        if slow {
+            self.slow_in_flight < size.max(SLOW_AT_LEAST)
+        } else {
+            self.in_flight < size
+        }
+    }
+
+    /// Where requests under way are counted.
+    pub(crate) fn under_way(&mut self, slow: bool) -> &mut u32 {
+        if slow {
+            &mut self.slow_in_flight
+        } else {
+            &mut self.in_flight
+        }
+    }
+
+    /// When extensions that are in doubt are to be negotiated anew.
+    pub(crate) fn doubt_ends(&self) -> Option<Instant> {
+        let in_doubt = self.in_doubt && self.state == State::Ready && self.agreed;
+        in_doubt.then_some(self.negotiate_after)
+    }
+
     /// Whether its place may be given to another: it was asked who it is, never answered, and was
     /// never used.
     pub(crate) fn is_a_shadow(&self) -> bool {
         let asked = self.chore.map_or(0, |chore| chore.tries);
         self.state == State::New && self.last_used == 0 && asked >= TRIES
+    }
+
+    /// Whether nothing is being found out about it.
+    pub(crate) fn is_settled(&self) -> bool {
+        match self.state {
+            State::New => self.is_a_shadow(),
+            State::Foreign | State::Silent => true,
+            State::Ready => {
+                let to_measure = self.features.congestion && !self.measured;
+                self.agreed
+                    && !to_measure
+                    && !self.look_again
+                    && self.chore.is_none()
+                    && self.measurement.is_none()
+            }
+        }
     }
 
     /// Whether the target is the 2014 AoEde.
@@ -360,11 +433,15 @@ impl Path {
             return Miss::Nothing;
         }
         self.miss_until = now + self.trips.timeout();
+        if self.misses == 0 {
+            self.missed_since = now;
+        }
         self.misses += 1;
         if full {
             self.full_misses += 1;
         }
-        if self.state == State::Ready && self.misses >= SILENT_AFTER {
+        let silent = self.misses >= SILENT_AFTER && now.since(self.missed_since) >= SILENT_FOR;
+        if self.state == State::Ready && silent {
             return Miss::GoSilent;
         }
         if self.full_misses >= SHORT_AFTER {
@@ -431,6 +508,26 @@ mod tests {
         assert_eq!(path.missed(now, false), Miss::GoSilent);
     }
 
+    /// A host that was busy for 100 ms was taken for dead, and extensions were negotiated again: the
+    /// longer pause (found on a busy machine).
+    #[test]
+    fn a_path_is_not_silent_before_a_quarter_of_a_second() {
+        let mut path = path();
+        let mut now = Instant::START;
+        path.trips.sample(Duration::from_micros(100));
+        // Every 20 ms, the least patience: the first at 20, the thirteenth at 260.
+        for _ in 0..13 {
+            now += Duration::from_millis(20);
+            assert_eq!(path.missed(now, false), Miss::Nothing);
+        }
+        now += Duration::from_millis(20);
+        assert_eq!(path.missed(now, false), Miss::GoSilent);
+        // Counted from the first miss after an answer.
+        path.heard();
+        now += Duration::from_millis(20);
+        assert_eq!(path.missed(now, false), Miss::Nothing);
+    }
+
     #[test]
     fn rule_3_full_frames_lost_in_a_row_mean_short_ones() {
         let mut path = path();
@@ -463,8 +560,27 @@ mod tests {
             (1, true),
             (2, false),
         ] {
-            assert_eq!(measurement.answer(tag), is_probe);
+            assert_eq!(measurement.answer(Instant::START, tag), is_probe);
         }
         assert_eq!(measurement.count(), 3);
+    }
+
+    #[test]
+    fn a_measurement_lasts_until_answers_stay_away() {
+        let mut measurement = Measurement::new(7, 0, 2);
+        measurement.sent = 8;
+        let at = |ms| Instant::START + Duration::from_millis(ms);
+        measurement.until = Some(at(600));
+        let mut until_after = |ms, tag| {
+            measurement.answer(at(ms), tag);
+            measurement.until
+        };
+        assert_eq!(until_after(490, 0), Some(at(600)));
+        assert_eq!(until_after(590, 1), Some(at(690)));
+        for tag in 2..7 {
+            until_after(600, tag);
+        }
+        assert_eq!(until_after(601, 6), Some(at(701)), "the last is missing");
+        assert_eq!(until_after(602, 7), Some(at(602)));
     }
 }

@@ -14,11 +14,16 @@ pub const MAX_PATHS: usize = 32;
 pub struct Wanted {
     /// Several reads in one frame (§8).
     pub coalesced_read: bool,
+    /// Several write responses in one frame (§18.1).
+    pub coalesced_write_reply: bool,
     /// The target drops late copies of writes (§9). Not asked of the 2014 AoEde, where initiators
     /// share one window, unless [`Settings::sole_initiator`] is set.
     pub tags: bool,
     /// CRC 8x4 behind data (§11). Costs time at both ends; off by default.
     pub crc8x4: bool,
+    /// CRC-32C behind data (§18.2), which finds more and costs less; off by default. If both are
+    /// asked for, CRC 8x4 is for targets that do not know this one.
+    pub crc32c: bool,
     /// Measures once after attaching how many requests the target's receive buffer holds (§10):
     /// half a second without I/O. Not asked of the 2014 AoEde, which would stop for all its
     /// initiators, unless [`Settings::sole_initiator`] is set.
@@ -29,18 +34,30 @@ impl Wanted {
     /// Plain AoE.
     pub const NOTHING: Self = Self {
         coalesced_read: false,
+        coalesced_write_reply: false,
         tags: false,
         crc8x4: false,
+        crc32c: false,
         congestion: false,
     };
+
+    /// Whether a target has to remember something of it.
+    pub(crate) fn stays_in_force(self) -> bool {
+        Self {
+            congestion: false,
+            ..self
+        } != Self::NOTHING
+    }
 }
 
 impl Default for Wanted {
     fn default() -> Self {
         Self {
             coalesced_read: true,
+            coalesced_write_reply: true,
             tags: true,
             crc8x4: false,
+            crc32c: false,
             congestion: true,
         }
     }

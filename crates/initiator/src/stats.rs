@@ -10,6 +10,8 @@ pub struct SessionStats {
     pub repeated: u64,
     /// Reads that travelled in another read's frame.
     pub coalesced: u64,
+    /// Write responses that came in another's frame.
+    pub coalesced_replies: u64,
     /// Responses that were waited for.
     pub answered: u64,
     /// Requests that were not answered in time.
@@ -22,7 +24,8 @@ pub struct SessionStats {
     pub ignored: u64,
     /// Responses with less data than was asked for: taken for lost.
     pub short: u64,
-    /// Responses with a wrong checksum, or registers that do not fit: taken for lost.
+    /// Responses with a wrong checksum, registers that do not fit, or fewer entries than they
+    /// announce: taken for lost.
     pub damaged: u64,
     /// Extensions were negotiated.
     pub negotiations: u64,

@@ -6,6 +6,8 @@ pub(crate) struct Table<T> {
     places: Vec<Option<T>>,
     /// Free places; the last is taken first.
     free: Vec<u32>,
+    /// Places from here on were never taken: nobody need look there.
+    untouched: usize,
 }
 
 impl<T> Table<T> {
@@ -13,6 +15,7 @@ impl<T> Table<T> {
         Self {
             places: (0..places).map(|_| None).collect(),
             free: (0..places).rev().collect(),
+            untouched: 0,
         }
     }
 
@@ -32,6 +35,7 @@ impl<T> Table<T> {
         if let Some(slot) = self.places.get_mut(place as usize) {
             *slot = Some(thing);
         }
+        self.untouched = self.untouched.max(place as usize + 1);
         Ok(place)
     }
 
@@ -59,13 +63,13 @@ impl<T> Table<T> {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         (0..)
-            .zip(&self.places)
+            .zip(self.places.iter().take(self.untouched))
             .filter_map(|(place, thing)| Some((place, thing.as_ref()?)))
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
         (0..)
-            .zip(&mut self.places)
+            .zip(self.places.iter_mut().take(self.untouched))
             .filter_map(|(place, thing)| Some((place, thing.as_mut()?)))
     }
 }
@@ -73,6 +77,23 @@ impl<T> Table<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_places_that_were_ever_taken_are_looked_at() {
+        let mut table = Table::new(1000);
+        let places = [(); 3].map(|()| table.insert(()).unwrap());
+        for place in places {
+            table.remove(place);
+        }
+        for _ in 0..100 {
+            let place = table.insert(()).unwrap();
+            table.remove(place);
+        }
+        assert_eq!(table.untouched, 3);
+        let last = [(); 4].map(|()| table.insert(()).unwrap())[3];
+        assert_eq!(table.iter().last(), Some((last, &())));
+        assert_eq!(table.iter_mut().count(), 4);
+    }
 
     #[test]
     fn places_are_taken_given_back_and_never_grow() {

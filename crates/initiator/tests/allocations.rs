@@ -1,5 +1,9 @@
 //! Data does not allocate: not a read or a write, sent, repeated or answered.
-#![expect(clippy::indexing_slicing, reason = "tests: a panic is how they fail")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "tests: a panic is how they fail"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -7,7 +11,8 @@ use std::time::Duration;
 
 use aoede_initiator::{Event, Instant, LocalPort, PortId, Request, Session, Settings, Wanted};
 use aoede_target::{
-    Action, Arrival, DATA_OFFSET, Exports, Outcome, PortFacts, Queue, Target, TargetSettings,
+    Action, Arrival, DATA_OFFSET, Exports, Outcome, PortFacts, Target, TargetSettings,
+    merge_write_response,
 };
 use aoede_wire::{Address, MacAddr};
 
@@ -44,26 +49,77 @@ fn counted<T>(act: impl FnOnce() -> T) -> (T, u64) {
 }
 
 /// What the target answers; whatever it reads is zeros, and writes go nowhere.
-fn answer(exports: &mut Exports, port: &PortFacts, bytes: &[u8]) -> Option<Vec<u8>> {
-    let (frame, mut selection) = exports.screen(port, bytes).ok()?;
+fn answer(exports: &mut Exports, port: &PortFacts, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let Ok((frame, mut selection)) = exports.screen(port, bytes) else {
+        return Vec::new();
+    };
+    let (_, target) = exports.next(&mut selection).unwrap();
+    let arrival = Arrival::new(Duration::ZERO, *port);
     let mut out = vec![0; port.frame_bytes()];
-    let (_, target) = exports.next(&mut selection)?;
-    let len = match target.handle_frame(&arrival(port), &frame, &mut out) {
+    let mut answers = Vec::new();
+    match target.handle_frame(&arrival, &frame, &mut out) {
+        Outcome::Reads(mut reads) => {
+            while let Some(outcome) = target.next_read(&arrival, &mut reads, &mut out) {
+                answers.extend(end(target, outcome, &mut out));
+            }
+        }
+        outcome => answers.extend(end(target, outcome, &mut out)),
+    }
+    answers
+}
+
+fn end(target: &mut Target, outcome: Outcome<'_>, out: &mut [u8]) -> Option<Vec<u8>> {
+    let len = match outcome {
         Outcome::Respond(len) => len,
         Outcome::Ignore(_) | Outcome::Reads(_) | Outcome::Hold(_) => return None,
         Outcome::Disk(admitted) => {
             if let Action::Read { .. } = admitted.action {
                 out[DATA_OFFSET..].fill(0);
             }
-            target.handle_done(admitted.request, Ok(()), &mut out)
+            target.handle_done(admitted.request, Ok(()), out)
         }
     };
-    out.truncate(len);
-    Some(out)
+    Some(out[..len].to_vec())
+}
+
+/// Write responses that stand in a row share a frame, where that was agreed on.
+fn share(answers: Vec<Vec<u8>>, port: &PortFacts) -> Vec<Vec<u8>> {
+    let is_write = |answer: &[u8]| answer[19] == 0 && answer[24] & 1 != 0;
+    let mut shared: Vec<Vec<u8>> = Vec::new();
+    for answer in answers {
+        if let Some(first) = shared.last_mut().filter(|first| is_write(first)) {
+            let len = first.len();
+            first.resize(port.frame_bytes(), 0);
+            let longer = is_write(&answer).then(|| merge_write_response(first, len, &answer));
+            let longer = longer.flatten();
+            first.truncate(longer.unwrap_or(len));
+            if longer.is_some() {
+                continue;
+            }
+        }
+        shared.push(answer);
+    }
+    shared
 }
 
 #[test]
 fn data_does_not_allocate() {
+    allocates_nothing(Wanted::NOTHING);
+}
+
+#[test]
+fn extensions_do_not_allocate() {
+    for checksums in [[true, false], [false, true]] {
+        allocates_nothing(Wanted {
+            crc8x4: checksums[0],
+            crc32c: checksums[1],
+            congestion: false,
+            ..Wanted::default()
+        });
+    }
+}
+
+fn allocates_nothing(wanted: Wanted) {
     let address = Address::new(1, 1).unwrap();
     let mut exports = Exports::new();
     let target = Target::new(TargetSettings::new(address, 1 << 20)).unwrap();
@@ -74,7 +130,7 @@ fn data_does_not_allocate() {
         max_sectors: 255,
     };
     let settings = Settings {
-        wanted: Wanted::NOTHING,
+        wanted,
         ..Settings::default()
     };
     let mut session = Session::new(address, settings, 1);
@@ -88,6 +144,7 @@ fn data_does_not_allocate() {
     let mut out = vec![0; session.frame_bytes()];
     let mut buffers: Vec<Vec<u8>> = (0..64).map(|_| vec![7; 40 * 512]).collect();
     let (mut finished, mut allocated, mut turn) = (0_u64, 0, 0_u64);
+    let mut sent = 0_u64;
     while finished < 2000 {
         turn += 1;
         now += Duration::from_millis(1);
@@ -105,7 +162,7 @@ fn data_does_not_allocate() {
             assert!(taken);
             counts += count;
         }
-        let mut sent = 0_u64;
+        let mut answers = Vec::new();
         loop {
             let (transmit, count) = counted(|| session.poll_transmit(now, &mut out));
             counts += count;
@@ -115,13 +172,22 @@ fn data_does_not_allocate() {
             if attached && sent % 50 == 0 {
                 continue;
             }
-            if let Some(response) = answer(&mut exports, &facts, &out[..transmit.len]) {
-                let ((), count) = counted(|| session.handle_frame(now, PortId(0), &response));
-                // IDENTIFY, with which a path is looked at after a loss, has strings.
-                if out[27] != 0xEC {
-                    counts += count;
-                }
-            }
+            let identify = out[27] == 0xEC;
+            let responses = answer(&mut exports, &facts, &out[..transmit.len]);
+            answers.extend(responses.into_iter().map(|response| (response, identify)));
+        }
+        // IDENTIFY, with which a path is looked at after a loss, has strings.
+        let (identities, others): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(_, is)| *is);
+        for (response, _) in identities {
+            session.handle_frame(now, PortId(0), &response);
+        }
+        let mut others = others.into_iter().map(|(response, _)| response).collect();
+        if wanted.coalesced_write_reply {
+            others = share(others, &facts);
+        }
+        for response in others {
+            let ((), count) = counted(|| session.handle_frame(now, PortId(0), &response));
+            counts += count;
         }
         loop {
             let (event, count) = counted(|| session.poll_event());
@@ -142,16 +208,10 @@ fn data_does_not_allocate() {
             allocated += counts + count;
         }
     }
-    assert!(session.stats().repeated > 0);
+    let stats = session.stats();
+    assert!(stats.repeated > 0);
+    assert_eq!(stats.coalesced > 0, wanted.coalesced_read);
+    assert_eq!(stats.coalesced_replies > 0, wanted.coalesced_write_reply);
+    assert_eq!(stats.damaged, 0);
     assert_eq!(allocated, 0);
-}
-
-/// How a frame came in where neither time nor ring matters.
-fn arrival(port: &PortFacts) -> Arrival {
-    Arrival {
-        now: Duration::ZERO,
-        port: *port,
-        seat: 0,
-        queue: Queue::default(),
-    }
 }

@@ -5,9 +5,10 @@
 //! so; without faults and delay a frame arrives at once. Stations of one segment live in one thread.
 //!
 //! The fault model, for each frame and each receiver on its own: it may be lost, come twice, have
-//! one bit flipped behind the Ethernet header, come later than the frames after it. Receive rings
-//! have an end; interfaces go down, and what arrives there meanwhile is lost. Frames never change
-//! in length, and never come from nowhere.
+//! one bit flipped behind the Ethernet header, come later than the frames after it, or much later.
+//! Receive rings have an end; interfaces go down, and what arrives there meanwhile is lost; the way
+//! from one station to another may be cut ([`SimNet::set_passes`]). Frames never change in length,
+//! and never come from nowhere.
 //!
 //! ```
 //! use aoede_link::{Port, sim::SimNet};
@@ -49,6 +50,12 @@ pub struct Faults {
     pub reorder_ppm: u32,
     /// See `reorder_ppm`; 0 counts as 1.
     pub reorder_steps: u32,
+    /// Frames held back for 1 to `late_steps` more steps instead, of a million.
+    pub late_ppm: u32,
+    /// See `late_ppm`; 0 counts as 1.
+    pub late_steps: u32,
+    /// Frames that come twice come twice at one time, however late they are.
+    pub twins_together: bool,
     /// Steps every frame takes.
     pub delay_steps: u32,
     /// Frames a port can send from one step to the next, if there is a limit: a full send buffer.
@@ -69,6 +76,7 @@ impl SimNet {
             sequence: 0,
             under_way: BTreeMap::new(),
             stations: Vec::new(),
+            cut: Vec::new(),
         })))
     }
 
@@ -105,6 +113,26 @@ impl SimNet {
         }
     }
 
+    /// Another port of a station, as a process opens it that was started anew: with an empty ring.
+    /// The one before must not be used any more.
+    pub fn reopen(&self, mac: MacAddr) -> Option<SimPort> {
+        let mut segment = self.segment_mut();
+        let mut stations = segment.stations.iter_mut().enumerate();
+        let found = stations.find(|(_, station)| station.interface.mac == mac);
+        let (index, station) = found?;
+        station.ring.clear();
+        station.held = false;
+        station.exports.clear();
+        station.max_frame = max_frame(station.interface.mtu);
+        Some(SimPort {
+            net: self.clone(),
+            station: index,
+            max_frame: station.max_frame,
+            interface: station.interface.clone(),
+            current: Vec::new(),
+        })
+    }
+
     /// From now on these go wrong; frames under way stay as they are.
     pub fn set_faults(&self, faults: Faults) {
         self.segment_mut().faults = faults;
@@ -112,12 +140,25 @@ impl SimNet {
 
     /// One step passes, and what is due arrives.
     pub fn step(&self) {
+        self.advance(self.now() + 1);
+    }
+
+    /// Steps pass up to this one, and what is due by then arrives. Time never goes back.
+    pub fn advance(&self, step: u64) {
         let mut segment = self.segment_mut();
-        segment.now += 1;
-        for station in &mut segment.stations {
-            station.sent_in_step = 0;
+        if step > segment.now {
+            segment.now = step;
+            for station in &mut segment.stations {
+                station.sent_in_step = 0;
+            }
+            segment.arrive();
         }
-        segment.arrive();
+    }
+
+    /// The step in which the next frame under way arrives.
+    pub fn next_due(&self) -> Option<u64> {
+        let segment = self.segment();
+        segment.under_way.keys().next().map(|(due, _)| *due)
     }
 
     /// Steps since the segment was made.
@@ -140,6 +181,16 @@ impl SimNet {
     /// Switches the interface with this MAC on or off. Frames that wait in its ring stay there.
     pub fn set_up(&self, mac: MacAddr, up: bool) {
         self.change(mac, |interface| interface.up = up);
+    }
+
+    /// Whether frames pass from one interface to another; without a word they do. Those under way
+    /// arrive.
+    pub fn set_passes(&self, from: MacAddr, to: MacAddr, passes: bool) {
+        let cut = &mut self.segment_mut().cut;
+        cut.retain(|&way| way != (from, to));
+        if !passes {
+            cut.push((from, to));
+        }
     }
 
     /// Changes the MTU of the interface with this MAC. Its receive ring stays as it is.
@@ -271,6 +322,8 @@ struct Segment {
     /// By the step they are due in, then by sequence.
     under_way: BTreeMap<(u64, u64), UnderWay>,
     stations: Vec<Station>,
+    /// From and to: no frame passes.
+    cut: Vec<(MacAddr, MacAddr)>,
 }
 
 #[derive(Debug)]
@@ -290,8 +343,11 @@ impl Segment {
             return false;
         }
         if station.sends(frame) {
+            let from = station.interface.mac;
             for receiver in 0..self.stations.len() {
-                let heard = self.stations.get(receiver).is_some_and(|s| s.hears(frame));
+                let heard = self.stations.get(receiver).is_some_and(|station| {
+                    station.hears(frame) && !self.cut.contains(&(from, station.interface.mac))
+                });
                 if heard && receiver != sender {
                     self.transmit(receiver, frame);
                 }
@@ -308,15 +364,17 @@ impl Segment {
             return;
         }
         let copies = 1 + u32::from(self.random.chance(faults.duplicate_ppm));
+        let mut first_due = None;
         for _ in 0..copies {
             let mut frame = frame.to_vec();
             if self.random.chance(faults.corrupt_ppm) {
                 self.random.flip_a_bit(&mut frame);
             }
-            let mut due = self.now + u64::from(faults.delay_steps);
-            if self.random.chance(faults.reorder_ppm) {
-                due += 1 + self.random.below(u64::from(faults.reorder_steps));
-            }
+            let due = match first_due {
+                Some(due) if faults.twins_together => due,
+                _ => self.now + self.random.delay(&faults),
+            };
+            first_due = Some(due);
             self.under_way
                 .insert((due, self.sequence), UnderWay { receiver, frame });
             self.sequence += 1;
@@ -456,7 +514,20 @@ impl Random {
     }
 
     fn chance(&mut self, ppm: u32) -> bool {
-        self.below(1_000_000) < u64::from(ppm)
+        // Without a look at the generator when it is certain: most faults are off most of the time.
+        ppm > 0 && self.below(1_000_000) < u64::from(ppm)
+    }
+
+    /// How many steps a frame takes.
+    fn delay(&mut self, faults: &Faults) -> u64 {
+        let held_back = if self.chance(faults.late_ppm) {
+            1 + self.below(u64::from(faults.late_steps))
+        } else if self.chance(faults.reorder_ppm) {
+            1 + self.below(u64::from(faults.reorder_steps))
+        } else {
+            0
+        };
+        u64::from(faults.delay_steps) + held_back
     }
 
     /// Behind the Ethernet header: a frame for another station would not be seen.
@@ -576,6 +647,60 @@ mod tests {
             sorted
         };
         assert!((8_800..9_200).contains(&sorted.len()), "{}", sorted.len());
+    }
+
+    #[test]
+    fn some_frames_come_much_later_and_twins_come_together() {
+        let faults = Faults {
+            duplicate_ppm: 1_000_000,
+            late_ppm: 100_000,
+            late_steps: 60_000_000,
+            twins_together: true,
+            delay_steps: 5,
+            ..Faults::default()
+        };
+        let (net, mut a, mut b) = pair(0, faults);
+        send_numbers(&mut a, b.interface().mac, 0..100);
+        assert_eq!(net.next_due(), Some(5));
+        net.advance(5);
+        let early = received(&mut b).len();
+        assert!((160..200).contains(&early), "{early}");
+        let mut late = 0;
+        while let Some(due) = net.next_due() {
+            assert!(due <= 60_000_005);
+            net.advance(due);
+            let numbers = received(&mut b);
+            assert_eq!(numbers.len(), 2, "{numbers:?} at {due}");
+            assert_eq!(numbers[0], numbers[1]);
+            late += 2;
+        }
+        assert_eq!(early + late, 200);
+        assert!(net.now() > 1_000_000);
+    }
+
+    #[test]
+    fn a_way_that_is_cut_lets_nothing_pass_in_its_direction() {
+        let (net, mut a, mut b) = pair(0, Faults::default());
+        let (mac_a, mac_b) = (a.interface().mac, b.interface().mac);
+        net.set_passes(mac_a, mac_b, false);
+        send_numbers(&mut a, mac_b, 0..1);
+        send_numbers(&mut b, mac_a, 1..2);
+        assert_eq!((received(&mut a), received(&mut b)), (vec![1], vec![]));
+        net.set_passes(mac_a, mac_b, true);
+        send_numbers(&mut a, mac_b, 2..3);
+        assert_eq!(received(&mut b), [2]);
+    }
+
+    #[test]
+    fn a_port_that_is_opened_anew_has_an_empty_ring() {
+        let (net, mut a, mut b) = pair(0, Faults::default());
+        let to = b.interface().mac;
+        send_numbers(&mut a, to, 0..2);
+        assert!(b.receive().is_some());
+        let mut b = net.reopen(to).unwrap();
+        assert!(!b.is_readable());
+        send_numbers(&mut a, to, 2..3);
+        assert_eq!(received(&mut b), [2]);
     }
 
     #[test]

@@ -1,9 +1,17 @@
 //! The command line: one file per subcommand. Here they are told apart, and turned into exit codes:
 //! 0 for success, 1 for failure, 2 for wrong usage.
 
+mod attach;
+mod bench;
+mod check;
+mod copy;
 mod demo;
+mod discover;
 mod export;
+mod info;
 mod man;
+mod probe;
+mod set;
 mod vblade;
 
 use std::ffi::OsString;
@@ -20,6 +28,10 @@ Examples:
       Serve the file disk.img on the network of eth0 as AoE disk e1.1.
   aoede export e7.0 /dev/sdb -i eth0,eth1 --read-only
       Serve a block device by two paths, read-only.
+  aoede attach e1.1 -i eth0 --socket /run/e1.1.sock
+      Offer the AoE disk e1.1 to QEMU and other programs that speak NBD.
+  aoede discover -i eth0
+      List the disks on the network of eth0.
 
 Called by the name vblade, the program takes vblade's arguments.";
 
@@ -34,6 +46,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Export(export::ExportArgs),
+    Check(check::CheckArgs),
+    Discover(discover::DiscoverArgs),
+    Info(info::InfoArgs),
+    Attach(attach::AttachArgs),
+    Copy(copy::CopyArgs),
+    Bench(bench::BenchArgs),
+    Probe(probe::ProbeArgs),
+    Set(set::SetArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -52,10 +72,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => {
-            eprintln!("{name}: {error:#}");
-            ExitCode::FAILURE
-        }
+        Ok(Err(error)) => match error.downcast::<clap::Error>() {
+            Ok(usage) => usage.exit(),
+            Err(error) => {
+                eprintln!("{name}: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         // Help and version arrive here too; clap knows where each goes and which code it takes.
         Err(usage) => usage.exit(),
     }
@@ -65,8 +88,21 @@ impl Command {
     fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Export(args) => export::run(args),
+            Self::Check(args) => check::run(&args),
+            Self::Discover(args) => discover::run(&args),
+            Self::Info(args) => info::run(&args),
+            Self::Attach(args) => attach::run(args),
+            Self::Copy(args) => copy::run(&args),
+            Self::Bench(args) => bench::run(&args),
+            Self::Probe(args) => probe::run(&args),
+            Self::Set(args) => set::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
         }
     }
+}
+
+/// Wrong usage that only all arguments together show: exit code 2.
+fn usage(text: &str) -> anyhow::Error {
+    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n")).into()
 }

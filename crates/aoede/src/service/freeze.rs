@@ -33,7 +33,7 @@ pub(super) const BLOCK_BYTES: u32 = 4096;
 pub(super) const SHADOW_OPS: usize = 3;
 
 /// An export's shadow, as an operator gives it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FreezeSettings {
     /// Of its data; the map stands beside it.
     pub path: PathBuf,
@@ -46,18 +46,20 @@ pub struct FreezeSettings {
 }
 
 /// What happens to writes that a shadow has no room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum FullShadow {
     /// They fail; the image stays as it is.
+    #[default]
     Fail,
     /// The disk thaws: writes succeed, and the image changes.
     Thaw,
 }
 
 /// What happens to a freeze that a restart has interrupted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum UnfinishedFreeze {
     /// It goes on: the image stays as it is until a thaw.
+    #[default]
     Continue,
     /// The shadow is merged into the image.
     Merge,

@@ -10,6 +10,7 @@ mod seats;
 mod size_watch;
 mod wait;
 
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use aoede_disk::{
     TASKS, UringEngine, Volume,
 };
 use aoede_link::{Monitor, PacketPort, Port as _};
-use aoede_target::{IgnoreReason, Ignored, Target, TargetSettings, Trim};
+use aoede_target::{ExtensionReset, IgnoreReason, Ignored, Target, TargetSettings, Trim};
 use aoede_wire::{Address, MacAddr, SECTOR_BYTES};
 use clap::ValueEnum;
 use tracing::{debug, error, info, warn};
@@ -29,9 +30,10 @@ use crate::serial;
 use crate::size::Size;
 use crate::stop::Stop;
 use crate::worker::{HEAD_BYTES, Worker};
-pub use cache::{CacheMode, CacheSettings};
+pub use cache::{CacheError, CacheMode, CacheSettings, DIRTY_AGES};
 pub use freeze::{FreezeSettings, FullShadow, UnfinishedFreeze};
 use freeze::{Freezer, SHADOW_OPS};
+pub(crate) use seats::LEAST_MTU;
 use seats::Seats;
 use size_watch::SizeWatch;
 use wait::{Waiter, Wakers, Woken};
@@ -50,6 +52,12 @@ const REPORT_PAUSE: Duration = Duration::from_secs(60);
 const RANGES_SHOWN: usize = 8;
 /// How long to look for more to do by default: a few of a fast disk's latencies.
 pub const BUSY_POLL: Duration = Duration::from_micros(50);
+/// And at most.
+pub const MOST_BUSY_POLL: Duration = Duration::from_millis(10);
+/// Requests that an export holds at once by default.
+pub const BUFFERS: u16 = 64;
+/// Fewest and most of them.
+pub const BUFFERS_RANGE: RangeInclusive<u16> = 2..=1024;
 /// Operations with the disk for which it is worth looking instead of sleeping.
 const OPERATIONS_TO_POLL_FOR: usize = 4;
 /// A pause while stopping, when waiting itself fails.
@@ -77,7 +85,7 @@ pub struct ServiceSettings {
 }
 
 /// One disk.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportSettings {
     /// Its shelf and slot.
     pub address: Address,
@@ -93,9 +101,29 @@ pub struct ExportSettings {
     pub cache: CacheSettings,
     /// The shadow with which it can be frozen.
     pub freeze: Option<FreezeSettings>,
+    /// What ends the extensions that initiators have negotiated.
+    pub extension_reset: ExtensionReset,
 }
 
 impl ExportSettings {
+    /// An export of the whole of a file, with the default of everything else. The options of
+    /// `aoede export` and the keys of a configuration have the same defaults.
+    pub fn new(address: Address, path: PathBuf) -> Self {
+        Self {
+            address,
+            path,
+            open: OpenOptions {
+                lock_patience: LOCK_PATIENCE,
+                ..OpenOptions::default()
+            },
+            allow: Vec::new(),
+            buffers: BUFFERS,
+            cache: CacheSettings::default(),
+            freeze: None,
+            extension_reset: ExtensionReset::default(),
+        }
+    }
+
     /// The least block that the volume may have.
     fn least_block_bytes(&self) -> u32 {
         match self.freeze {
@@ -106,9 +134,10 @@ impl ExportSettings {
 }
 
 /// Kernel interface for file I/O.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum EngineChoice {
     /// The best that the kernel has and allows, in the order of this list.
+    #[default]
     Auto,
     /// io_uring, or fail.
     #[value(name = "io_uring")]
@@ -117,6 +146,48 @@ pub enum EngineChoice {
     Aio,
     /// One read or write at a time; for comparison and for kernels without anything better.
     Blocking,
+}
+
+/// How a file is read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum IoChoice {
+    /// Past the host's page cache.
+    #[default]
+    Direct,
+    /// Through the host's page cache.
+    Buffered,
+    /// Through the host's page cache, without leaving anything there (Linux 6.14, XFS or ext4).
+    Uncached,
+}
+
+impl From<IoChoice> for IoMode {
+    fn from(choice: IoChoice) -> Self {
+        match choice {
+            IoChoice::Direct => Self::Direct,
+            IoChoice::Buffered => Self::Buffered,
+            IoChoice::Uncached => Self::Uncached,
+        }
+    }
+}
+
+/// Which Query/Config commands end the extensions that initiators have negotiated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ResetChoice {
+    /// Those that set the config string, for every initiator of the disk: as the 2014 AoEde's
+    /// release.
+    #[default]
+    Release,
+    /// As well any other, for its sender: as the 2014 AoEde's first version.
+    Config,
+}
+
+impl From<ResetChoice> for ExtensionReset {
+    fn from(choice: ResetChoice) -> Self {
+        match choice {
+            ResetChoice::Release => Self::SetOnly,
+            ResetChoice::Config => Self::AnyConfig,
+        }
+    }
 }
 
 /// Serves until asked to stop. Calls `ready` once everything is checked and open, before the first
@@ -732,6 +803,7 @@ fn target_settings(export: &ExportSettings, backing: Option<&Backing>) -> Target
         write_cache: export.cache.mode.into(),
         serial: serial::serial(export.address),
         mask: export.allow.clone(),
+        extension_reset: export.extension_reset,
         ..TargetSettings::new(export.address, 0)
     };
     let Some(backing) = backing else {

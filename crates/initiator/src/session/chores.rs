@@ -16,10 +16,14 @@ const NEGOTIATE_EVERY: Duration = Duration::from_secs(1);
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// What may be asked of the target at the end of a path (§15, 8; §10).
     pub(super) fn wanted_of(settings: &Settings, path: &Path) -> Wanted {
-        let trusted = !path.is_old() || settings.sole_initiator;
+        let old = path.is_old();
+        let trusted = !old || settings.sole_initiator;
         let wanted = settings.wanted;
         Wanted {
             coalesced_read: wanted.coalesced_read && !path.entries_ignored,
+            // It surely lacks these, and each table takes away what others have agreed on with it.
+            coalesced_write_reply: wanted.coalesced_write_reply && !old,
+            crc32c: wanted.crc32c && !old,
             tags: wanted.tags && trusted,
             congestion: wanted.congestion && trusted,
             ..wanted
@@ -47,8 +51,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             State::Foreign => return,
             State::New | State::Silent => Task::Identify,
             State::Ready if !path.agreed => {
-                // `reset` alone is nothing to ask for.
-                if names(wanted).count() == 1 {
+                if names(wanted).next().is_none() {
                     return self.agree(now, index, Features::default());
                 }
                 Task::Negotiate
@@ -74,9 +77,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         if path.payload < path.limit(mtu) {
             path.prove_again_at.get_or_insert(again_at);
         }
-        if path.features.congestion && !path.measured && !measuring {
-            path.measured = true;
-            let buffer_count = path.buffer_count;
+        let due = path.features.congestion && !path.measured && !measuring;
+        let buffer_count = path.buffer_count;
+        if due && self.may_stand_still(index) {
+            if let Some(path) = self.paths.get_mut(index) {
+                path.measured = true;
+            }
             if let Some(first) = self.tags.take(super::send::tags(&self.pieces)) {
                 // Not −1, which the 2014 AoEde takes for the id before the first.
                 let id = self.next_random() >> 16;
@@ -154,12 +160,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         };
         path.chore = None;
         path.agreed = true;
+        path.in_doubt = false;
         path.features = features;
         path.entry_misses = 0;
         path.negotiate_after = now + NEGOTIATE_EVERY;
         path.prove_anew(mtu);
         let (port, mac, old) = (path.port, path.mac, path.is_old());
-        if features.crc8x4 {
+        if features.checksum().is_some() {
             // Sectors in a frame are fewer now (§11).
             self.ask |= 1_u32.checked_shl(port.0.into()).unwrap_or(0);
         }
@@ -245,13 +252,42 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
     }
 
+    /// Whether requests can do without a path while it is measured: another answers, or there never
+    /// was another.
+    fn may_stand_still(&self, index: usize) -> bool {
+        let others = self.paths.iter().enumerate();
+        let mut others = others.filter(|(other, path)| {
+            *other != index && matches!(path.state, State::Ready | State::Silent)
+        });
+        let answers = |path: &Path| {
+            let up = self.port(path.port).is_some_and(|port| port.up);
+            up && path.state == State::Ready && path.is_usable() && path.misses == 0
+        };
+        others.clone().next().is_none() || others.any(|(_, path)| answers(path))
+    }
+
+    /// A path has failed to answer: no other stands still for a measurement if it is needed.
+    pub(super) fn interrupt_measurements(&mut self) {
+        for index in 0..self.paths.len() {
+            if !self.may_stand_still(index) {
+                if let Some(path) = self.paths.get_mut(index) {
+                    path.measurement = None;
+                }
+            }
+        }
+    }
+
     /// All that was held has been answered.
     pub(super) fn measured(&mut self, now: Instant, index: usize) {
         if let Some(path) = self.paths.get_mut(index) {
             if let Some(measurement) = path.measurement.take() {
                 let answered = measurement.count();
-                path.window.seed(answered);
                 path.answered_probes = Some(answered);
+                path.probes = measurement.sent;
+                // Nothing at all says nothing: a target is not measured again so soon (§10).
+                if answered > 0 {
+                    path.window.seed(answered);
+                }
             }
         }
         self.next_chores(now);

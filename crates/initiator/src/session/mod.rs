@@ -8,14 +8,18 @@
 //! - then, until each says `None`: [`poll_transmit`](Session::poll_transmit),
 //!   [`poll_event`](Session::poll_event);
 //! - and [`poll_timeout`](Session::poll_timeout), when to call
-//!   [`handle_timeout`](Session::handle_timeout) at the latest.
+//!   [`handle_timeout`](Session::handle_timeout) at the latest;
+//! - at the end [`poll_farewell`](Session::poll_farewell).
 //!
 //! Files: `op.rs` requests and their pieces, `send.rs` frames out, `receive.rs` frames in,
-//! `chores.rs` what a path finds out before it is used, `timers.rs` what comes with time.
+//! `response.rs` the responses in one of them, `chores.rs` what a path finds out before it is used,
+//! `timers.rs` what comes with time, `farewell.rs` what is sent at the end.
 
 mod chores;
+mod farewell;
 mod op;
 mod receive;
+mod response;
 mod send;
 mod timers;
 
@@ -109,8 +113,13 @@ pub struct PathInfo {
     pub window: u32,
     /// Average round trip; zero before one was measured.
     pub round_trip: Duration,
-    /// Probes that were answered when it was measured (§10).
+    /// Probes that were answered when it was measured (§10). None of them: the target was measured
+    /// a moment ago, and does not let itself be measured again so soon.
     pub measured: Option<u32>,
+    /// Probes that were sent for it. If all were answered, more may fit.
+    pub probes: u32,
+    /// Nothing is being found out about it: what the other fields say will stay for a while.
+    pub settled: bool,
 }
 
 /// A frame that [`poll_transmit`](Session::poll_transmit) has encoded.
@@ -404,6 +413,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             window: path.window.size(),
             round_trip: path.trips.average(),
             measured: path.answered_probes,
+            probes: path.probes,
+            settled: path.is_settled(),
         })
     }
 
@@ -481,7 +492,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         };
         op.finished = true;
-        let until = (op.changes() && op.copies_astray).then(|| now + self.settings.linger);
+        // Of a change that failed a piece may be under way that nobody waited for, and no window knows
+        // it: what failed may be tried again (§9.2).
+        let astray = op.copies_astray || op.error.is_some();
+        let linger = Some(self.settings.linger).filter(|linger| !linger.is_zero());
+        let until = linger.filter(|_| op.changes() && astray);
+        let until = until.map(|linger| now + linger);
         self.finished.push_back(slot);
         let startable = &mut self.startable;
         self.order.finish(slot, until, |slot| startable.push(slot));
@@ -523,8 +539,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             }
             Place::Flying { path, .. } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
+                let slow = self.ops.get(piece.op).is_some_and(Op::is_slow);
                 if let Some(path) = self.paths.get_mut(path) {
-                    path.in_flight = path.in_flight.saturating_sub(1);
+                    let under_way = path.under_way(slow);
+                    *under_way = under_way.saturating_sub(1);
                 }
             }
             Place::Held { .. } => self.in_flight = self.in_flight.saturating_sub(1),
@@ -546,9 +564,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
     }
 
-    /// Ends a request with an error. What is under way is waited for, so that nothing of it meets a
-    /// later request; what is not is dropped.
-    fn fail(&mut self, now: Instant, slot: u32, error: Error) {
+    /// Ends a request with an error that one of its pieces met, which is the caller's to end. What is
+    /// under way is waited for, so that nothing of it meets a later request; what is not is dropped.
+    fn fail_but(&mut self, now: Instant, slot: u32, error: Error, piece: u32) {
         let Some(op) = self.ops.get_mut(slot) else {
             return;
         };
@@ -556,8 +574,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         }
         op.error = Some(error);
-        self.drop_pieces(now, slot, |piece| {
-            !matches!(piece.place, Place::Flying { .. })
+        self.drop_pieces(now, slot, |place, other| {
+            place != piece && !matches!(other.place, Place::Flying { .. })
         });
     }
 
@@ -568,14 +586,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         };
         op.error.get_or_insert(error);
         op.copies_astray = true;
-        self.drop_pieces(now, slot, |_| true);
+        self.drop_pieces(now, slot, |_, _| true);
     }
 
-    fn drop_pieces(&mut self, now: Instant, slot: u32, condemned: impl Fn(&Piece) -> bool) {
+    fn drop_pieces(&mut self, now: Instant, slot: u32, condemned: impl Fn(u32, &Piece) -> bool) {
         loop {
             let next = self
                 .pieces
-                .find(|_, piece| piece.op == slot && condemned(piece));
+                .find(|place, piece| piece.op == slot && condemned(place, piece));
             let Some(place) = next else {
                 return;
             };
@@ -595,7 +613,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         // Those that wait for others end when the others do, and nothing is sent any more.
         self.settings.linger = Duration::ZERO;
         for slot in slots {
-            self.drop_pieces(now, slot, |_| true);
+            self.drop_pieces(now, slot, |_, _| true);
         }
     }
 
@@ -635,6 +653,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             let (port, mac) = (path.port, path.mac);
             self.stats.paths_lost += 1;
             self.notify(Notice::PathLost { port, mac });
+            self.interrupt_measurements();
         }
         self.flights_again(now, index);
     }

@@ -49,6 +49,11 @@ impl<B> Op<B> {
         matches!(self.kind, Kind::Write(_) | Kind::Trim)
     }
 
+    /// Whether it may take a disk long.
+    pub(super) fn is_slow(&self) -> bool {
+        matches!(self.kind, Kind::Flush | Kind::Trim)
+    }
+
     pub(super) fn command(&self) -> Command {
         match &self.kind {
             Kind::Control(control) => control.command,

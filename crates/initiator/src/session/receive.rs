@@ -2,14 +2,16 @@
 
 use aoede_wire::{
     ATA_ARGUMENT_BYTES, Ata, Command, Config, ConfigCommand, ErrorCode, ExtensionTable, Flags,
-    Frame, HEADER_BYTES, Header, MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES, VERSION,
+    Frame, HEADER_BYTES, MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES,
 };
 use core::time::Duration;
 
 use super::op::{Kind, Piece, Place};
+use super::response::{Response, Responses, error_of, registers};
 use super::send::transfer;
 use super::{Notice, Session};
 use crate::checksum::Verdict;
+use crate::discover::is_version_spoken;
 use crate::features::{Features, accepted};
 use crate::identity::Identity;
 use crate::paths::{BASE_SECTORS, Chore, Path, PortId, State, TRIES, Task};
@@ -51,7 +53,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let for_us = header.destination == local.mac || header.destination.0[0] & 1 != 0;
         let good = for_us
             && header.flags.contains(Flags::RESPONSE)
-            && header.version == VERSION
+            && is_version_spoken(header)
             && header.address == self.address
             && header.source.is_unicast()
             && header.source != local.mac
@@ -67,10 +69,22 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.stats.unmatched += 1;
             return Some(());
         };
-        if !self.answers_chore(now, index, &frame)
-            && !self.answers_piece(now, index, &Response::of(&frame))
-        {
-            self.count_unmatched(header);
+        if self.answers_chore(now, index, &frame) {
+            return Some(());
+        }
+        let features = self.paths.get(index).map(|path| path.features);
+        let may_share = features.is_some_and(|features| features.coalesced_write_reply);
+        match Responses::of(&frame, may_share) {
+            Responses::One(response) => self.take_response(now, index, &response),
+            Responses::Damaged => self.stats.damaged += 1,
+            Responses::Writes { first, further } => {
+                self.take_response(now, index, &first);
+                for write in further.writes() {
+                    self.stats.coalesced_replies += 1;
+                    let registers = registers(&write);
+                    self.take_response(now, index, &Response::shared(write.tag, &registers));
+                }
+            }
         }
         Some(())
     }
@@ -105,6 +119,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 path.state = State::New;
             }
             path.look_again = true;
+            path.in_doubt = true;
             self.negotiate_anew(now, index);
         }
         self.next_chores(now);
@@ -129,7 +144,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return false;
         };
         if let Some(measurement) = &mut path.measurement {
-            if frame.header.command == Command::Extension && measurement.answer(tag) {
+            if frame.header.command == Command::Extension && measurement.answer(now, tag) {
                 return true;
             }
         }
@@ -220,7 +235,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
     }
 
-    /// Whether the frame answers a request: by tag, MAC and command (§15, 4).
+    /// Does what a response says, if it answers a request.
+    fn take_response(&mut self, now: Instant, index: usize, response: &Response<'_>) {
+        if !self.answers_piece(now, index, response) {
+            self.count_unmatched(response.command, response.tag);
+        }
+    }
+
+    /// Whether the response answers a request: by tag, MAC and command (§15, 4).
     fn answers_piece(&mut self, now: Instant, index: usize, response: &Response<'_>) -> bool {
         let tag = response.tag;
         let bit = 1_u32
@@ -282,7 +304,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 self.finish_piece(now, place);
             }
             Effect::Failed(error) => {
-                self.fail(now, slot, error);
+                // Its own piece comes last, and once: when the request ends, that place is another's.
+                self.fail_but(now, slot, error, place);
                 self.finish_piece(now, place);
             }
             Effect::Later => {
@@ -405,9 +428,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let ata = Ata::decode(response.argument).map_err(|_| Distrust::Short)?;
         let lba = op.lba.saturating_add(piece.offset);
         let sectors = u8::try_from(piece.sectors).unwrap_or(u8::MAX);
-        // Who agreed on a checksum returns the address unchanged (§3.3), so it tells a response to
-        // a damaged request. Plan 9 targets return another (§3.4).
-        let strict = path.features.crc8x4;
+        if response.shared && !matches!(op.kind, Kind::Write(_)) {
+            return Err(Distrust::Damaged);
+        }
+        // Who agreed on a checksum, or shares frames, returns the address unchanged (§3.3), so it
+        // tells a response to a damaged request. Plan 9 targets return another (§3.4).
+        let strict = response.shared || path.features.checksum().is_some();
         let sent_lba = match op.kind {
             Kind::Read(_) | Kind::Write(_) => transfer(identity, false, lba, sectors).lba,
             _ => [0; 6],
@@ -417,7 +443,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
         let no_data = HEADER_BYTES + response.argument.len() <= MIN_FRAME_BYTES;
         if ata.status().is_failure() {
-            if strict && (ata.feature_or_error == 0 || !no_data) {
+            let too_many = response.shared && ata.count > sectors;
+            if strict && (ata.feature_or_error == 0 || !no_data || too_many) {
                 return Err(Distrust::Damaged);
             }
             let registers = Registers {
@@ -467,9 +494,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     }
 
     /// Late and double responses are counted, not trusted (§15, 4).
-    fn count_unmatched(&mut self, header: &Header) {
-        let tag = header.tag.big_endian();
-        if header.command == Command::Config {
+    fn count_unmatched(&mut self, command: Command, tag: u32) {
+        if command == Command::Config {
             // An announcement, or an answer to our question: taken already.
         } else if self.tags.is_recent(tag) {
             self.stats.late += 1;
@@ -479,35 +505,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     }
 }
 
-/// The answer to one request.
-struct Response<'f> {
-    command: Command,
-    tag: u32,
-    error: Option<ErrorCode>,
-    /// The bytes behind the common header.
-    argument: &'f [u8],
-}
-
-impl<'f> Response<'f> {
-    /// The one that a frame is for the tag in its header.
-    fn of(frame: &Frame<'f>) -> Self {
-        Self {
-            command: frame.header.command,
-            tag: frame.header.tag.big_endian(),
-            error: error_of(&frame.header),
-            argument: frame.argument,
-        }
-    }
-}
-
 /// Why a response is taken for none.
 enum Distrust {
     Short,
     Damaged,
     NoChecksum,
-}
-
-fn error_of(header: &Header) -> Option<ErrorCode> {
-    let is_error = header.flags.contains(Flags::ERROR);
-    is_error.then(|| ErrorCode::from(header.error))
 }

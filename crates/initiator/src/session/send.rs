@@ -117,12 +117,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// under way that only the old one can tell.
     fn hold_negotiations(&mut self, now: Instant) {
         for index in 0..self.paths.len() {
-            let Some(path) = self.paths.get(index) else {
-                return;
-            };
-            let same_mac = self.paths.iter().filter(|other| other.port == path.port);
-            let last = same_mac.filter_map(|other| other.repeated_at).max();
-            let Some(quiet_at) = last.map(|last| last + self.settings.linger) else {
+            let Some(quiet_at) = self.quiet_at(index) else {
                 continue;
             };
             if let Some(chore) = self
@@ -138,6 +133,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
     }
 
+    /// When no copies of writes are under way any more that left by the port of a path and only
+    /// the target's tag window can tell; `None` if there were none.
+    pub(super) fn quiet_at(&self, index: usize) -> Option<Instant> {
+        let path = self.paths.get(index)?;
+        let same_mac = self.paths.iter().filter(|other| other.port == path.port);
+        let last = same_mac.filter_map(|other| other.repeated_at).max();
+        last.map(|last| last + self.settings.linger)
+    }
+
     /// One of the frames that measure how many requests fit: as long as a full write (§10).
     fn transmit_probe(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
         let (address, ports) = (self.address, &self.ports);
@@ -150,8 +154,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             let tag = measurement.first_tag.wrapping_add(measurement.sent);
             measurement.sent += 1;
             if measurement.sent == measurement.probes {
-                let patience = Measurement::HOLD + path.trips.average() * 4;
-                measurement.until = Some(now + patience.max(path.trips.timeout()));
+                let patience = path.trips.timeout().max(Measurement::LATE);
+                measurement.until = Some(now + Measurement::HOLD + patience);
             }
             let mut entries = [0; 40];
             let len = congestion(measurement.id, &mut entries);
@@ -170,7 +174,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// The next piece of a request, and reads that can travel with it.
     fn transmit_piece(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
         let front = *self.again.front().or_else(|| self.fresh.front())?;
-        let index = self.pick_path()?;
+        let slow = self.ops.get(self.pieces.get(front)?.op)?.is_slow();
+        let index = self.pick_path(slow)?;
         let place = self.cut(front, index)?;
         self.launch(now, place, index);
         let piece = self.pieces.get(place)?;
@@ -189,7 +194,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
 
     /// The path for the next frame: one that answers before one that does not, then the one with
     /// most room, then the one that has waited longest.
-    fn pick_path(&self) -> Option<usize> {
+    fn pick_path(&self, slow: bool) -> Option<usize> {
         let up = |path: &Path| self.port(path.port).is_some_and(|port| port.up);
         let usable = |path: &&Path| path.is_usable() && up(path);
         let any_ready = self
@@ -211,11 +216,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             if !usable(&path) || (any_ready && path.state != State::Ready) {
                 continue;
             }
-            let size = path.window.size();
-            if path.in_flight >= size {
+            if !path.has_room(slow) {
                 continue;
             }
-            let rank = (path.misses, path.in_flight * 64 / size, path.last_used);
+            let filled = path.in_flight * 64 / path.window.size();
+            let rank = (path.misses, filled, path.last_used);
             if best.is_none_or(|(other, _)| rank < other) {
                 best = Some((rank, index));
             }
@@ -248,10 +253,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         if self.pieces.is_full() {
             return None;
         }
-        let tag = self.tags.take(tags(&self.pieces))?;
+        // The first part of a write keeps its tag: so a late copy of the whole is a duplicate to the
+        // target's window, and its response is the answer for the first part too.
+        let kept = tag.filter(|_| op.changes());
+        let tag = match kept {
+            Some(tag) => tag,
+            None => self.tags.take(tags(&self.pieces))?,
+        };
         let piece = self.pieces.get_mut(front)?;
         let mut first = Piece::new(piece.op, piece.offset, most);
         first.tag = Some(tag);
+        if kept.is_some() {
+            first.sent_on = piece.sent_on;
+        }
         first.transmissions = piece.transmissions;
         first.refusals = piece.refusals;
         piece.offset += most;
@@ -283,7 +297,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.stats.repeated += 1;
             // The target drops late copies if it tracks tags, which it does for each of our MACs
             // on its own.
-            op.copies_astray |= !path.features.tags || elsewhere;
+            op.copies_astray |= !path.features.tags || path.in_doubt || elsewhere;
             if op.changes() && path.features.tags {
                 path.repeated_at = Some(now);
             }
@@ -291,7 +305,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         self.tracked |= path.features.tags && op.changes();
         let patience = match piece.patience {
             Some(patience) => patience,
-            None if matches!(op.kind, Kind::Flush | Kind::Trim) => LONG_PATIENCE,
+            None if op.is_slow() => LONG_PATIENCE,
             None => path.trips.timeout(),
         };
         piece.patience = Some(patience);
@@ -305,7 +319,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         };
         op.progress.get_or_insert(now);
         self.in_flight += 1;
-        path.in_flight += 1;
+        *path.under_way(op.is_slow()) += 1;
         self.uses += 1;
         path.last_used = self.uses;
     }
@@ -369,7 +383,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     fn next_entry(&mut self, now: Instant, index: usize) -> Option<[u8; ENTRY_BYTES]> {
         let path = self.paths.get(index)?;
         let most = u32::from(path.buffer_count.min(self.settings.in_flight));
-        if path.in_flight >= path.window.size() || self.in_flight >= most {
+        if !path.has_room(false) || self.in_flight >= most {
             return None;
         }
         if !self.again.is_empty() {
@@ -403,7 +417,7 @@ pub(super) fn tags(pieces: &crate::table::Table<Piece>) -> impl Iterator<Item = 
     pieces.iter().filter_map(|(_, piece)| piece.tag)
 }
 
-fn header(source: MacAddr, destination: MacAddr, address: Address, tag: u32) -> Header {
+pub(super) fn header(source: MacAddr, destination: MacAddr, address: Address, tag: u32) -> Header {
     Header {
         tag: Tag(tag.to_be_bytes()),
         ..Header::request(source, destination, address)
@@ -505,6 +519,7 @@ mod tests {
             flush: true,
             flush_ext: true,
             trim_blocks: 1,
+            trim_zeroes: false,
             write_cache: false,
             physical_sector_exponent: 0,
         }

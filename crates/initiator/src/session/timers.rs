@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::op::{Kind, Place};
 use super::{Session, State};
-use crate::paths::{BASE_SECTORS, Miss, Timer};
+use crate::paths::{BASE_SECTORS, Miss, Path, Timer};
 use crate::window::TIMEOUT_CEILING;
 use crate::{Error, Instant};
 
@@ -47,6 +47,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                     .and_then(|measurement| measurement.until),
             );
             sooner(path.prove_again_at);
+            sooner(path.doubt_ends());
         }
         for (slot, op) in self.ops.iter() {
             if op.error.is_none() && !self.is_finished(slot) {
@@ -150,6 +151,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             Miss::GoShort => self.go_short(index),
             Miss::GoSilent => self.go_silent(now, index),
         }
+        self.interrupt_measurements();
         if entry {
             self.suspect_entries(now, index);
         }
@@ -200,6 +202,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             };
             if path.measurement.as_ref().is_some_and(ended) {
                 self.measured(now, index);
+            }
+            let doubt = self.paths.get(index).and_then(Path::doubt_ends);
+            if doubt.is_some_and(|end| end <= now) {
+                self.negotiate_anew(now, index);
             }
             let chore = self.paths.get(index).and_then(|path| path.chore);
             let missed = |timer| matches!(timer, Timer::Until(at) if at <= now);

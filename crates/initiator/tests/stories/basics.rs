@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
-use aoede_initiator::{Answer, Error, Instant, PortId, Refusal, Request, Session, Settings};
+use aoede_initiator::{
+    Answer, Error, Instant, PortId, Refusal, Request, Session, Settings, Wanted,
+};
 use aoede_target::Action;
-use aoede_wire::Opcode;
+use aoede_wire::{Command, Opcode};
 
-use crate::bench::{Bench, E1_1, SECTORS, SEED, ms, quick};
+use crate::bench::{Bench, E1_1, J, SECTORS, SEED, ms, quick};
 use crate::target::{ALL, Speaks};
+
+const CONGESTION: Wanted = Wanted {
+    congestion: true,
+    ..Wanted::NOTHING
+};
 
 fn pattern(sectors: usize, seed: u8) -> Vec<u8> {
     (0..sectors * 512).map(|i| (i / 7) as u8 ^ seed).collect()
@@ -124,7 +131,7 @@ fn a_disk_tells_who_it_is() {
     );
     assert_eq!(identity.sectors, SECTORS);
     assert!(identity.lba48 && identity.flush && identity.flush_ext && !identity.write_cache);
-    assert_eq!(identity.trim_blocks, 2);
+    assert_eq!((identity.trim_blocks, identity.trim_zeroes), (2, true));
 }
 
 #[test]
@@ -144,6 +151,81 @@ fn a_closed_session_gives_every_buffer_back() {
         assert_eq!(done.buffer.as_deref(), Some(&pattern(3, 0)[..]));
     }
     assert!(bench.session.submit(bench.now, read_at(0, 512)).is_err());
+}
+
+/// A program that only measures leaves what others with its MAC have agreed on.
+#[test]
+fn a_measurement_resets_nothing() {
+    let settings = Settings {
+        wanted: CONGESTION,
+        ..Settings::default()
+    };
+    let mut bench = Bench::new(1500, ALL, settings);
+    bench.run(Duration::from_secs(3));
+    assert_eq!(bench.path(0).measured, Some(40));
+    let asked = bench.sent_commands(Command::Extension);
+    assert!(asked[0].argument[2..].starts_with(b"congestion\0\0"));
+    assert!(
+        asked[1..]
+            .iter()
+            .all(|frame| frame.argument[2..].starts_with(b"congestion\0"))
+    );
+}
+
+/// A target that was measured a moment ago lets probes go unanswered (§10), which is no reason to
+/// go slowly.
+#[test]
+fn a_measurement_without_answers_says_nothing() {
+    let mut bench = Bench::new(1500, ALL, Settings::default());
+    bench.models[0].room = 0;
+    bench.run(Duration::from_secs(3));
+    assert_eq!(bench.path(0).measured, Some(0));
+    for lba in 0..100 {
+        bench.read(lba, 1);
+    }
+    assert_eq!(bench.path(0).window, 64);
+}
+
+#[test]
+fn a_path_is_settled_when_all_is_found_out() {
+    let mut bench = Bench::new(9000, ALL, Settings::default());
+    bench.run(ms(2));
+    assert!(bench.session.is_attached());
+    let path = bench.path(0);
+    assert!(path.ready && !path.settled, "being measured");
+    assert_eq!(path.measured, None);
+    bench.run(Duration::from_secs(1));
+    let path = bench.path(0);
+    assert!(path.settled);
+    assert_eq!((path.sectors_per_frame, path.measured), (17, Some(40)));
+    bench.loses = Box::new(|_, _| true);
+    bench.submit(read_at(0, 512));
+    bench.run(Duration::from_secs(10));
+    let path = bench.path(0);
+    assert!(path.settled && !path.ready, "it does not answer");
+}
+
+#[test]
+fn a_path_is_not_settled_while_frames_are_tried_or_a_measurement_is_to_come() {
+    let mut bench = Bench::new(9000, ALL, quick());
+    bench.loses = Box::new(|_, frame| frame.len() > 1514);
+    bench.run(ms(50));
+    let path = bench.path(0);
+    assert!(path.ready && !path.settled);
+    bench.run(Duration::from_secs(5));
+    let path = bench.path(0);
+    assert_eq!((path.sectors_per_frame, path.settled), (2, true));
+
+    // One path is measured after the other.
+    let mut bench = Bench::new(1500, ALL, Settings::default());
+    bench.add_port(J, 1500);
+    bench.run(ms(300));
+    assert!(!bench.path(0).settled && !bench.path(1).settled);
+    bench.run(ms(700));
+    let settled = [bench.path(0).settled, bench.path(1).settled];
+    assert!(settled[0] != settled[1], "{settled:?}");
+    bench.run(ms(1000));
+    assert!(bench.path(0).settled && bench.path(1).settled);
 }
 
 /// A request that waits its turn is not given up while there is progress with others.
@@ -214,11 +296,19 @@ fn reads_travel_together_where_the_target_knows_how() {
 
 #[test]
 fn a_measurement_limits_the_window() {
+    // A target that wakes late has measured the same. Once a millisecond was too much.
+    for lag in [0, 3, 150] {
+        measures(lag);
+    }
+}
+
+fn measures(lag_ms: u64) {
     let mut bench = Bench::new(1500, ALL, Settings::default());
     bench.models[0].room = 40;
+    bench.models[0].lag = Duration::from_millis(lag_ms);
     bench.run(Duration::from_secs(3));
     let path = bench.path(0);
-    assert_eq!(path.measured, Some(40));
+    assert_eq!((path.measured, path.probes), (Some(40), 256));
     // 4 × the buffer count of 64, each as long as a full write.
     let probes = bench
         .sent

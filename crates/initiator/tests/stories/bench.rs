@@ -112,6 +112,23 @@ impl Bench {
         bench
     }
 
+    /// The same, and the next request of the caller gets this tag.
+    pub(crate) fn with_next_tag(tag: u32, speaks: Speaks, settings: &Settings) -> Self {
+        let from = |seed: u32| {
+            let mut bench = Self::new(1500, speaks, settings.clone());
+            bench.session = Session::new(E1_1, settings.clone(), seed.into());
+            let port = bench.ports[0];
+            bench.session.handle_port(bench.now, PortId(0), port);
+            bench.attach();
+            bench
+        };
+        let seed = 1000;
+        let mut bench = from(seed);
+        bench.read(0, 1);
+        let next = Frame::decode(&bench.sent[0]).unwrap().header.tag;
+        from(seed + tag - next.big_endian())
+    }
+
     /// Attached, and quiet.
     pub(crate) fn attached(mtu: u32, speaks: Speaks) -> Self {
         let mut bench = Self::new(mtu, speaks, quick());
@@ -150,12 +167,18 @@ impl Bench {
         self.stations.push(Station { facts, model });
     }
 
+    /// When something happens next without a frame.
+    fn next(&self) -> Option<Instant> {
+        let held = self.models.iter().filter_map(Model::poll_timeout);
+        held.chain(self.session.poll_timeout()).min()
+    }
+
     /// Lets time pass, with everything that happens in it.
     pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
             self.exchange();
-            match self.session.poll_timeout() {
+            match self.next() {
                 Some(next) if next < end => {
                     self.now = self.now.max(next);
                     self.session.handle_timeout(self.now);
@@ -189,13 +212,20 @@ impl Bench {
         loop {
             let frames = self.transmit();
             self.take_events();
-            if frames.is_empty() {
+            if !frames.is_empty() {
+                self.now += Duration::from_micros(100);
+            }
+            for (_, frame) in &frames {
+                self.hand_over(frame);
+            }
+            let answers = self.answers();
+            if frames.is_empty() && answers.is_empty() {
                 return;
             }
-            self.now += Duration::from_micros(100);
-            for (port, frame) in frames {
-                for answer in self.deliver(&frame) {
-                    self.receive(port, &answer);
+            for answer in answers {
+                let ports = self.ports.iter();
+                if let Some(port) = ports.zip(0..).find(|(port, _)| port.mac.0 == answer[..6]) {
+                    self.receive(PortId(port.1), &answer);
                 }
             }
             self.take_events();
@@ -220,17 +250,29 @@ impl Bench {
 
     /// The answers of all targets to a frame.
     pub(crate) fn deliver(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
+        self.hand_over(frame);
+        self.answers()
+    }
+
+    /// Gives a frame to all targets.
+    fn hand_over(&mut self, frame: &[u8]) {
         if (self.loses)(Way::Request, frame) {
-            return Vec::new();
+            return;
         }
         let to = MacAddr(frame[..6].try_into().unwrap());
-        let mut answers = Vec::new();
-        for station in &self.stations {
+        for (seat, station) in self.stations.iter().enumerate() {
             if to == station.facts.mac || to == MacAddr::BROADCAST {
-                answers.extend(self.models[station.model].answer(&station.facts, frame));
+                let model = &mut self.models[station.model];
+                model.take(self.now, seat, &station.facts, frame);
             }
         }
-        answers
+    }
+
+    /// What the targets have to say now.
+    fn answers(&mut self) -> Vec<Vec<u8>> {
+        let models = self.models.iter_mut();
+        let answers = models.flat_map(|model| model.responses(self.now));
+        answers.map(|(_, answer)| answer).collect()
     }
 
     pub(crate) fn receive(&mut self, port: PortId, frame: &[u8]) {
@@ -263,7 +305,7 @@ impl Bench {
         let end = self.now + time;
         self.exchange();
         while !self.done.iter().any(|done| done.id == id) {
-            let next = self.session.poll_timeout().filter(|&next| next <= end);
+            let next = self.next().filter(|&next| next <= end);
             self.now = self.now.max(next.unwrap_or(end));
             self.session.handle_timeout(self.now);
             self.exchange();

@@ -3,10 +3,12 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use aoede_initiator::{
-    Answer, Client, ClientError, Disk, Error, Notice, Refusal, Request, Settings, Waiter, Wanted,
+    Answer, Client, ClientError, Completion, Disk, Error, Notice, Refusal, Request, Settings,
+    Waiter, Wanted,
 };
 use aoede_link::Port as _;
 use aoede_link::sim::{Faults, SimNet, SimPort};
@@ -23,6 +25,7 @@ struct Other {
     net: SimNet,
     port: SimPort,
     model: Model,
+    start: Instant,
     /// After so many waits waiting fails.
     lasts: u32,
 }
@@ -30,12 +33,14 @@ struct Other {
 impl Other {
     fn serve(&mut self) {
         let facts = facts(self.port.interface().mac, 1500);
-        let mut answers = Vec::new();
+        let now = aoede_initiator::Instant::START + self.start.elapsed();
         while let Some(frame) = self.port.receive() {
-            answers.extend(self.model.answer(&facts, frame));
+            self.model.take(now, 0, &facts, frame);
         }
         self.port.release();
-        self.port.send(&answers);
+        let answers = self.model.responses(now).into_iter();
+        self.port
+            .send(&answers.map(|(_, answer)| answer).collect::<Vec<_>>());
     }
 }
 
@@ -77,6 +82,7 @@ fn client(faults: Faults, lasts: u32) -> Client {
             net,
             port,
             model,
+            start: Instant::now(),
             lasts,
         };
         Ok((vec![initiator], other))
@@ -180,6 +186,43 @@ fn a_queue_has_many_requests_under_way() {
     assert_eq!(queue.under_way(), 0);
     queue.submit(1, refused.request).unwrap();
     assert_eq!(queue.wait().unwrap().buffer.unwrap(), [1; 512]);
+    assert!(queue.wait_for(PATIENCE).is_none(), "nothing is under way");
+    queue.submit(2, Request::Flush).unwrap();
+    let done = loop {
+        assert_eq!(queue.under_way(), 1, "what has not ended is under way");
+        if let Some(done) = queue.wait_for(Duration::from_millis(1)) {
+            break done;
+        }
+    };
+    assert!(done.token == 2 && done.result.is_ok());
+    assert_eq!(queue.under_way(), 0);
+}
+
+/// One thread asks, another hears; each request ends, also those that were not taken.
+#[test]
+fn a_request_is_begun_here_and_ends_there() {
+    let disk = attached(Faults::default());
+    let (done, ended) = mpsc::channel();
+    let hearing = std::thread::spawn(move || {
+        let mut ended: Vec<Completion> = ended.into_iter().collect();
+        ended.sort_by_key(|one| one.token);
+        ended
+    });
+    let buffer = vec![7; 512];
+    disk.begin(1, Request::Write { lba: 3, buffer }, &done);
+    let buffer = vec![0; 512];
+    disk.begin(2, Request::Read { lba: 3, buffer }, &done);
+    let buffer = vec![0; 511];
+    disk.begin(3, Request::Read { lba: 3, buffer }, &done);
+    drop(done);
+    let ended = hearing.join().unwrap();
+    assert_eq!(ended.len(), 3);
+    assert!(matches!(ended[0].result, Ok(Answer::Done)));
+    assert_eq!(ended[1].buffer, Some(vec![7; 512]));
+    assert!(matches!(
+        ended[2].result,
+        Err(ClientError::Refused(Refusal::NotSectors))
+    ));
 }
 
 #[test]

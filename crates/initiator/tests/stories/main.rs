@@ -10,9 +10,12 @@
 mod basics;
 mod bench;
 mod client;
+mod farewell;
+mod golden;
 mod network;
 mod paths;
 mod properties;
 mod rules;
+mod shared;
 mod simulation;
 mod target;

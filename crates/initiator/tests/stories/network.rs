@@ -18,12 +18,15 @@ fn serve(interface: &Interface, stop: Arc<AtomicBool>) -> JoinHandle<()> {
     let mut model = Model::new(settings(E1_1, SECTORS), ALL);
     let facts = facts(interface.mac, interface.mtu);
     spawn(move || {
+        let start = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            let mut answers = Vec::new();
+            let now = aoede_initiator::Instant::START + start.elapsed();
             while let Some(frame) = port.receive() {
-                answers.extend(model.answer(&facts, frame));
+                model.take(now, 0, &facts, frame);
             }
             port.release();
+            let answers = model.responses(now).into_iter();
+            let answers: Vec<_> = answers.map(|(_, answer)| answer).collect();
             let mut sent = 0;
             while sent < answers.len() {
                 sent += port.send(&answers[sent..]);

@@ -135,6 +135,59 @@ fn a_response_to_the_first_copy_counts_when_the_second_went_elsewhere() {
     assert_eq!(bench.wait(id, ms(1)).result, Ok(Answer::Done));
 }
 
+/// A path that has come back is measured, half a second without requests. When the other failed
+/// meanwhile, all stood still until the end of that (found over real cables).
+#[test]
+fn a_measurement_does_not_keep_requests_from_the_last_path() {
+    let probes = |bench: &Bench| {
+        let sent = bench.sent.iter();
+        sent.filter(|frame| frame[26..].starts_with(b"congestion\0"))
+            .map(|frame| frame[6..12] == J.0)
+            .collect::<Vec<_>>()
+    };
+    let lose = |bench: &mut Bench, dead: fn(MacAddr) -> bool| {
+        bench.loses = segments(dead);
+        for lba in 0..40 {
+            bench.submit(write_at(lba, 1));
+        }
+        bench.run(Duration::from_secs(1));
+        bench.sent.clear();
+    };
+    let comes_back = |bench: &mut Bench, port| {
+        bench.notices.clear();
+        let back =
+            |notice: &Notice| matches!(notice, Notice::PathReady { port: at, .. } if *at == port);
+        while !bench.notices.iter().any(back) {
+            bench.run(ms(1));
+        }
+    };
+    let mut bench = two_segments(ALL, Settings::default());
+    bench.run(Duration::from_secs(2));
+    lose(&mut bench, |mac| mac == J);
+    bench.loses = segments(|_| false);
+    comes_back(&mut bench, PortId(1));
+    bench.run(ms(50));
+    assert!(!probes(&bench).is_empty() && probes(&bench).iter().all(|&by_j| by_j));
+
+    bench.loses = segments(|mac| mac == I);
+    bench.done.clear();
+    for lba in 0..40 {
+        bench.submit(write_at(lba, 2));
+    }
+    bench.run(ms(150));
+    assert_eq!(bench.done.len(), 40);
+    // Nor does a measurement begin while the other path is dead, but afterwards.
+    lose(&mut bench, |_| true);
+    bench.loses = segments(|mac| mac == I);
+    comes_back(&mut bench, PortId(1));
+    bench.run(Duration::from_secs(5));
+    assert_eq!(probes(&bench), []);
+    bench.loses = segments(|_| false);
+    comes_back(&mut bench, PortId(0));
+    bench.run(Duration::from_secs(5));
+    assert!(probes(&bench).contains(&true) && probes(&bench).contains(&false));
+}
+
 #[test]
 fn when_every_path_is_dead_requests_wait_for_the_first_that_returns() {
     let mut bench = two_segments(ALL, quick());
@@ -184,11 +237,11 @@ fn each_path_carries_what_it_can() {
 fn a_missing_checksum_means_that_the_target_has_forgotten() {
     let mut settings = quick();
     settings.wanted.crc8x4 = true;
-    let mut bench = Bench::new(1500, crate::target::ALL_AND_CRC, settings);
+    let mut bench = Bench::new(1500, ALL, settings);
     bench.attach();
     assert!(bench.path(0).features.crc8x4);
     bench.run(Duration::from_secs(2));
-    bench.models[0].forget_extensions();
+    bench.models[0].restart();
     bench.models[0].disk[0] = 9;
     assert_eq!(bench.read(0, 2)[0], 9);
     assert_eq!(bench.stats().negotiations, 2);
@@ -199,7 +252,7 @@ fn a_missing_checksum_means_that_the_target_has_forgotten() {
 fn damaged_data_is_not_believed() {
     let mut settings = quick();
     settings.wanted.crc8x4 = true;
-    let mut bench = Bench::new(1500, crate::target::ALL_AND_CRC, settings);
+    let mut bench = Bench::new(1500, ALL, settings);
     bench.attach();
     let data = vec![0x33; 1024];
     let id = bench.submit(Request::Write {
@@ -235,9 +288,16 @@ fn damaged_data_is_not_believed() {
 /// POWER MODE. None of these may pass for what was asked.
 #[test]
 fn no_bit_flipped_in_a_request_passes_for_its_success() {
-    let mut settings = quick();
-    settings.wanted.crc8x4 = true;
-    settings.wanted.tags = false;
+    for (crc32c, tags) in [(false, false), (true, false), (true, true)] {
+        let mut settings = quick();
+        settings.wanted.crc8x4 = !crc32c;
+        settings.wanted.crc32c = crc32c;
+        settings.wanted.tags = tags;
+        no_bit_passes(&settings);
+    }
+}
+
+fn no_bit_passes(settings: &Settings) {
     let requests: [fn() -> Request<Vec<u8>>; 4] = [
         || write_at(5, 7),
         || Request::Read {
@@ -250,9 +310,8 @@ fn no_bit_flipped_in_a_request_passes_for_its_success() {
     for (kind, request) in requests.into_iter().enumerate() {
         let mut successes = 0;
         for bit in 14 * 8..36 * 8 {
-            let mut bench = Bench::new(1500, crate::target::ALL_AND_CRC, settings.clone());
+            let mut bench = Bench::new(1500, ALL, settings.clone());
             bench.attach();
-            assert!(bench.path(0).features.crc8x4);
             for lba in 0..64 {
                 bench.models[0].disk[lba * 512..][..512].fill(lba as u8 + 100);
             }

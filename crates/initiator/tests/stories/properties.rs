@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::bench::{Bench, I, T, quick};
-use crate::target::{ALL, ALL_AND_CRC, Speaks};
+use crate::target::{ALL, OLD, Speaks};
 
 /// One of every kind of request.
 fn submit_all(bench: &mut Bench) -> usize {
@@ -66,13 +66,13 @@ fn ends(bench: &mut Bench, count: usize) {
 }
 
 fn speaking() -> impl Strategy<Value = Speaks> {
-    prop_oneof![Just(Speaks::Nothing), Just(ALL), Just(ALL_AND_CRC)]
+    prop_oneof![Just(Speaks::Nothing), Just(ALL), Just(OLD)]
 }
 
 fn bench(speaks: Speaks) -> Bench {
     let settings = Settings {
         wanted: Wanted {
-            crc8x4: true,
+            crc32c: true,
             congestion: true,
             ..Wanted::default()
         },

@@ -18,10 +18,10 @@ use aoede_initiator::{
 };
 use aoede_link::Port as _;
 use aoede_link::sim::{Faults, SimNet, SimPort};
-use aoede_wire::{Extension, MAX_SECTORS_PER_FRAME, MacAddr};
+use aoede_wire::{MAX_SECTORS_PER_FRAME, MacAddr};
 
 use crate::bench::{E1_1, facts};
-use crate::target::{Model, Speaks, settings};
+use crate::target::{ALL, Model, Speaks, settings};
 
 const SECTOR: usize = 512;
 /// Sectors that belong to one session alone.
@@ -65,6 +65,9 @@ const PLAIN: Scenario = Scenario {
         corrupt_ppm: 0,
         reorder_ppm: 50_000,
         reorder_steps: REORDER,
+        late_ppm: 0,
+        late_steps: 0,
+        twins_together: false,
         delay_steps: 1,
         send_limit: None,
     },
@@ -80,9 +83,9 @@ const PLAIN: Scenario = Scenario {
 
 const TAGS: Wanted = Wanted {
     coalesced_read: true,
+    coalesced_write_reply: true,
     tags: true,
-    crc8x4: false,
-    congestion: false,
+    ..Wanted::NOTHING
 };
 
 /// `SplitMix64`, so that a seed means the same for ever.
@@ -296,7 +299,8 @@ impl World {
         let timeouts = self
             .initiators
             .iter()
-            .filter_map(|i| i.session.poll_timeout());
+            .filter_map(|i| i.session.poll_timeout())
+            .chain(self.model.poll_timeout());
         let Some(next) = timeouts.min() else { return };
         let micros = next.since(Instant::START).as_micros();
         let next = u64::try_from(micros).unwrap().div_ceil(100);
@@ -330,7 +334,7 @@ impl World {
         if self.scenario.restarts && self.step >= self.restart_at {
             // What is under way is lost with it: it takes longer than frames are held back.
             self.restart_at = self.step + 4000 + self.random.below(8000);
-            self.model.forget_extensions();
+            self.model.restart();
             self.net.set_up(mac_of(&self.target_ports[0]), false);
             self.whole_at = Some(self.step + u64::from(REORDER) + 30);
             self.tried_to_fail += 1;
@@ -383,18 +387,20 @@ impl World {
     }
 
     fn serve(&mut self) {
-        for port in &mut self.target_ports {
+        let now = self.now();
+        for (seat, port) in self.target_ports.iter_mut().enumerate() {
             let facts = aoede_target::PortFacts {
                 max_sectors: MAX_SECTORS_PER_FRAME,
                 ..facts(port.interface().mac, self.scenario.mtu)
             };
-            let mut answers = Vec::new();
             while let Some(frame) = port.receive() {
                 self.busy = true;
-                answers.extend(self.model.answer(&facts, frame));
+                self.model.take(now, seat, &facts, frame);
             }
             port.release();
-            port.send(&answers);
+        }
+        for (seat, answer) in self.model.responses(now) {
+            self.target_ports[seat].send(&[answer]);
         }
     }
 
@@ -588,7 +594,7 @@ fn local(interface: &aoede_link::Interface) -> LocalPort {
 
 /// Runs a scenario with many seeds; every world is shown to `look` at the end. Whether there were
 /// many: a single seed need not show everything.
-fn simulate(name: &str, scenario: Scenario, mut look: impl FnMut(&World)) -> bool {
+fn simulate(name: &str, scenario: Scenario, mut look: impl FnMut(&mut World)) -> bool {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seeds = match (number("AOEDE_SEED"), number("AOEDE_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
@@ -601,7 +607,7 @@ fn simulate(name: &str, scenario: Scenario, mut look: impl FnMut(&World)) -> boo
             println!("{name}: AOEDE_SEED={seed}, step {}", world.step);
             resume_unwind(panic);
         }
-        look(&world);
+        look(&mut world);
     }
     number("AOEDE_SEED").is_none()
 }
@@ -644,10 +650,13 @@ fn simulation_of_a_plain_target_with_duplicates_in_order() {
 }
 
 #[test]
-fn simulation_of_tags_and_coalesced_reads_with_loss_duplicates_and_reordering() {
+fn simulation_of_all_extensions_with_loss_duplicates_and_reordering() {
     let scenario = Scenario {
-        speaks: crate::target::ALL,
-        wanted: TAGS,
+        speaks: ALL,
+        wanted: Wanted {
+            congestion: true,
+            ..TAGS
+        },
         faults: Faults {
             duplicate_ppm: 100_000,
             ..PLAIN.faults
@@ -655,18 +664,19 @@ fn simulation_of_tags_and_coalesced_reads_with_loss_duplicates_and_reordering() 
         shares: true,
         ..PLAIN
     };
-    let (mut coalesced, mut repetitions) = (0, 0);
+    let (mut coalesced, mut replies, mut repetitions) = (0, 0, 0);
     let many = simulate("tags", scenario, |world| {
         coalesced += sum(world, |stats| stats.coalesced);
-        repetitions += u64::from(world.model.repetitions);
+        replies += sum(world, |stats| stats.coalesced_replies);
+        repetitions += world.model.repetitions();
     });
-    assert!(!many || (coalesced > 0 && repetitions > 0));
+    assert!(!many || (coalesced > 0 && replies > 0 && repetitions > 0));
 }
 
 #[test]
 fn simulation_of_a_target_that_restarts() {
     let scenario = Scenario {
-        speaks: crate::target::ALL,
+        speaks: ALL,
         wanted: TAGS,
         // A target that has forgotten its window cannot tell a late copy from a new write, and
         // before it announces itself nobody knows. So no copy is late here.
@@ -692,36 +702,36 @@ fn simulation_of_a_target_that_restarts() {
 
 #[test]
 fn simulation_of_flipped_bits_where_a_checksum_was_agreed_on() {
-    let scenario = Scenario {
-        speaks: Speaks::These(&[
-            Extension::Reset,
-            Extension::CoalescedRead,
-            Extension::Crc8x4,
-        ]),
-        wanted: Wanted {
-            coalesced_read: true,
-            crc8x4: true,
-            ..Wanted::NOTHING
-        },
-        faults: Faults {
-            corrupt_ppm: 100_000,
-            loss_ppm: 5_000,
-            ..PLAIN.faults
-        },
-        may_fail: true,
-        ..PLAIN
-    };
-    let mut damaged = 0;
-    let many = simulate("flips", scenario, |world| {
-        damaged += sum(world, |stats| stats.damaged);
-    });
-    assert!(!many || damaged > 0);
+    for crc32c in [false, true] {
+        let scenario = Scenario {
+            speaks: ALL,
+            wanted: Wanted {
+                coalesced_read: true,
+                coalesced_write_reply: crc32c,
+                crc8x4: !crc32c,
+                crc32c,
+                ..Wanted::NOTHING
+            },
+            faults: Faults {
+                corrupt_ppm: 100_000,
+                loss_ppm: 5_000,
+                ..PLAIN.faults
+            },
+            may_fail: true,
+            ..PLAIN
+        };
+        let mut damaged = 0;
+        let many = simulate("flips", scenario, |world| {
+            damaged += sum(world, |stats| stats.damaged);
+        });
+        assert!(!many || damaged > 0);
+    }
 }
 
 #[test]
 fn simulation_of_two_paths_that_break() {
     let scenario = Scenario {
-        speaks: crate::target::ALL,
+        speaks: ALL,
         wanted: TAGS,
         ports: 2,
         breaks: true,

@@ -1,16 +1,16 @@
-//! A target to talk to: the real one of this project over a disk in memory. Extensions (§7 to §11)
-//! are put around it here, so that each can be missing and every frame can be looked at.
+//! A target to talk to: the real one of this project over a disk in memory. What it cannot be by
+//! itself is put around it here: a target that lacks extensions, or that is the 2014 AoEde.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use aoede_initiator::Instant;
 use aoede_target::{
     Action, Admitted, Arrival, DATA_OFFSET, DeviceFailure, Exports, Outcome, PortFacts, Queue,
-    Target, TargetSettings, Trim,
+    Target, TargetSettings, Trim, WriteReplies, merge_write_response,
 };
 use aoede_wire::{
-    Address, Ata, Body, CoalescedReads, Command, Crc8x4, ErrorCode, Extension, ExtensionTable,
-    Flags, Frame, Header, MacAddr, Opcode, SECTOR_BYTES, congestion_id, trim_ranges,
+    Address, Body, Command, ErrorCode, Extension, ExtensionTable, Flags, Frame, SECTOR_BYTES,
+    trim_ranges,
 };
 
 /// Which extensions a target speaks.
@@ -24,45 +24,31 @@ pub(crate) enum Speaks {
     These(&'static [Extension]),
 }
 
-pub(crate) const ALL: Speaks = Speaks::These(&[
+/// All that the real target does.
+pub(crate) const ALL: Speaks = Speaks::These(&Extension::ALL);
+/// What the 2014 AoEde does in its default build.
+pub(crate) const OLD: Speaks = Speaks::These(&[
     Extension::Reset,
     Extension::CoalescedRead,
+    Extension::TagIncLe,
     Extension::TagIncBe,
+    Extension::TagRandom,
     Extension::Congestion,
 ]);
-pub(crate) const ALL_AND_CRC: Speaks = Speaks::These(&[
-    Extension::Reset,
-    Extension::CoalescedRead,
-    Extension::TagIncBe,
-    Extension::Crc8x4,
-]);
-
-/// What one initiator has agreed on.
-#[derive(Debug, Default)]
-struct Peer {
-    features: Vec<Extension>,
-    /// Tags of finished writes, and the newest.
-    done: BTreeSet<u32>,
-    newest: Option<u32>,
-    congestion: i64,
-    answered: u32,
-}
-
-impl Peer {
-    fn has(&self, extension: Extension) -> bool {
-        self.features.contains(&extension)
-    }
-}
 
 /// A target and its disk.
 #[derive(Debug)]
 pub(crate) struct Model {
+    settings: TargetSettings,
     exports: Exports,
     pub(crate) disk: Vec<u8>,
     pub(crate) speaks: Speaks,
-    peers: BTreeMap<MacAddr, Peer>,
-    /// Probes of one measurement that are answered.
-    pub(crate) room: u32,
+    /// Frames that the receive buffer has room for, as far as a measurement can tell.
+    pub(crate) room: usize,
+    /// Frames that came from it.
+    received: u64,
+    /// How much later than it is due what was held is sent.
+    pub(crate) lag: Duration,
     pub(crate) failure: Option<DeviceFailure>,
     /// Announced firmware, if another than this project's.
     pub(crate) firmware: Option<u16>,
@@ -70,8 +56,17 @@ pub(crate) struct Model {
     pub(crate) ignores_entries: bool,
     /// Actions carried out.
     pub(crate) actions: Vec<Action>,
-    /// Writes that were recognised as repetitions.
-    pub(crate) repetitions: u32,
+    /// Responses of this turn.
+    outbox: Vec<Response>,
+    replies: WriteReplies,
+}
+
+/// A response, in a buffer as long as its port can send.
+#[derive(Debug)]
+struct Response {
+    seat: usize,
+    len: usize,
+    buffer: Vec<u8>,
 }
 
 pub(crate) fn settings(address: Address, sectors: u64) -> TargetSettings {
@@ -82,22 +77,28 @@ pub(crate) fn settings(address: Address, sectors: u64) -> TargetSettings {
     }
 }
 
+fn exports(settings: TargetSettings) -> Exports {
+    let mut exports = Exports::new();
+    exports.insert(Target::new(settings).unwrap()).unwrap();
+    exports
+}
+
 impl Model {
     pub(crate) fn new(settings: TargetSettings, speaks: Speaks) -> Self {
-        let mut exports = Exports::new();
-        let disk = vec![0; settings.sectors as usize * SECTOR_BYTES];
-        exports.insert(Target::new(settings).unwrap()).unwrap();
         Self {
-            exports,
-            disk,
+            exports: exports(settings.clone()),
+            disk: vec![0; settings.sectors as usize * SECTOR_BYTES],
+            settings,
             speaks,
-            peers: BTreeMap::new(),
             room: 40,
+            received: 0,
+            lag: Duration::ZERO,
             failure: None,
             firmware: None,
             ignores_entries: false,
             actions: Vec::new(),
-            repetitions: 0,
+            outbox: Vec::new(),
+            replies: WriteReplies::new(16),
         }
     }
 
@@ -105,9 +106,14 @@ impl Model {
         self.exports.get_mut(0).unwrap()
     }
 
-    /// As after a restart: nobody has agreed on anything.
-    pub(crate) fn forget_extensions(&mut self) {
-        self.peers.clear();
+    /// Writes that were recognised as repetitions.
+    pub(crate) fn repetitions(&mut self) -> u64 {
+        self.target().stats().duplicates
+    }
+
+    /// A new process: nobody has agreed on anything.
+    pub(crate) fn restart(&mut self) {
+        self.exports = exports(self.settings.clone());
     }
 
     pub(crate) fn announcement(&mut self, port: &PortFacts) -> Vec<u8> {
@@ -120,191 +126,140 @@ impl Model {
         out
     }
 
-    /// The responses to a frame.
-    pub(crate) fn answer(&mut self, port: &PortFacts, bytes: &[u8]) -> Vec<Vec<u8>> {
+    /// Takes a frame that has come in by this port, the target's number `seat`.
+    pub(crate) fn take(&mut self, now: Instant, seat: usize, port: &PortFacts, bytes: &[u8]) {
         let Ok(frame) = Frame::decode(bytes) else {
-            return Vec::new();
+            return;
         };
-        let own = self.target().address();
-        let header = frame.header;
-        let mine = header.address.selects(own) && !header.flags.contains(Flags::RESPONSE);
-        if mine && header.command == Command::Extension && self.speaks != Speaks::Nothing {
-            return self.negotiate(port, &frame).into_iter().collect();
-        }
-        let Ok(Body::Ata(ata)) = frame.body() else {
-            return self.plain(port, bytes).into_iter().collect();
-        };
-        let opcode = ata.opcode();
-        let peer = self.peers.entry(header.source).or_default();
-        let crc = peer.has(Extension::Crc8x4);
-        let is_read = matches!(opcode, Opcode::Read | Opcode::ReadExt);
-        if is_read && mine {
-            let coalesced = peer.has(Extension::CoalescedRead);
-            let mut requests = vec![(header, ata.with_data(&[]))];
-            if let (true, Some(further)) = (coalesced, CoalescedReads::decode(ata.data)) {
-                let ignored = self.ignores_entries;
-                requests.extend(further.reads().filter(|_| !ignored).map(|read| {
-                    let entry = Ata {
-                        lba: read.lba,
-                        count: read.count,
-                        reserved: [read.reserved[0], read.reserved[1]],
-                        ..ata.with_data(&[])
-                    };
-                    (
-                        Header {
-                            tag: read.tag,
-                            ..header
-                        },
-                        entry,
-                    )
-                }));
+        let asks = frame.header.command == Command::Extension
+            && !frame.header.flags.contains(Flags::RESPONSE);
+        match self.speaks {
+            Speaks::Nothing if asks => self.refuse(seat, port, bytes),
+            Speaks::Silence if asks => {}
+            Speaks::These(known) if asks => {
+                let masked = mask(bytes, known);
+                self.put(now, seat, port, &masked, Some(bytes));
             }
-            let answers = requests.into_iter().filter_map(|(header, ata)| {
-                let mut request = vec![0; 60];
-                Body::Ata(ata).encode(header, &mut request).unwrap();
-                self.plain(port, &request)
-                    .map(|answer| with_crc(answer, crc))
-            });
-            return answers.collect();
+            _ => self.put(now, seat, port, bytes, None),
         }
-        let data_bytes = usize::from(ata.count) * SECTOR_BYTES;
-        let is_write = matches!(
-            opcode,
-            Opcode::Write | Opcode::WriteExt | Opcode::DataSetManagement
-        );
-        let mut request = bytes.to_vec();
-        if crc && is_write && ata.data.len() >= data_bytes + 4 {
-            let end = 36 + data_bytes;
-            if Crc8x4::of(&bytes[24..end]) != bytes[end..end + 4] {
-                return Vec::new();
-            }
-            request.truncate(end);
-        }
-        if is_write && mine && peer.has(Extension::TagIncBe) {
-            return self.tracked(port, &request).into_iter().collect();
-        }
-        let answer = self.plain(port, &request);
-        let crc = crc && opcode == Opcode::Identify;
-        answer
-            .map(|answer| with_crc(answer, crc))
-            .into_iter()
-            .collect()
     }
 
-    /// §7.1: the whole frame comes back, accepted names in upper case.
-    fn negotiate(&mut self, port: &PortFacts, frame: &Frame<'_>) -> Option<Vec<u8>> {
-        let Speaks::These(known) = self.speaks else {
-            return None;
+    /// What is ready to be sent now, and on which port. Ends the turn: write responses of one turn
+    /// share frames (§18.1).
+    pub(crate) fn responses(&mut self, now: Instant) -> Vec<(usize, Vec<u8>)> {
+        self.replies.clear();
+        let mut ready: Vec<_> = self
+            .outbox
+            .drain(..)
+            .map(|response| (response.seat, response.buffer[..response.len].to_vec()))
+            .collect();
+        self.exports
+            .handle_timeout(since_start(now).saturating_sub(self.lag));
+        let mut out = vec![0xA5; 9014];
+        while let Some(held) = self.exports.poll_response(&mut out) {
+            ready.push((held.seat, out[..held.len].to_vec()));
+        }
+        ready
+    }
+
+    /// When a held response is due.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let due = self.exports.poll_timeout()?;
+        Some(Instant::START + due + self.lag)
+    }
+
+    /// "No such command", and the frame back (§2, row 7).
+    fn refuse(&mut self, seat: usize, port: &PortFacts, bytes: &[u8]) {
+        let Ok((frame, _)) = self.exports.screen(port, bytes) else {
+            return;
         };
-        let table = ExtensionTable::decode(frame.argument).ok()?;
         let header = frame.header.response(port.mac, self.target().address());
-        let mut out = vec![0; frame.len().max(60)];
-        Body::Extension(table).encode(header, &mut out).unwrap();
-        let peer = self.peers.entry(frame.header.source).or_default();
-        let mut entries = table.entries().ok()?;
-        while let Some(entry) = entries.next() {
-            let Some(extension) = Extension::from_name(entry.bytes) else {
-                continue;
-            };
-            if !known.contains(&extension) {
-                continue;
-            }
-            let at = ExtensionTable::OFFSET + entry.start;
-            out[at..at + entry.bytes.len()].make_ascii_uppercase();
-            match extension {
-                Extension::Reset => *peer = Peer::default(),
-                Extension::TagIncBe => {
-                    peer.done.clear();
-                    peer.newest = None;
-                    peer.features.push(extension);
-                }
-                Extension::Congestion => {
-                    let Some(id) = entries.next() else { continue };
-                    let id = congestion_id(id.bytes);
-                    if peer.congestion != id {
-                        peer.congestion = id;
-                        peer.answered = 0;
-                    }
-                    peer.answered += 1;
-                    if peer.answered > self.room {
-                        return None;
-                    }
-                }
-                other => peer.features.push(other),
-            }
-        }
-        Some(out)
+        let header = header.with_error(ErrorCode::UnrecognizedCommand);
+        let body = Body::Unknown(Command::Extension.into(), frame.argument);
+        let mut buffer = vec![0xA5; port.frame_bytes()];
+        let len = body.encode(header, &mut buffer).unwrap();
+        self.outbox.push(Response { seat, len, buffer });
     }
 
-    /// §9.2, but for what only matters when requests are finished later than they come.
-    fn tracked(&mut self, port: &PortFacts, bytes: &[u8]) -> Option<Vec<u8>> {
-        let header = Frame::decode(bytes).unwrap().header;
-        let tag = header.tag.big_endian();
-        let peer = self.peers.entry(header.source).or_default();
-        // How far behind the newest; huge if it is ahead.
-        let age = peer.newest.map_or(0, |newest| newest.wrapping_sub(tag));
-        if (32768..1 << 31).contains(&age) {
-            return None;
-        }
-        if peer.done.contains(&tag) {
-            self.repetitions += 1;
-            let Ok(Body::Ata(ata)) = Frame::decode(bytes).unwrap().body() else {
-                unreachable!()
-            };
-            let done = Ata {
-                count: 0,
-                command_or_status: 0x40,
-                feature_or_error: 0,
-                data: &[],
-                ..ata
-            };
-            let header = header.response(port.mac, self.target().address());
-            let mut out = vec![0; 60];
-            Body::Ata(done).encode(header, &mut out).unwrap();
-            return Some(out);
-        }
-        let answer = self.plain(port, bytes)?;
-        let peer = self.peers.entry(header.source).or_default();
-        if answer[27] == 0x40 {
-            peer.done.insert(tag);
-            if age == 0 || age >= 1 << 31 {
-                peer.newest = Some(tag);
-            }
-        }
-        Some(answer)
-    }
-
-    /// What the real target answers.
-    fn plain(&mut self, port: &PortFacts, bytes: &[u8]) -> Option<Vec<u8>> {
-        let (frame, mut selection) = self.exports.screen(port, bytes).ok()?;
+    /// Gives a frame to the real target. `sent` is what it was before names were masked.
+    fn put(
+        &mut self,
+        now: Instant,
+        seat: usize,
+        port: &PortFacts,
+        bytes: &[u8],
+        sent: Option<&[u8]>,
+    ) {
+        self.received += 1;
+        let arrival = Arrival {
+            seat,
+            queue: Queue {
+                number: self.received,
+                waiting: 0,
+                free: self.room,
+            },
+            ..Arrival::new(since_start(now), *port)
+        };
+        let Ok((frame, mut selection)) = self.exports.screen(port, bytes) else {
+            return;
+        };
         let mut out = vec![0xA5; port.frame_bytes()];
-        let (_, target) = self.exports.next(&mut selection)?;
-        if frame.header.command == Command::Extension {
-            // What a target without extensions says.
-            let header = frame.header.response(port.mac, target.address());
-            let header = header.with_error(ErrorCode::UnrecognizedCommand);
-            let body = Body::Unknown(Command::Extension.into(), frame.argument);
-            let len = body.encode(header, &mut out).ok()?;
-            out.truncate(len);
-            return Some(out);
+        let Some((export, target)) = self.exports.next(&mut selection) else {
+            return;
+        };
+        match target.handle_frame(&arrival, &frame, &mut out) {
+            Outcome::Reads(mut reads) => loop {
+                let mut out = vec![0xA5; port.frame_bytes()];
+                let next = self.target().next_read(&arrival, &mut reads, &mut out);
+                let Some(outcome) = next else { break };
+                self.end(seat, outcome, out);
+                if self.ignores_entries {
+                    break;
+                }
+            },
+            Outcome::Hold(hold) => self.exports.hold(export, hold, &out),
+            Outcome::Respond(len) => {
+                if let Some(sent) = sent {
+                    unmask(&mut out[..len], bytes, sent);
+                }
+                if let (Command::Config, Some(firmware)) = (frame.header.command, self.firmware) {
+                    out[26..28].copy_from_slice(&firmware.to_be_bytes());
+                }
+                self.end(seat, Outcome::Respond(len), out);
+            }
+            outcome => self.end(seat, outcome, out),
         }
-        let len = match target.handle_frame(&arrival(port), &frame, &mut out) {
+    }
+
+    /// Carries a single request out.
+    fn end(&mut self, seat: usize, outcome: Outcome<'_>, mut buffer: Vec<u8>) {
+        let mut key = None;
+        let len = match outcome {
             Outcome::Respond(len) => len,
-            Outcome::Ignore(_) | Outcome::Reads(_) | Outcome::Hold(_) => return None,
             Outcome::Disk(Admitted {
                 request,
                 action,
                 data,
             }) => {
-                let result = self.perform(action, data, &mut out);
-                self.target().handle_done(request, result, &mut out)
+                key = request.merge_key(0, seat);
+                let result = self.perform(action, data, &mut buffer);
+                self.target().handle_done(request, result, &mut buffer)
             }
+            Outcome::Ignore(_) => return,
+            other => panic!("not of a single request: {other:?}"),
         };
-        out.truncate(len);
-        if let (Command::Config, Some(firmware)) = (frame.header.command, self.firmware) {
-            out[26..28].copy_from_slice(&firmware.to_be_bytes());
+        if let Some(key) = key {
+            let first = self.replies.place(key).map(|place| &mut self.outbox[place]);
+            if let Some(first) = first {
+                let longer = merge_write_response(&mut first.buffer, first.len, &buffer[..len]);
+                if let Some(longer) = longer {
+                    first.len = longer;
+                    return;
+                }
+            }
+            self.replies.set_place(key, self.outbox.len());
         }
-        Some(out)
+        self.outbox.push(Response { seat, len, buffer });
     }
 
     fn perform(
@@ -340,21 +295,31 @@ impl Model {
     }
 }
 
-/// §11: data is followed by the checksum of all from offset 24 on.
-fn with_crc(mut answer: Vec<u8>, crc: bool) -> Vec<u8> {
-    if crc && answer.len() > 60 {
-        let sum = Crc8x4::of(&answer[24..]);
-        answer.extend_from_slice(&sum);
-    }
-    answer
+fn since_start(now: Instant) -> Duration {
+    now.since(Instant::START)
 }
 
-/// How a frame came in where neither time nor ring matters.
-fn arrival(port: &PortFacts) -> Arrival {
-    Arrival {
-        now: Duration::ZERO,
-        port: *port,
-        seat: 0,
-        queue: Queue::default(),
+/// The frame, with names that are not in `known` made unknown to the real target.
+fn mask(bytes: &[u8], known: &[Extension]) -> Vec<u8> {
+    let mut masked = bytes.to_vec();
+    let frame = Frame::decode(bytes).unwrap();
+    let Ok(table) = ExtensionTable::decode(frame.argument) else {
+        return masked;
+    };
+    for entry in table.entries().into_iter().flatten() {
+        let name = Extension::from_name(entry.bytes);
+        if name.is_some_and(|name| !known.contains(&name)) {
+            masked[ExtensionTable::OFFSET + entry.start] = b'?';
+        }
+    }
+    masked
+}
+
+/// Puts what was masked back into the answer.
+fn unmask(answer: &mut [u8], masked: &[u8], sent: &[u8]) {
+    for ((byte, masked), sent) in answer.iter_mut().zip(masked).zip(sent).skip(26) {
+        if masked != sent {
+            *byte = *sent;
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Command 0: from a task file to a disk request or a response (§3, §8, §9, §11).
 
 use aoede_wire::{
-    ATA_ARGUMENT_BYTES, Ata, CRC_BYTES, ErrorCode, Frame, Header, NoRoom, Opcode, SECTOR_BYTES,
+    ATA_ARGUMENT_BYTES, Ata, CRC_BYTES, ErrorCode, Frame, HEADER_BYTES, Header, MIN_FRAME_BYTES,
+    NoRoom, Opcode, SECTOR_BYTES,
 };
 
 use super::{Admitted, Outcome, Silence, Target};
@@ -51,10 +52,17 @@ impl Target {
         count: u8,
     ) -> Result<(), Silence> {
         let end = ATA_ARGUMENT_BYTES + usize::from(count) * SECTOR_BYTES;
-        // Behind no data there is padding.
-        let (Some(checksum), 1..) = (features.checksum, count) else {
+        let Some(checksum) = features.checksum else {
             return Ok(());
         };
+        if count == 0 {
+            // Behind no data there is padding; behind a count that was damaged into 0 there is more.
+            return if argument.len() > MIN_FRAME_BYTES - HEADER_BYTES {
+                Err(Silence(IgnoreReason::Checksum))
+            } else {
+                Ok(())
+            };
+        }
         match (argument.get(..end), argument.get(end..end + CRC_BYTES)) {
             (Some(covered), Some(sum)) if checksum.with(self.crc32c, covered) != sum => {
                 Err(Silence(IgnoreReason::Checksum))

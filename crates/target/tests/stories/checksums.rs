@@ -64,9 +64,11 @@ fn a_damaged_write_is_silence_whatever_it_asks_for() {
         let mut bench = Bench::new(settings());
         bench.extend(I, &[name]);
         let good = write(sum);
-        // Flags, address in the device and beyond it, data, checksum.
+        // Flags, count, address in the device and beyond it, data, checksum. A count of 0 once
+        // passed, and its success for that of the write.
         for (at, value) in [
             (24, 0x40),
+            (26, 0),
             (28, 9),
             (32, 1),
             (36, 0x5B),
@@ -76,7 +78,7 @@ fn a_damaged_write_is_silence_whatever_it_asks_for() {
             let damaged = with(good.clone(), at, value);
             assert_eq!(bench.silence(&damaged), IgnoreReason::Checksum, "at {at}");
         }
-        assert_eq!(bench.ignored(IgnoreReason::Checksum), 6);
+        assert_eq!(bench.ignored(IgnoreReason::Checksum), 7);
         assert!(bench.actions.is_empty());
         bench.answer(&good);
         assert_eq!(bench.actions.len(), 1);

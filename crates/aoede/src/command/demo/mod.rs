@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use aoede_disk::{IoMode, OpenOptions};
 use aoede_link::namespace::{self, Privacy};
 use aoede_link::{Interface, Monitor, veth};
+use aoede_target::ExtensionReset;
 use aoede_wire::{Address, SECTOR_BYTES};
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -286,6 +287,7 @@ impl RunningTarget {
                 buffers: 64,
                 cache: CacheSettings::default(),
                 freeze: None,
+                extension_reset: ExtensionReset::default(),
             },
         };
         let thread = std::thread::Builder::new()

@@ -1,4 +1,5 @@
 //! Latencies in constant memory: a log-linear array, exact below 128 ns, within 1.6 % above.
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 
@@ -11,6 +12,18 @@ const SUB_BITS: u32 = 6;
 const BUCKETS: usize = ((u64::BITS - SUB_BITS + 1) << SUB_BITS) as usize;
 
 /// Durations, counted by size. Never allocates after [`Histogram::new`].
+///
+/// ```
+/// use aoede_histogram::Histogram;
+/// use std::time::Duration;
+///
+/// let mut histogram = Histogram::new();
+/// for micros in [10, 11, 90] {
+///     histogram.record(Duration::from_micros(micros));
+/// }
+/// assert_eq!(histogram.count(), 3);
+/// assert!(histogram.quantile(0.5) < Duration::from_micros(12));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Histogram {
     buckets: Box<[u64]>,

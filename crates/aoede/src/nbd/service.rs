@@ -1,0 +1,182 @@
+//! What is offered to clients, and how one is welcomed.
+
+use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aoede_initiator::ClientError;
+
+use super::connection::{Connection, STREAM_BUFFER};
+use super::disk::Backing;
+use super::handshake::{self, Handshake, Progress};
+use super::protocol::{Export, SECTOR};
+
+/// How long a client may take for each step of the negotiation.
+const NEGOTIATION: Duration = Duration::from_secs(30);
+/// How long one try to send a reply takes, and how many there are when it is time to stop. Before
+/// that a client may take its time: it may be a machine that is suspended.
+const TRY: Duration = Duration::from_secs(1);
+const TRIES: u32 = 5;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Service<B> {
+    disk: B,
+    name: String,
+    read_only: bool,
+    changed: AtomicBool,
+}
+
+/// A client, as the server and its connection know it.
+#[derive(Debug)]
+pub struct Peer {
+    stream: UnixStream,
+    /// It is time to stop.
+    leaving: AtomicBool,
+}
+
+/// What a client has asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests that were replied to.
+    pub requests: u64,
+    /// Of these, with an error.
+    pub failed: u64,
+}
+
+impl<B: Backing> Service<B> {
+    /// Offers `disk` by this name.
+    pub fn new(disk: B, name: String, read_only: bool) -> Self {
+        Self {
+            disk,
+            name,
+            read_only,
+            changed: AtomicBool::new(false),
+        }
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &B {
+        &self.disk
+    }
+
+    pub(super) fn note_change(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a client has asked for anything that changes data.
+    pub fn has_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    /// What a client that comes now is offered: a disk that was resized has its new size.
+    ///
+    /// # Errors
+    /// The disk is gone for good.
+    pub fn export(&self) -> Result<Export, ClientError> {
+        let facts = self.disk.facts()?;
+        Ok(Export {
+            name: self.name.clone(),
+            bytes: facts.sectors.saturating_mul(SECTOR),
+            read_only: self.read_only,
+            flush: facts.flush,
+            trim: facts.trim,
+            trim_zeroes: facts.trim_zeroes,
+        })
+    }
+
+    /// Serves a client until it leaves, or its stream is shut down for reading; what it has asked by
+    /// then is finished and replied to.
+    ///
+    /// # Errors
+    /// It does not speak the protocol, or takes too long for the negotiation.
+    pub fn serve(&self, peer: &Peer) -> io::Result<Tally> {
+        let export = self.export().map_err(io::Error::other)?;
+        let mut input = BufReader::with_capacity(STREAM_BUFFER, &peer.stream);
+        peer.stream.set_read_timeout(Some(NEGOTIATION))?;
+        peer.stream.set_write_timeout(Some(NEGOTIATION))?;
+        let Some(structured) = negotiate(&export, &mut input, &peer.stream)? else {
+            return Ok(Tally::default());
+        };
+        peer.stream.set_read_timeout(None)?;
+        peer.stream.set_write_timeout(Some(TRY))?;
+
+        Connection::new(self, peer, export, structured).serve(&mut input)
+    }
+}
+
+impl Peer {
+    /// The client at the other end.
+    pub fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            leaving: AtomicBool::new(false),
+        }
+    }
+
+    /// Reads nothing more from it than what it has sent already. Replies are still sent, unless it
+    /// takes none for some seconds.
+    pub fn hear_out(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        // Fails if the client has gone.
+        let _down = self.stream.shutdown(Shutdown::Read);
+    }
+
+    /// Neither reads from it nor replies any more.
+    pub(super) fn abandon(&self) {
+        let _down = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Waits until the client takes its replies, as long as there is time.
+impl Write for &Peer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut tries = 0;
+        loop {
+            match (&self.stream).write(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && tries < TRIES => {
+                    tries += u32::from(self.leaving.load(Ordering::Relaxed));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether replies are structured; `None` if the client has left.
+fn negotiate(
+    export: &Export,
+    input: &mut impl Read,
+    mut output: &UnixStream,
+) -> io::Result<Option<bool>> {
+    output.write_all(&handshake::greeting())?;
+    let mut handshake = Handshake::new(export);
+    let (mut wanted, mut out) = (vec![0; handshake::MAX_OPTION], Vec::new());
+    loop {
+        let bytes = wanted.get_mut(..handshake.wants()).unwrap_or_default();
+        match input.read_exact(bytes) {
+            // A client that only looked whether somebody is there.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let error = "it takes too long to negotiate";
+                return Err(io::Error::new(ErrorKind::TimedOut, error));
+            }
+            result => result?,
+        }
+        out.clear();
+        let progress = handshake.handle(bytes, &mut out);
+        let progress = progress.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        output.write_all(&out)?;
+        match progress {
+            Progress::More => {}
+            Progress::Transmission { structured } => return Ok(Some(structured)),
+            Progress::Ended => return Ok(None),
+        }
+    }
+}

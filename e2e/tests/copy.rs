@@ -1,0 +1,575 @@
+//! `aoede copy` between real hosts: sparse, interrupted in every way, and what it refuses.
+
+#![expect(clippy::indexing_slicing, reason = "what is too short fails the test")]
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aoede_e2e::{
+    Export, Finished, Maker, Namespace, Process, Random, Scratch, TargetProcess, aoede_binary, run,
+    succeed, wait_until,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(180);
+const MIB: u64 = 1 << 20;
+const SECTOR: u64 = 512;
+
+/// Two hosts, a target on one, an image that it serves, and a source of the same size.
+struct Scene {
+    folder: Scratch,
+    host: Namespace,
+    initiator: Namespace,
+    image: PathBuf,
+    target: TargetProcess,
+}
+
+impl Scene {
+    fn new(maker: Maker, image_bytes: u64, mtu: u32) -> Result<Self> {
+        let folder = Scratch::new()?;
+        let image = folder.image("disk.img", image_bytes)?;
+        let (host, initiator) = Namespace::pair(mtu)?;
+        let target = Export::new(&image, "tgt0").start(&host, maker)?;
+        Ok(Self {
+            folder,
+            host,
+            initiator,
+            image,
+            target,
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Where a copy to a disk keeps its record here.
+    fn record(&self) -> PathBuf {
+        self.path("record")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(aoede_binary()?);
+        command
+            .current_dir(self.folder.path())
+            .arg("copy")
+            .args(arguments)
+            .args(["-i", "ini0", "--state"])
+            .arg(self.record());
+        Ok(command)
+    }
+
+    fn copy(&self, arguments: &[&str]) -> Result<Finished> {
+        run(Some(&self.initiator), self.command(arguments)?, LONG)
+    }
+
+    /// Copies, and returns what it tells programs.
+    fn succeed(&self, arguments: &[&str]) -> Result<Value> {
+        let arguments = [arguments, &["--json"]].concat();
+        let finished = self.copy(&arguments)?;
+        ensure!(
+            finished.code == 0,
+            "{arguments:?}: code {}\n{}",
+            finished.code,
+            finished.stderr
+        );
+        serde_json::from_str(&finished.stdout).with_context(|| finished.stdout.clone())
+    }
+
+    /// Copies in vain; its message must have all these words.
+    fn fail(&self, arguments: &[&str], code: i32, words: &[&str]) -> Result<()> {
+        let finished = self.copy(arguments)?;
+        let stderr = &finished.stderr;
+        ensure!(
+            finished.code == code && words.iter().all(|word| stderr.contains(word)),
+            "{arguments:?}: code {}, and not {words:?} in\n{stderr}",
+            finished.code
+        );
+        Ok(())
+    }
+
+    /// Starts a copy and waits until so much of it is recorded as stable. `None` if it has come to
+    /// its end before.
+    fn begin(&self, arguments: &[&str], stable_bytes: u64) -> Result<Option<Process>> {
+        let mut command = self.command(arguments)?;
+        command.args(["--sync-every", "10ms"]);
+        let mut copy = Process::spawn("aoede copy", Some(&self.initiator), command)?;
+        loop {
+            if recorded(&self.record()).is_some_and(|bytes| bytes >= stable_bytes) {
+                return Ok(Some(copy));
+            }
+            if !copy.is_running() {
+                let status = copy.wait(SOON)?;
+                ensure!(status.success(), "{status}:\n{}", copy.stderr.text());
+                return Ok(None);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// The same, and it must not have ended.
+    fn interrupt_at(&self, arguments: &[&str], stable_bytes: u64) -> Result<Process> {
+        self.begin(arguments, stable_bytes)?
+            .context("the copy ended before it could be interrupted")
+    }
+
+    /// Kills the target as a crash would.
+    fn kill(&self) -> Result<()> {
+        let id = i32::try_from(self.target.id()?)?;
+        let id = Pid::from_raw(id).context("no process number")?;
+        Ok(kill_process(id, Signal::KILL)?)
+    }
+
+    fn restart(&mut self, maker: Maker) -> Result<()> {
+        self.target = Export::new(&self.image, "tgt0").start(&self.host, maker)?;
+        Ok(())
+    }
+}
+
+/// How much a record calls stable, if there is one.
+fn recorded(record: &Path) -> Option<u64> {
+    let text = fs::read_to_string(record).ok()?;
+    let state: Value = serde_json::from_str(text.lines().next()?).ok()?;
+    state["stable_bytes"].as_u64()
+}
+
+/// Makes a file of so many bytes, full of noise.
+fn noise(path: &Path, bytes: u64, seed: u64) -> Result<()> {
+    let mut random = Random::new(seed);
+    let chunk = random.bytes(1 << 20);
+    let file = File::create_new(path)?;
+    for (index, from) in (0..bytes).step_by(1 << 20).enumerate() {
+        let mut chunk = chunk.clone();
+        for sector in chunk.chunks_mut(512) {
+            sector[..8].copy_from_slice(&random.number().to_le_bytes());
+            sector[8..16].copy_from_slice(&(index as u64).to_le_bytes());
+        }
+        let len = (bytes - from).min(MIB);
+        file.write_all_at(&chunk[..usize::try_from(len)?], from)?;
+    }
+    Ok(())
+}
+
+/// Makes a sparse file with a few extents of noise, one of them written zeros. Returns how many
+/// bytes of it are noise.
+fn sparse(path: &Path, bytes: u64, seed: u64) -> Result<u64> {
+    let mut random = Random::new(seed);
+    let file = File::create_new(path)?;
+    file.set_len(bytes)?;
+    let mut written = 0;
+    // Odd places and lengths, some of them shorter than a block.
+    for _ in 0..12 {
+        let len = 1 + random.below(400_000);
+        let from = random.below(usize::try_from(bytes)? - len);
+        file.write_all_at(&random.bytes(len), from as u64)?;
+        written += len as u64;
+    }
+    file.write_all_at(&vec![0; 3 << 20], 5 * MIB)?;
+    Ok(written)
+}
+
+fn equal(one: &Path, other: &Path) -> Result<()> {
+    let (a, b) = (File::open(one)?, File::open(other)?);
+    let bytes = a.metadata()?.len();
+    ensure!(bytes == b.metadata()?.len(), "sizes differ");
+    let (mut x, mut y) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    for from in (0..bytes).step_by(1 << 20) {
+        let len = usize::try_from((bytes - from).min(MIB))?;
+        a.read_exact_at(&mut x[..len], from)?;
+        b.read_exact_at(&mut y[..len], from)?;
+        let differs = x[..len].iter().zip(&y[..len]).position(|(x, y)| x != y);
+        if let Some(differs) = differs {
+            let sector = (from + differs as u64) / SECTOR;
+            anyhow::bail!(
+                "{} and {} differ at sector {sector}",
+                one.display(),
+                other.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that a file takes up.
+fn allocated(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path)?.blocks() * 512)
+}
+
+fn both_ways(maker: Maker, mtu: u32) -> Result<()> {
+    let bytes = 48 * MIB;
+    let scene = Scene::new(maker, bytes, mtu)?;
+    let (source, back) = (scene.path("source.img"), scene.path("back.img"));
+    let written = sparse(&source, bytes, 11)?;
+    // Twelve extents, and the blocks at both of their ends.
+    let most = written + 12 * 2 * 4096;
+
+    let told = scene.succeed(&["source.img", "e1.1", "--verify"])?;
+    ensure!(
+        told["verified"] == true && told["size_bytes"] == bytes,
+        "{told}"
+    );
+    ensure!(!scene.record().exists(), "the record stays");
+    equal(&source, &scene.image)?;
+
+    let told = scene.succeed(&["e1.1", "back.img", "--verify"])?;
+    ensure!(told["zero_bytes"].as_u64() > Some(bytes / 2), "{told}");
+    equal(&source, &back)?;
+    let used = allocated(&back)?;
+    ensure!(used <= most, "{used} bytes are taken up, of {most} at most");
+
+    // What was there before does not shine through.
+    noise(&scene.path("noise.img"), bytes, 12)?;
+    scene.succeed(&["noise.img", "e1.1", "--force"])?;
+    equal(&scene.path("noise.img"), &scene.image)?;
+    scene.succeed(&["source.img", "e1.1", "--force", "--verify"])?;
+    equal(&source, &scene.image)?;
+    if maker == Maker::Aoede {
+        // Trims are for zeros that are 64 KiB long or longer, in requests of 256 KiB.
+        let (used, most) = (allocated(&scene.image)?, written + 12 * 2 * (256 << 10));
+        ensure!(used <= most, "{used} bytes are taken up, of {most} at most");
+    }
+    scene.succeed(&["e1.1", "noise.img", "--force", "--verify"])?;
+    equal(&source, &scene.path("noise.img"))?;
+    scene.target.stop().map(drop)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_sparse_image_goes_there_and_back() -> Result<()> {
+    both_ways(Maker::under_test(), 9000)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn it_goes_to_vblade_and_back_in_small_frames() -> Result<()> {
+    both_ways(Maker::Vblade, 1500)
+}
+
+/// Killed several times at random places, it comes to its end, and every byte is right.
+fn killed(arguments: [&str; 2], bytes: u64, seed: u64) -> Result<()> {
+    let scene = Scene::new(Maker::under_test(), bytes, 9000)?;
+    let mut random = Random::new(seed);
+    let original = if arguments[0] == "e1.1" {
+        let file = File::options().write(true).open(&scene.image)?;
+        let other = scene.path("original.img");
+        noise(&other, bytes, seed)?;
+        file.write_all_at(&fs::read(&other)?, 0)?;
+        other
+    } else {
+        noise(&scene.path(arguments[0]), bytes, seed)?;
+        scene.path(arguments[0])
+    };
+    let resume = [&arguments[..], &["--resume"]].concat();
+    let mut last = 0;
+    for round in 0..4 {
+        let span = usize::try_from((bytes - last) / 3)?;
+        let at = last + 1 + random.below(span) as u64;
+        let first = if round == 0 { &arguments[..] } else { &resume };
+        let mut copy = scene
+            .interrupt_at(first, at)
+            .with_context(|| format!("seed {seed}, round {round}, {at} of {bytes} bytes"))?;
+        copy.kill()?;
+        last = recorded(&scene.record()).context("no record")?;
+    }
+    let told = scene.succeed(&[&resume[..], &["--verify"]].concat())?;
+    ensure!(
+        told["resumed_at_bytes"] == last && told["copied_bytes"] == bytes - last,
+        "seed {seed}: {told}"
+    );
+    scene.target.stop()?;
+    let copied = if arguments[1] == "e1.1" {
+        scene.image
+    } else {
+        scene.folder.join(arguments[1])
+    };
+    equal(&original, &copied).with_context(|| format!("seed {seed}"))
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_copy_to_a_disk_that_is_killed_goes_on() -> Result<()> {
+    killed(["source.img", "e1.1"], 192 * MIB, 21)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_copy_to_a_file_that_is_killed_goes_on() -> Result<()> {
+    killed(["e1.1", "back.img"], 192 * MIB, 22)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn ctrl_c_leaves_a_copy_that_goes_on() -> Result<()> {
+    let bytes = 192 * MIB;
+    let scene = Scene::new(Maker::under_test(), bytes, 9000)?;
+    noise(&scene.path("source.img"), bytes, 31)?;
+    let mut copy = scene.interrupt_at(&["source.img", "e1.1"], MIB)?;
+    copy.signal(Signal::INT)?;
+    let status = copy.wait(SOON)?;
+    let said = copy.stderr.text();
+    ensure!(
+        status.code() == Some(1) && said.contains("--resume") && said.contains("interrupted"),
+        "{status}: {said}"
+    );
+    let stable = recorded(&scene.record()).context("no record")?;
+    ensure!(stable >= MIB && stable < bytes, "{stable}");
+    // Not by accident from the beginning.
+    scene.fail(&["source.img", "e1.1"], 1, &["--resume", "--force"])?;
+    let told = scene.succeed(&["source.img", "e1.1", "--resume"])?;
+    ensure!(told["resumed_at_bytes"] == stable, "{told}");
+    equal(&scene.path("source.img"), &scene.image)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_has_changed_is_not_gone_on_with() -> Result<()> {
+    let bytes = 128 * MIB;
+    let mut scene = Scene::new(Maker::Aoede, bytes, 9000)?;
+    let source = scene.path("source.img");
+    noise(&source, bytes, 41)?;
+    let arguments = ["source.img", "e1.1", "--resume"];
+    scene.interrupt_at(&["source.img", "e1.1"], MIB)?.kill()?;
+    let record = fs::read(scene.record())?;
+
+    let file = OpenOptions::new().write(true).open(&source)?;
+    let before = file.metadata()?.modified()?;
+    file.write_all_at(b"other", 100 * MIB)?;
+    scene.fail(
+        &arguments,
+        1,
+        &["source.img was changed since the copy began", "--force"],
+    )?;
+    file.set_len(bytes - SECTOR)?;
+    scene.fail(&arguments, 1, &["134217216 bytes now, and had 134217728"])?;
+    file.set_len(bytes)?;
+    file.set_modified(before)?;
+
+    let mut damaged = record.clone();
+    damaged[40] ^= 1;
+    fs::write(scene.record(), damaged)?;
+    scene.fail(&arguments, 1, &["record", "it is damaged", "--force"])?;
+    fs::write(scene.record(), record)?;
+
+    // Another target at the same address, whose serial number is another.
+    scene.target.stop()?;
+    scene.target = Export::new(&scene.image, "tgt0").start(&scene.host, Maker::Vblade)?;
+    scene.fail(
+        &arguments,
+        1,
+        &["e1.1 is another disk now", "serial number"],
+    )?;
+    scene.target.stop()?;
+    scene.target = Export::new(&scene.image, "tgt0").start(&scene.host, Maker::Aoede)?;
+    let told = scene.succeed(&arguments)?;
+    ensure!(told["resumed_at_bytes"].as_u64() >= Some(MIB), "{told}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_target_that_is_killed_and_comes_back_is_no_error() -> Result<()> {
+    let bytes = 192 * MIB;
+    let mut scene = Scene::new(Maker::under_test(), bytes, 9000)?;
+    noise(&scene.path("source.img"), bytes, 51)?;
+    for (arguments, copied) in [
+        (["source.img", "e1.1"], "disk.img"),
+        (["e1.1", "back.img"], "back.img"),
+    ] {
+        let mut copy = scene.interrupt_at(&arguments, 2 * MIB)?;
+        // The image is locked until the old one is gone: that is waited for.
+        scene.kill()?;
+        scene.restart(Maker::under_test())?;
+        let status = copy.wait(LONG)?;
+        ensure!(status.success(), "{status}: {}", copy.stderr.text());
+        equal(&scene.path("source.img"), &scene.path(copied))?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_sector_that_was_corrupted_is_found() -> Result<()> {
+    let bytes = 128 * MIB;
+    let mut scene = Scene::new(Maker::under_test(), bytes, 9000)?;
+    noise(&scene.path("source.img"), bytes, 61)?;
+    scene
+        .interrupt_at(&["source.img", "e1.1"], 8 * MIB)?
+        .kill()?;
+    scene.target.stop()?;
+    let image = OpenOptions::new().write(true).open(&scene.image)?;
+    for sector in [12_345, 1_234] {
+        image.write_all_at(b"corrupted", sector * SECTOR + 7)?;
+    }
+    let maker = Maker::under_test();
+    scene.target = Export::new(&scene.image, "tgt0").start(&scene.host, maker)?;
+    scene.fail(
+        &["source.img", "e1.1", "--resume", "--verify"],
+        1,
+        &["e1.1 differs from ", "source.img at sector 1234:"],
+    )?;
+    ensure!(!scene.record().exists(), "there is nothing to go on with");
+
+    // In a file: the disk is the source.
+    let back = scene.path("back.img");
+    scene.interrupt_at(&["e1.1", "back.img"], 8 * MIB)?.kill()?;
+    let file = OpenOptions::new().write(true).open(&back)?;
+    file.write_all_at(&[0; 512], 4321 * SECTOR)?;
+    scene.fail(
+        &["e1.1", "back.img", "--resume", "--verify"],
+        1,
+        &["back.img differs from e1.1 at sector 4321:"],
+    )
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_would_be_lost_and_what_does_not_fit_is_refused() -> Result<()> {
+    let scene = Scene::new(Maker::under_test(), 8 * MIB, 1500)?;
+    noise(&scene.path("large.img"), 8 * MIB + 5, 71)?;
+    noise(&scene.path("small.img"), MIB + 5, 72)?;
+    scene.fail(
+        &["large.img", "e1.1"],
+        1,
+        &["large.img has 8389120 bytes", "e1.1 only 8388608"],
+    )?;
+    ensure!(allocated(&scene.image)? == 0, "something was written");
+    for [from, to] in [["large.img", "small.img"], ["e1.1", "1.1"]] {
+        scene.fail(&[from, to], 2, &["error:"])?;
+    }
+    // Smaller is fine; the last sector is filled up with zeros, the rest stays as it is.
+    let rest = OpenOptions::new().write(true).open(&scene.image)?;
+    rest.write_all_at(b"mine", 4 * MIB)?;
+    scene.succeed(&["small.img", "e1.1", "--verify"])?;
+    let mut expected = fs::read(scene.path("small.img"))?;
+    expected.resize(usize::try_from(8 * MIB)?, 0);
+    let mine = usize::try_from(4 * MIB)?;
+    expected[mine..mine + 4].copy_from_slice(b"mine");
+    ensure!(fs::read(&scene.image)? == expected, "wrong content");
+
+    scene.fail(&["small.img", "e1.1"], 1, &["e1.1 is not empty; --force"])?;
+    scene.fail(
+        &["e1.1", "small.img"],
+        1,
+        &["small.img is not empty; --force"],
+    )?;
+    // The image that the target itself serves.
+    scene.fail(&["e1.1", "disk.img", "--force"], 1, &["disk.img is in use"])?;
+    scene.fail(
+        &["e1.1", "/dev/null"],
+        1,
+        &["neither a regular file nor a block device"],
+    )?;
+    scene.fail(
+        &["nowhere.img", "e1.1"],
+        1,
+        &["nowhere.img", "No such file"],
+    )?;
+    scene.succeed(&["e1.1", "small.img", "--force"])?;
+    equal(&scene.image, &scene.path("small.img"))
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_copy_whose_disk_stays_away_ends_and_can_go_on() -> Result<()> {
+    let bytes = 128 * MIB;
+    let mut scene = Scene::new(Maker::under_test(), bytes, 9000)?;
+    noise(&scene.path("source.img"), bytes, 81)?;
+    let arguments = ["source.img", "e1.1", "--give-up", "500ms"];
+    let mut copy = scene.interrupt_at(&arguments, MIB)?;
+    scene.kill()?;
+    let status = copy.wait(SOON)?;
+    let said = copy.stderr.text();
+    ensure!(
+        status.code() == Some(1) && said.contains("silent") && said.contains("--resume"),
+        "{status}: {said}"
+    );
+    wait_until("the target is gone", SOON, || {
+        Ok(!scene.target.is_running())
+    })?;
+    scene.restart(Maker::under_test())?;
+    scene.succeed(&["source.img", "e1.1", "--resume", "--verify"])?;
+    equal(&scene.path("source.img"), &scene.image)
+}
+
+/// A loop device, released when dropped.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn new(image: &Path) -> Result<Self> {
+        let mut command = Command::new("losetup");
+        command.args(["--find", "--show"]).arg(image);
+        let name = succeed(None, command, SOON)?;
+        Ok(Self(name.trim().into()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_device_is_written_if_it_is_free_and_read() -> Result<()> {
+    let bytes = 16 * MIB;
+    let scene = Scene::new(Maker::under_test(), bytes, 9000)?;
+    sparse(&scene.path("source.img"), bytes, 91)?;
+    scene.succeed(&["source.img", "e1.1"])?;
+    // Larger by a MiB, and full.
+    let behind = scene.path("behind.img");
+    noise(&behind, bytes + MIB, 92)?;
+    let end = fs::read(&behind)?[usize::try_from(bytes)?..].to_vec();
+    let device = LoopDevice::new(&behind)?;
+    let name = device.0.to_str().context("no UTF-8")?;
+
+    let mut exclusive = OpenOptions::new();
+    exclusive.read(true).custom_flags(libc::O_EXCL);
+    let taken = exclusive.open(&device.0)?;
+    scene.fail(&["e1.1", name, "--force"], 1, &[name, "is in use (mounted"])?;
+    drop(taken);
+    scene.fail(&["e1.1", name], 1, &["is not empty; --force"])?;
+    scene.succeed(&["e1.1", name, "--force", "--verify"])?;
+    let content = fs::read(&device.0)?;
+    let (copy, rest) = content.split_at(usize::try_from(bytes)?);
+    ensure!(
+        copy == fs::read(scene.path("source.img"))?,
+        "another content"
+    );
+    ensure!(rest == end, "what is behind has changed");
+
+    scene.fail(&[name, "e1.1"], 1, &["17825792", "16777216"])?;
+    let small = LoopDevice::new(&scene.path("source.img"))?;
+    let name = small.0.to_str().context("no UTF-8")?;
+    scene.succeed(&[name, "e1.1", "--force", "--verify"])?;
+    equal(&scene.path("source.img"), &scene.image)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_disk_is_copied_to_a_disk_and_killed_meanwhile() -> Result<()> {
+    let bytes = 128 * MIB;
+    let scene = Scene::new(Maker::under_test(), bytes, 9000)?;
+    let other = scene.folder.image("other.img", bytes)?;
+    let export = Export::new(&other, "tgt1").at(2, 1);
+    scene.host.veth("tgt1", &scene.initiator, "ini1", 9000)?;
+    let _other = export.start(&scene.host, Maker::under_test())?;
+    noise(&scene.path("source.img"), bytes, 95)?;
+    scene.succeed(&["source.img", "e1.1"])?;
+    let both = ["e1.1", "e2.1", "-i", "ini1"];
+    scene.interrupt_at(&both, 5 * MIB)?.kill()?;
+    let told = scene.succeed(&[&both[..], &["--resume", "--verify"]].concat())?;
+    ensure!(told["resumed_at_bytes"].as_u64() >= Some(5 * MIB), "{told}");
+    equal(&scene.path("source.img"), &other)
+}
