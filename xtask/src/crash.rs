@@ -8,7 +8,7 @@ use crate::test;
 /// Kill the program under load and cut its disk's power, again and again; needs root.
 ///
 /// What was promised must be there afterwards. `cargo xtask test` does the same, but fewer times.
-/// A failure says the round, the seed, and which sectors hold what they must not. The same seed
+/// At the end stands, for each way of running the program, what the crashes came amid. A failure says the round, the seed, and which sectors hold what they must not. The same seed
 /// sends the same requests, but the moments of the crashes differ.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
