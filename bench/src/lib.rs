@@ -1,17 +1,19 @@
 //! What a measurement of an AoE target is made of.
 //!
 //! * [`load`]: an initiator that does nothing but ask, as fast as one core can, and counts.
+//! * [`probe`]: an initiator that measures congestion, again and again.
 //! * [`responder`]: a target without a disk, the limit of the packet path.
 //! * [`Histogram`]: latencies, in constant memory.
 //! * [`statistics`]: medians over rounds, and ratios within them.
 //! * [`process`]: which core to run on, and how much of it was used.
 //!
-//! The program `aoede-bench` offers the first two on the command line; `cargo xtask bench` has
+//! The program `aoede-bench` offers the first three on the command line; `cargo xtask bench` has
 //! them, and other people's targets, do the same work by turns. Any target can be measured: of
 //! this project only the frame codec and the Ethernet port are used.
 #![forbid(unsafe_code)]
 
 pub mod load;
+pub mod probe;
 pub mod process;
 pub mod responder;
 pub mod statistics;

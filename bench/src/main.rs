@@ -1,4 +1,4 @@
-//! `aoede-bench load` and `aoede-bench responder`, see the library.
+//! `aoede-bench load`, `aoede-bench responder` and `aoede-bench probe`, see the library.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 use aoede_bench::{
     load::{self, Extent, MAX_DEPTH, Report, Waiting, Workload},
-    process, responder,
+    probe, process, responder,
 };
 use aoede_wire::Address;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -27,10 +27,12 @@ struct Arguments {
 enum Command {
     Load(LoadArgs),
     Responder(ResponderArgs),
+    Probe(ProbeArgs),
 }
 
 /// Ask a target as fast as one core can, and tell how fast it answers.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 struct LoadArgs {
     /// Address of the target, such as e1.1.
     address: Address,
@@ -46,6 +48,15 @@ struct LoadArgs {
     /// Requests under way.
     #[arg(long, default_value_t = 16, value_parser = depth)]
     depth: usize,
+    /// Make so many requests at a time, when as many are answered.
+    #[arg(long, default_value_t = 1)]
+    group: usize,
+    /// Put the reads of a group into one frame (the extension `coalesced_read`).
+    #[arg(long)]
+    coalesce: bool,
+    /// Let the target answer several writes in one frame (the extension `coalesced_write_reply`).
+    #[arg(long)]
+    write_replies: bool,
     /// How long to measure.
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     seconds: f64,
@@ -74,6 +85,9 @@ struct LoadArgs {
     /// Tell how much processor time this process uses meanwhile.
     #[arg(long, value_name = "PID")]
     watch: Option<u32>,
+    /// Tell how much of this core's time is used meanwhile, whoever uses it.
+    #[arg(long, value_name = "CORE")]
+    watch_core: Option<usize>,
     /// Compare some blocks with this file before the measurement.
     #[arg(long, value_name = "FILE")]
     verify: Option<PathBuf>,
@@ -96,6 +110,23 @@ struct ResponderArgs {
     /// Size of the disk.
     #[arg(long, default_value_t = 1 << 20)]
     sectors: u64,
+}
+
+/// Measure how many requests a target's receive buffer holds, again and again, and print for each
+/// time how many probes were answered.
+#[derive(Args, Debug)]
+struct ProbeArgs {
+    /// Address of the target, such as e1.1.
+    address: Address,
+    /// Interface to find it on.
+    #[arg(short, long)]
+    interface: String,
+    /// Frames of one measurement.
+    #[arg(long, default_value_t = 256)]
+    probes: u32,
+    /// Measurements, one every 2.2 s.
+    #[arg(long, default_value_t = 1)]
+    times: u32,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -133,6 +164,18 @@ fn run(command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Probe(args) => {
+            let settings = probe::Settings {
+                address: args.address,
+                interface: args.interface,
+                probes: args.probes,
+                times: args.times,
+            };
+            // If nobody reads it any more, it ends by itself.
+            probe::run(&settings, |answered| {
+                let _gone = writeln!(io::stdout(), "{answered}");
+            })
+        }
         Command::Responder(args) => {
             let address = args.address;
             let settings = responder::Settings {
@@ -153,6 +196,9 @@ impl From<LoadArgs> for load::Settings {
             workload: args.rw,
             block_bytes: args.block_size,
             depth: args.depth,
+            group: args.group,
+            coalesce: args.coalesce,
+            write_replies: args.write_replies,
             extent: args.bytes.map_or_else(
                 || Extent::Time(Duration::from_secs_f64(args.seconds)),
                 |bytes| Extent::Blocks(bytes / u64::from(args.block_size).max(1)),
@@ -171,6 +217,7 @@ impl From<LoadArgs> for load::Settings {
             },
             verify: args.verify,
             watch: args.watch,
+            watch_core: args.watch_core,
             seed: args.seed,
         }
     }
@@ -221,8 +268,14 @@ fn print(out: &mut impl io::Write, report: &Report) -> io::Result<()> {
     }
     writeln!(
         out,
-        "sent again: {}, strays: {}, lost at the ring: {}, blocks verified: {}",
-        report.retransmissions, report.strays, report.ring_drops, report.verified_blocks
+        "frames sent: {}, with answers: {}, sent again: {}, strays: {}, lost at the ring: {}, \
+         blocks verified: {}",
+        report.request_frames,
+        report.response_frames,
+        report.retransmissions,
+        report.strays,
+        report.ring_drops,
+        report.verified_blocks
     )
 }
 

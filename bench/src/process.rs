@@ -29,6 +29,32 @@ pub fn cpu_seconds(id: u32) -> anyhow::Result<f64> {
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
+/// Seconds that a core has worked so far, whoever for: all but idleness. Receiving frames is part of
+/// it, which no process need be charged for.
+///
+/// # Errors
+/// There is no such core.
+pub fn core_seconds(core: usize) -> anyhow::Result<f64> {
+    let stat = fs::read_to_string("/proc/stat").context("no /proc/stat")?;
+    let ticks = core_ticks(&stat, core).with_context(|| format!("there is no core {core}"))?;
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// The times of a core in proc(5) are user, nice, system, idle, iowait, irq and softirq; then those
+/// of others.
+fn core_ticks(stat: &str, core: usize) -> Option<u64> {
+    let name = format!("cpu{core}");
+    let line = stat
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(&name))?;
+    let times = line.split_whitespace().skip(1).take(7).enumerate();
+    times
+        .filter(|(at, _)| !matches!(at, 3 | 4))
+        .map(|(_, time)| time.parse::<u64>().ok())
+        .sum()
+}
+
 /// Fields 14 and 15 of proc(5), utime and stime, counted from behind the name (field 2), which may
 /// contain anything.
 fn cpu_ticks(stat: &str) -> Option<u64> {
@@ -49,6 +75,15 @@ mod tests {
         assert_eq!(cpu_ticks(stat), Some(154));
         assert_eq!(cpu_ticks("77 (a) R 1 2 3"), None);
         assert_eq!(cpu_ticks(""), None);
+    }
+
+    #[test]
+    fn a_core_works_in_all_but_two_columns() {
+        let stat =
+            "cpu  9 9 9 9 9 9 9 9 0 0\ncpu1 1 2 4 1000 1000 8 16 500 0 0\ncpu10 7 0 0 0 0 0 0";
+        assert_eq!(core_ticks(stat, 1), Some(31));
+        assert_eq!(core_ticks(stat, 10), Some(7));
+        assert_eq!(core_ticks(stat, 2), None);
     }
 
     #[test]

@@ -79,3 +79,43 @@ fn a_target_without_flush_cache_ext_is_asked_for_the_other() -> Result<()> {
     ensure!(report.ops > 0, "{report:?}");
     Ok(())
 }
+
+/// 128 blocks, 16 in a frame.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn reads_of_a_group_travel_in_one_frame() -> Result<()> {
+    let read = ["--rw", "read", "--bytes", "1048576", "--group", "16"];
+    let (report, log) = measure(&[], &[&read[..], &["--coalesce"]].concat(), Maker::Aoede)?;
+    ensure!(report.ops == 128, "{report:?}");
+    ensure!(report.request_frames == 8, "{report:?}");
+    ensure!(report.response_frames == 128, "{report:?}");
+    ensure!(counted(&log, "reads")? == 128, "{log}");
+    // The same without: a frame each.
+    let (report, _) = measure(&[], &read, Maker::Aoede)?;
+    ensure!(report.request_frames == 128, "{report:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn write_responses_that_share_frames_are_all_counted() -> Result<()> {
+    let write = ["--rw", "write", "--bytes", "1048576", "--depth", "32"];
+    let options = ["--cache", "writeback"];
+    let load = [&write[..], &["--write-replies", "--group", "32"]].concat();
+    let (report, log) = measure(&options, &load, Maker::Aoede)?;
+    ensure!(report.ops == 128, "{report:?}");
+    ensure!(counted(&log, "writes")? == 128, "{log}");
+    ensure!(report.response_frames < 128, "{report:?}");
+    let (report, _) = measure(&options, &write, Maker::Aoede)?;
+    ensure!(report.response_frames == 128, "{report:?}");
+    Ok(())
+}
+
+/// vblade knows no extensions, and must not be taken for one that does.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn extensions_are_not_taken_for_granted() {
+    let read = ["--rw", "read", "--seconds", "0.1", "--coalesce"];
+    let refused = measure(&[], &read, Maker::Vblade);
+    assert!(refused.is_err_and(|error| format!("{error:#}").contains("does not know")));
+}

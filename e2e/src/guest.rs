@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -23,6 +24,8 @@ pub struct GuestOptions<'a> {
     pub mtu: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// A socket of an NBD server, whose disk is its `/dev/vda`.
+    pub nbd_socket: Option<&'a Path>,
 }
 
 impl Default for GuestOptions<'_> {
@@ -32,6 +35,7 @@ impl Default for GuestOptions<'_> {
             taps: &["tap0"],
             mtu: 9000,
             memory_mib: 1024,
+            nbd_socket: None,
         }
     }
 }
@@ -85,6 +89,13 @@ impl Guest {
                 tap,
                 &format!(",host_mtu={}", options.mtu),
             );
+        }
+        if let Some(socket) = options.nbd_socket {
+            let server = format!("server.type=unix,server.path={}", socket.display());
+            command
+                .arg("-blockdev")
+                .arg(format!("driver=nbd,node-name=disk,discard=unmap,{server}"));
+            command.args(["-device", "virtio-blk-pci,drive=disk"]);
         }
         let machine = Process::spawn_split("guest", Some(namespace), command)?;
         machine

@@ -24,7 +24,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Modules to load before the AoE driver; their dependencies come along.
-const MODULES: &[&str] = &["virtio_pci", "virtio_net"];
+const MODULES: &[&str] = &["virtio_pci", "virtio_net", "virtio_blk"];
 
 /// The driver that is the initiator of most stories. Loaded last.
 const DRIVER: &str = "aoe";

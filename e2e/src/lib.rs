@@ -7,6 +7,7 @@
 //! * [`Namespace`]: a host's network, with [`Namespace::veth`], [`Namespace::tap`] and
 //!   [`Namespace::bridge`].
 //! * [`Export`] and [`TargetProcess`]: a running target, ours or vblade ([`Maker`]).
+//! * [`Attachment`]: a running `aoede attach`, for programs that speak NBD.
 //! * [`Guest`]: a Linux machine under emulation with the kernel's own AoE driver.
 //! * [`Ipxe`]: a machine that boots from the network.
 //! * [`Nic`] and [`aoe`]: frames made by hand.
@@ -23,6 +24,7 @@
 //! cannot hide itself.
 
 pub mod aoe;
+mod attachment;
 pub mod corpus;
 pub mod crash;
 pub mod forwarder;
@@ -38,6 +40,7 @@ mod scratch;
 mod seccomp;
 mod target;
 
+pub use attachment::Attachment;
 pub use guest::{Guest, GuestOptions, Job};
 pub use ipxe::{Ipxe, boot_image};
 pub use namespace::Namespace;

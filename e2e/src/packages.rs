@@ -27,6 +27,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("libnbd-bin", "nbdfuse"),
     ("nbdkit", "nbdkit"),
     ("qemu-system-x86", "qemu-system-x86_64"),
+    ("qemu-utils", "qemu-io"),
     ("strace", "strace"),
     ("util-linux", "setpriv"),
     ("vblade", "vblade"),

@@ -266,6 +266,28 @@ impl TargetProcess {
             .sum())
     }
 
+    /// How often its threads went to sleep of their own accord so far: as often as they were woken.
+    /// Those that have ended do not count, nor the kernel's own: io_uring keeps one for syncs, which
+    /// looks every five seconds whether there is more to do.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn sleeps(&self) -> Result<u64> {
+        let mut sleeps = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.id()?))? {
+            let status = fs::read_to_string(thread?.path().join("status"));
+            let Some(status) = status.ok().filter(|it| !it.contains("Name:\tiou-")) else {
+                continue;
+            };
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+                .context("no voluntary_ctxt_switches")?;
+            sleeps += line.trim().parse::<u64>()?;
+        }
+        Ok(sleeps)
+    }
+
     /// Asks it to stop with SIGTERM and waits. Ours must end with exit code 0. Returns how long
     /// it took.
     ///
@@ -316,7 +338,7 @@ impl TargetProcess {
         Ok(stopped)
     }
 
-    /// Orders a freeze by signals. They are looked at once a second.
+    /// Orders a freeze by signals.
     ///
     /// # Errors
     /// It has ended, or does not take its signals.
@@ -324,7 +346,7 @@ impl TargetProcess {
         self.order(&[Signal::USR1, Signal::USR2])
     }
 
-    /// Orders a thaw by signals. They are looked at once a second.
+    /// Orders a thaw by signals.
     ///
     /// # Errors
     /// As [`TargetProcess::freeze`].

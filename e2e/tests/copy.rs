@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aoede_e2e::{
     Export, Finished, Maker, Namespace, Process, Random, Scratch, TargetProcess, aoede_binary, run,
-    wait_until,
+    succeed, wait_until,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -236,8 +236,8 @@ fn both_ways(maker: Maker, mtu: u32) -> Result<()> {
         let (used, most) = (allocated(&scene.image)?, written + 12 * 2 * (256 << 10));
         ensure!(used <= most, "{used} bytes are taken up, of {most} at most");
     }
-    scene.succeed(&["e1.1", "back.img", "--force", "--verify"])?;
-    equal(&source, &back)?;
+    scene.succeed(&["e1.1", "noise.img", "--force", "--verify"])?;
+    equal(&source, &scene.path("noise.img"))?;
     scene.target.stop().map(drop)
 }
 
@@ -497,4 +497,79 @@ fn a_copy_whose_disk_stays_away_ends_and_can_go_on() -> Result<()> {
     scene.restart(Maker::under_test())?;
     scene.succeed(&["source.img", "e1.1", "--resume", "--verify"])?;
     equal(&scene.path("source.img"), &scene.image)
+}
+
+/// A loop device, released when dropped.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn new(image: &Path) -> Result<Self> {
+        let mut command = Command::new("losetup");
+        command.args(["--find", "--show"]).arg(image);
+        let name = succeed(None, command, SOON)?;
+        Ok(Self(name.trim().into()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_device_is_written_if_it_is_free_and_read() -> Result<()> {
+    let bytes = 16 * MIB;
+    let scene = Scene::new(Maker::under_test(), bytes, 9000)?;
+    sparse(&scene.path("source.img"), bytes, 91)?;
+    scene.succeed(&["source.img", "e1.1"])?;
+    // Larger by a MiB, and full.
+    let behind = scene.path("behind.img");
+    noise(&behind, bytes + MIB, 92)?;
+    let end = fs::read(&behind)?[usize::try_from(bytes)?..].to_vec();
+    let device = LoopDevice::new(&behind)?;
+    let name = device.0.to_str().context("no UTF-8")?;
+
+    let mut exclusive = OpenOptions::new();
+    exclusive.read(true).custom_flags(libc::O_EXCL);
+    let taken = exclusive.open(&device.0)?;
+    scene.fail(&["e1.1", name, "--force"], 1, &[name, "is in use (mounted"])?;
+    drop(taken);
+    scene.fail(&["e1.1", name], 1, &["is not empty; --force"])?;
+    scene.succeed(&["e1.1", name, "--force", "--verify"])?;
+    let content = fs::read(&device.0)?;
+    let (copy, rest) = content.split_at(usize::try_from(bytes)?);
+    ensure!(
+        copy == fs::read(scene.path("source.img"))?,
+        "another content"
+    );
+    ensure!(rest == end, "what is behind has changed");
+
+    scene.fail(&[name, "e1.1"], 1, &["17825792", "16777216"])?;
+    let small = LoopDevice::new(&scene.path("source.img"))?;
+    let name = small.0.to_str().context("no UTF-8")?;
+    scene.succeed(&[name, "e1.1", "--force", "--verify"])?;
+    equal(&scene.path("source.img"), &scene.image)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_disk_is_copied_to_a_disk_and_killed_meanwhile() -> Result<()> {
+    let bytes = 128 * MIB;
+    let scene = Scene::new(Maker::under_test(), bytes, 9000)?;
+    let other = scene.folder.image("other.img", bytes)?;
+    let export = Export::new(&other, "tgt1").at(2, 1);
+    scene.host.veth("tgt1", &scene.initiator, "ini1", 9000)?;
+    let _other = export.start(&scene.host, Maker::under_test())?;
+    noise(&scene.path("source.img"), bytes, 95)?;
+    scene.succeed(&["source.img", "e1.1"])?;
+    let both = ["e1.1", "e2.1", "-i", "ini1"];
+    scene.interrupt_at(&both, 5 * MIB)?.kill()?;
+    let told = scene.succeed(&[&both[..], &["--resume", "--verify"]].concat())?;
+    ensure!(told["resumed_at_bytes"].as_u64() >= Some(5 * MIB), "{told}");
+    equal(&scene.path("source.img"), &other)
 }

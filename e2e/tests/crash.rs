@@ -17,6 +17,8 @@ use aoede_e2e::{
 
 const ROUNDS: usize = 50;
 const CUTS: usize = 48;
+/// Rounds of one way from which on they have to say something.
+const ENOUGH: usize = 4;
 
 const ALL: Mix = Mix {
     writes: 45,
@@ -59,8 +61,25 @@ const PLAIN: Mix = Mix {
     switches: 0,
 };
 
-fn ours(held_to: Cache, mix: Mix, arguments: &'static [&'static str]) -> Way {
+/// Nobody flushes: what is acknowledged early is promised by its age alone.
+const UNFLUSHED: Mix = Mix {
+    writes: 30,
+    early_writes: 30,
+    trims: 2,
+    flushes: 0,
+    switches: 0,
+};
+
+/// So old it is given to the kernel, by a target that needs so long at the most to write it.
+const AGED_WRITEBACK: &[&str] = &["--cache", "writeback", "--dirty-age", "100ms"];
+const AGED_WRITETHROUGH: &[&str] = &["--dirty-age", "100ms"];
+const AGE: Duration = Duration::from_millis(100);
+/// Time that the disk may take to write and sync what is so old, on a machine with other work.
+const TIME_TO_WRITE: Duration = Duration::from_millis(300);
+
+fn ours(name: &'static str, held_to: Cache, mix: Mix, arguments: &'static [&'static str]) -> Way {
     Way {
+        name,
         maker: Maker::Aoede,
         arguments,
         held_to,
@@ -75,6 +94,12 @@ fn ours(held_to: Cache, mix: Mix, arguments: &'static [&'static str]) -> Way {
 /// The same, frozen and thawed under way.
 fn freezing(mut way: Way) -> Way {
     way.freezes = true;
+    way
+}
+
+/// The same, held to its dirty age.
+fn aged(mut way: Way) -> Way {
+    way.kept_after = Some(AGE + TIME_TO_WRITE);
     way
 }
 
@@ -111,24 +136,108 @@ fn killed_at_any_moment_it_has_kept_what_it_promised() -> Result<()> {
         rounds,
         seed: seed()?,
         ways: vec![
-            ours(Cache::Writethrough, ALL, &["--engine", "io_uring"]),
-            ours(Cache::Writethrough, ALL, &["--engine", "aio"]),
-            ours(Cache::Writethrough, ALL, &["--io", "buffered"]),
-            ours(Cache::Writeback, CACHED, WRITEBACK),
-            ours(Cache::Writeback, CACHED, BUSY_WRITEBACK),
-            ours(Cache::Writeback, CACHED, BUFFERED_WRITEBACK),
+            ours(
+                "writethrough, io_uring",
+                Cache::Writethrough,
+                ALL,
+                &["--engine", "io_uring"],
+            ),
+            ours(
+                "writethrough, aio",
+                Cache::Writethrough,
+                ALL,
+                &["--engine", "aio"],
+            ),
+            ours(
+                "writethrough, buffered",
+                Cache::Writethrough,
+                ALL,
+                &["--io", "buffered"],
+            ),
+            ours("writeback", Cache::Writeback, CACHED, WRITEBACK),
+            ours("writeback, busy", Cache::Writeback, CACHED, BUSY_WRITEBACK),
+            ours(
+                "writeback, buffered",
+                Cache::Writeback,
+                CACHED,
+                BUFFERED_WRITEBACK,
+            ),
+            aged(ours(
+                "writethrough, never flushed",
+                Cache::Writethrough,
+                UNFLUSHED,
+                AGED_WRITETHROUGH,
+            )),
+            aged(ours(
+                "writeback, never flushed",
+                Cache::Writeback,
+                UNFLUSHED,
+                AGED_WRITEBACK,
+            )),
             // With a shadow a trim leaves the parts of blocks as they are.
-            freezing(ours(Cache::Writethrough, WITHOUT_TRIMS, &[])),
-            freezing(ours(Cache::Writeback, CACHED_WITHOUT_TRIMS, WRITEBACK)),
+            freezing(ours(
+                "writethrough, frozen",
+                Cache::Writethrough,
+                WITHOUT_TRIMS,
+                &[],
+            )),
+            freezing(ours(
+                "writeback, frozen",
+                Cache::Writeback,
+                CACHED_WITHOUT_TRIMS,
+                WRITEBACK,
+            )),
         ],
     };
-    let summary = kills(&campaign)?;
-    println!("{summary}");
+    let summaries = kills(&campaign)?;
+    show(&summaries);
+    for (way, summary) in campaign.ways.iter().zip(&summaries) {
+        says_something(way, summary).with_context(|| summary.to_string())?;
+    }
+    Ok(())
+}
+
+/// Whether the crashes of a way came when something could go wrong. The shares are far below what
+/// is usual: of few crashes they ask nothing.
+fn says_something(way: &Way, summary: &Summary) -> Result<()> {
+    let early = way.mix.early_writes > 0 || way.held_to == Cache::Writeback;
+    let aged = way.kept_after.is_some();
+    // What is acknowledged from memory is not under way for long.
+    let under_way = if aged || way.held_to == Cache::Writeback {
+        8
+    } else {
+        2
+    };
+    for (what, asked, kills, one_of) in [
+        (
+            "amid writes without an answer",
+            true,
+            summary.amid_changes,
+            under_way,
+        ),
+        ("with dirty data", early, summary.amid_unpromised, 4),
+        ("with data that is old enough", aged, summary.amid_aged, 4),
+        ("while a freeze began", way.freezes, summary.ordered, 40),
+        ("while it was frozen", way.freezes, summary.frozen, 8),
+        ("while it was merged", way.freezes, summary.merging, 20),
+    ] {
+        ensure!(
+            !asked || kills >= summary.crashes() / one_of,
+            "{kills} kills {what} are too few"
+        );
+    }
+    let flushes = way.mix.flushes > 0 && summary.rounds >= ENOUGH;
     ensure!(
-        summary.outstanding > rounds && summary.tally.flushes > 0,
-        "nothing was under way when it was killed: {summary}"
+        !flushes || summary.tally.flushes > 0,
+        "no flush was acknowledged"
     );
     Ok(())
+}
+
+fn show(summaries: &[Summary]) {
+    for summary in summaries {
+        eprintln!("{summary}");
+    }
 }
 
 #[test]
@@ -140,23 +249,51 @@ fn a_power_cut_takes_nothing_that_was_promised() -> Result<()> {
         seed: seed()?,
         ways: vec![
             on_device(ours(
+                "writethrough, io_uring, device",
                 Cache::Writethrough,
                 WITHOUT_TRIMS,
                 &["--engine", "io_uring"],
             )),
-            ours(Cache::Writethrough, WITHOUT_TRIMS, &["--engine", "aio"]),
-            ours(Cache::Writethrough, WITHOUT_TRIMS, &["--io", "buffered"]),
-            on_device(ours(Cache::Writeback, CACHED_WITHOUT_TRIMS, WRITEBACK)),
-            on_device(ours(Cache::Writeback, CACHED_WITHOUT_TRIMS, BUSY_WRITEBACK)),
-            ours(Cache::Writeback, CACHED_WITHOUT_TRIMS, BUFFERED_WRITEBACK),
+            ours(
+                "writethrough, aio, file",
+                Cache::Writethrough,
+                WITHOUT_TRIMS,
+                &["--engine", "aio"],
+            ),
+            ours(
+                "writethrough, buffered, file",
+                Cache::Writethrough,
+                WITHOUT_TRIMS,
+                &["--io", "buffered"],
+            ),
+            on_device(ours(
+                "writeback, device",
+                Cache::Writeback,
+                CACHED_WITHOUT_TRIMS,
+                WRITEBACK,
+            )),
+            on_device(ours(
+                "writeback, busy, device",
+                Cache::Writeback,
+                CACHED_WITHOUT_TRIMS,
+                BUSY_WRITEBACK,
+            )),
+            ours(
+                "writeback, buffered, file",
+                Cache::Writeback,
+                CACHED_WITHOUT_TRIMS,
+                BUFFERED_WRITEBACK,
+            ),
         ],
     };
-    let summary = power_cuts(&campaign, Flushes::Obeyed)?;
-    println!("{summary}");
-    ensure!(
-        summary.lost > 0,
-        "no cut took anything, so it was none: {summary}"
-    );
+    let summaries = power_cuts(&campaign, Flushes::Obeyed)?;
+    show(&summaries);
+    for summary in summaries {
+        ensure!(
+            summary.lost > 0 || summary.rounds < ENOUGH,
+            "no cut took anything, so it was none: {summary}"
+        );
+    }
     Ok(())
 }
 
@@ -166,6 +303,7 @@ fn a_power_cut_takes_nothing_that_was_promised() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_target_that_acknowledges_too_early_is_found_out_by_a_power_cut() -> Result<()> {
     let honest = Way {
+        name: "vblade",
         maker: Maker::Vblade,
         arguments: &["-d", "-s"],
         held_to: Cache::Writethrough,
@@ -180,8 +318,7 @@ fn a_target_that_acknowledges_too_early_is_found_out_by_a_power_cut() -> Result<
         seed: seed()?,
         ways: vec![honest.clone()],
     };
-    let summary = power_cuts(&campaign, Flushes::Obeyed).context("the honest vblade")?;
-    println!("vblade -d -s: {summary}");
+    show(&power_cuts(&campaign, Flushes::Obeyed).context("the honest vblade")?);
     let liar = Way {
         arguments: &[],
         ..honest
@@ -193,7 +330,7 @@ fn a_target_that_acknowledges_too_early_is_found_out_by_a_power_cut() -> Result<
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_disk_that_ignores_flushes_is_found_out_by_a_power_cut() -> Result<()> {
-    let way = ours(Cache::Writethrough, WITHOUT_TRIMS, &[]);
+    let way = ours("on a liar", Cache::Writethrough, WITHOUT_TRIMS, &[]);
     expect_broken_promises(way.clone(), Flushes::Ignored)?;
     expect_broken_promises(on_device(way), Flushes::Ignored)
 }
@@ -203,31 +340,35 @@ fn a_disk_that_ignores_flushes_is_found_out_by_a_power_cut() -> Result<()> {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_write_cache_that_is_kept_secret_is_found_out_by_a_kill() -> Result<()> {
-    let secret = ours(Cache::Writethrough, PLAIN, WRITEBACK);
-    let campaign = Campaign {
-        rounds: 5,
-        seed: seed()?,
-        ways: vec![secret],
-    };
-    found_out(kills(&campaign))
+    let secret = ours("a secret", Cache::Writethrough, PLAIN, WRITEBACK);
+    expect_broken_promises_by_kills(secret)
+}
+
+/// The same with data that is kept for longer than is said.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn data_that_is_kept_in_memory_for_too_long_is_found_out_by_a_kill() -> Result<()> {
+    const LONG: &[&str] = &["--cache", "writeback", "--dirty-age", "1m"];
+    let way = aged(ours("too old", Cache::Writeback, UNFLUSHED, LONG));
+    expect_broken_promises_by_kills(way)
 }
 
 /// `--dirty-age` bounds what a power cut takes where nobody flushes: the Linux driver never does.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_power_cut_takes_nothing_that_is_older_than_the_dirty_age() -> Result<()> {
-    const AGE: &[&str] = &["--cache", "writeback", "--dirty-age", "300ms"];
+    const ARGUMENTS: &[&str] = &["--cache", "writeback", "--dirty-age", "300ms"];
     let unflushed = Way {
         // The age, and time to write.
         kept_after: Some(Duration::from_millis(300 + 250)),
-        ..ours(Cache::Writeback, PLAIN, AGE)
+        ..ours("unflushed", Cache::Writeback, PLAIN, ARGUMENTS)
     };
     let campaign = Campaign {
         rounds: 5,
         seed: seed()?,
         ways: vec![unflushed.clone()],
     };
-    println!("{}", power_cuts(&campaign, Flushes::Obeyed)?);
+    show(&power_cuts(&campaign, Flushes::Obeyed)?);
     // Cut before that age, it loses what it acknowledged: the age has kept it above.
     let at_once = Way {
         kept_after: Some(Duration::ZERO),
@@ -245,7 +386,16 @@ fn expect_broken_promises(way: Way, flushes: Flushes) -> Result<()> {
     found_out(power_cuts(&campaign, flushes))
 }
 
-fn found_out(result: Result<Summary>) -> Result<()> {
+fn expect_broken_promises_by_kills(way: Way) -> Result<()> {
+    let campaign = Campaign {
+        rounds: 5,
+        seed: seed()?,
+        ways: vec![way],
+    };
+    found_out(kills(&campaign))
+}
+
+fn found_out(result: Result<Vec<Summary>>) -> Result<()> {
     let Err(error) = result else {
         bail!("a liar was not found out");
     };

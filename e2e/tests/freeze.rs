@@ -8,10 +8,10 @@ use aoede_e2e::{
     aoe::{Addressing, Response, ata},
 };
 
-/// Signals are looked at once a second.
 const SOON: Duration = Duration::from_secs(20);
 /// The last block is not whole.
 const SECTORS: u64 = 16_385;
+
 struct Disk<'a> {
     nic: &'a Nic,
     e1_1: Addressing,

@@ -1,10 +1,11 @@
 //! `cargo xtask bench`: ours and its rivals at the same work in the same run, by turns.
 //!
 //! `rows.rs` says what is measured, `lab.rs` does it, `fio.rs` is the rival without a network,
-//! `syscalls.rs`, `page_cache.rs` and `idle.rs` measure what is no row, `report.rs` makes figures of the samples and writes them,
-//! `images.rs` makes the files, `machine.rs` looks where all this happens, `interrupt.rs` ends it
+//! `syscalls.rs`, `page_cache.rs`, `idle.rs` and `extensions.rs` measure what is no row, `report.rs`
+//! makes figures of the samples and writes them, `images.rs` makes the files, `machine.rs` looks where all this happens, `interrupt.rs` ends it
 //! early and clean.
 
+mod extensions;
 mod fio;
 mod idle;
 mod images;
@@ -65,6 +66,9 @@ pub(crate) struct Arguments {
     /// Look instead at what an export costs that nobody asks
     #[arg(long, conflicts_with_all = ["rounds", "seconds", "rows", "syscalls", "page_cache"])]
     idle: bool,
+    /// Measure instead what the extensions save, and what measuring congestion costs others
+    #[arg(long, conflicts_with_all = ["rows", "syscalls", "page_cache", "idle"])]
+    extensions: bool,
     /// MiB of the file in memory
     #[arg(long, value_name = "MIB")]
     memory_mib: Option<u64>,
@@ -95,7 +99,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let cores = Cores {
         target: arguments.target_core,
         load: arguments.load_core,
-        steer: arguments.steer,
+        // What frames cost is paid where they are received.
+        steer: arguments.steer || arguments.extensions,
     };
     check(cores)?;
     let interrupt = Interrupt::install()?;
@@ -156,6 +161,7 @@ enum Subject {
     Syscalls,
     PageCache,
     Idle(idle::Pace),
+    Extensions,
 }
 
 impl Arguments {
@@ -166,6 +172,8 @@ impl Arguments {
             Some(Subject::PageCache)
         } else if self.idle {
             Some(Subject::Idle(idle::Pace::new(self.quick)))
+        } else if self.extensions {
+            Some(Subject::Extensions)
         } else {
             None
         }
@@ -183,6 +191,7 @@ impl Subject {
             Self::Syscalls => (sizes, timing),
             Self::PageCache => (on_disk, timing),
             Self::Idle(pace) => (on_disk, pace.timing()),
+            Self::Extensions => (sizes, extensions::timing(timing)),
         }
     }
 
@@ -191,6 +200,7 @@ impl Subject {
             Self::Syscalls => syscalls::table(lab),
             Self::PageCache => page_cache::table(lab),
             Self::Idle(pace) => idle::table(lab, pace),
+            Self::Extensions => extensions::table(lab, lab.timing().rounds),
         }
     }
 }

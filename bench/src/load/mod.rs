@@ -44,6 +44,12 @@ pub struct Settings {
     pub block_bytes: u32,
     /// Requests under way.
     pub depth: usize,
+    /// They are made so many at a time, 1 to `depth`: when as many are answered.
+    pub group: usize,
+    /// The reads of a group travel in one frame, which the target must agree to.
+    pub coalesce: bool,
+    /// The target may answer several writes in one frame, and must agree to that.
+    pub write_replies: bool,
     /// How much of it counts.
     pub extent: Extent,
     /// How long it does not count yet.
@@ -60,6 +66,8 @@ pub struct Settings {
     pub verify: Option<PathBuf>,
     /// Tell how much processor time this process uses meanwhile.
     pub watch: Option<u32>,
+    /// The same of this core, whoever uses it.
+    pub watch_core: Option<usize>,
     /// Where random addresses start.
     pub seed: u64,
 }
@@ -107,6 +115,10 @@ pub struct Report {
     pub bytes_per_second: f64,
     /// From making the request until its answer was found, repetitions included.
     pub latency: Latencies,
+    /// Frames sent meanwhile.
+    pub request_frames: u64,
+    /// Frames that brought answers.
+    pub response_frames: u64,
     /// Requests sent again, because no answer came in time.
     pub retransmissions: u64,
     /// Answers to nothing that waited: late, or the second.
@@ -115,6 +127,8 @@ pub struct Report {
     pub ring_drops: u64,
     /// Processor time of the watched process meanwhile.
     pub target_cpu_seconds: Option<f64>,
+    /// Processor time of the watched core meanwhile.
+    pub core_seconds: Option<f64>,
     /// Processor time of the load generator meanwhile: as much as there was, when it spins.
     pub own_cpu_seconds: f64,
     /// Requests answered from beginning to end, checks and warm-up included.
@@ -147,6 +161,8 @@ fn no_mac() -> MacAddr {
 #[derive(Debug, Default)]
 struct Counts {
     ops: u64,
+    request_frames: u64,
+    response_frames: u64,
     retransmissions: u64,
     strays: u64,
     latency: Histogram,
@@ -203,6 +219,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<Report> {
     }
     session.counts = Counts::default();
     let target_before = watched_cpu(settings)?;
+    let core_before = watched_core(settings)?;
     let own_before = process::cpu_seconds(std::process::id())?;
     let start = Instant::now();
     session.pump(&mut source, settings.extent, &mut written)?;
@@ -218,10 +235,9 @@ pub fn run(settings: &Settings) -> anyhow::Result<Report> {
     }
     let seconds = start.elapsed().as_secs_f64();
     let own_cpu_seconds = process::cpu_seconds(std::process::id())? - own_before;
-    let target_cpu_seconds = match (target_before, watched_cpu(settings)?) {
-        (Some(before), Some(after)) => Some(after - before),
-        _ => None,
-    };
+    let since = |before: Option<f64>, after: Option<f64>| Some(after? - before?);
+    let target_cpu_seconds = since(target_before, watched_cpu(settings)?);
+    let core_seconds = since(core_before, watched_core(settings)?);
     session.drain(&mut written)?;
 
     if settings.workload.writes() {
@@ -242,10 +258,13 @@ pub fn run(settings: &Settings) -> anyhow::Result<Report> {
         ops_per_second: per_second(counts.ops),
         bytes_per_second: per_second(bytes),
         latency: counts.latency.latencies(),
+        request_frames: counts.request_frames,
+        response_frames: counts.response_frames,
         retransmissions: counts.retransmissions,
         strays: counts.strays,
         ring_drops: session.ring_drops(),
         target_cpu_seconds,
+        core_seconds,
         own_cpu_seconds,
         all_ops: session.all_ops,
         verified_blocks,
@@ -272,6 +291,10 @@ fn block_sectors(block_bytes: u32, found: Found) -> anyhow::Result<u8> {
 
 fn watched_cpu(settings: &Settings) -> anyhow::Result<Option<f64>> {
     settings.watch.map(process::cpu_seconds).transpose()
+}
+
+fn watched_core(settings: &Settings) -> anyhow::Result<Option<f64>> {
+    settings.watch_core.map(process::core_seconds).transpose()
 }
 
 /// The blocks written last, to be read back.

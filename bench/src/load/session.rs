@@ -7,11 +7,13 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use aoede_link::{BATCH, Interface, PacketPort, Port as _, PortOptions};
-use aoede_wire::{Address, Body, Config, Flags, Frame, Header, MacAddr, Opcode, Tag};
+use aoede_wire::{
+    Address, Body, Command, Config, ExtensionTable, Flags, Frame, Header, MacAddr, Opcode, Tag,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::plan::Plan;
-use super::window::{Arrival, Failure, Shape, Window};
+use super::window::{Arrival, Failure, Shape, Window, further};
 use super::{Counts, Extent, Found, Recent, Settings, Waiting};
 
 /// A target that says nothing at all for this long is given up.
@@ -35,8 +37,16 @@ pub(super) struct Session {
     patience: Duration,
     waiting: Waiting,
     window: Window,
-    /// Places whose frame is to be sent.
-    outbox: Vec<usize>,
+    /// What is to be sent.
+    outbox: Vec<Outgoing>,
+    /// Frames for several reads, for use again.
+    spare: Vec<Vec<u8>>,
+    /// Requests are made so many at a time.
+    group: usize,
+    /// Those of a group travel in one frame (§8).
+    coalesce: bool,
+    /// Several write responses may come in one frame (§18.1).
+    write_replies: bool,
     /// Places that are free.
     free: Vec<usize>,
     next_look: Instant,
@@ -44,6 +54,15 @@ pub(super) struct Session {
     pub(super) counts: Counts,
     /// Requests answered since the session was opened.
     pub(super) all_ops: u64,
+}
+
+/// A frame to be sent.
+#[derive(Debug)]
+enum Outgoing {
+    /// That of a place.
+    Place(usize),
+    /// One for several reads.
+    Group(Vec<u8>),
 }
 
 impl Session {
@@ -71,6 +90,10 @@ impl Session {
             waiting: settings.waiting,
             window: Window::new(&nothing, None, now)?,
             outbox: Vec::new(),
+            spare: Vec::new(),
+            group: settings.group.clamp(1, settings.depth.max(1)),
+            coalesce: settings.coalesce,
+            write_replies: settings.write_replies,
             free: Vec::new(),
             next_look: now,
             last_answer: now,
@@ -106,7 +129,51 @@ impl Session {
             Ok(())
         })?;
         found.sectors = sectors.context("the target does not say how large its disk is")?;
+        self.negotiate()?;
         Ok(found)
+    }
+
+    /// Agrees on what frames may hold (§7), if anything beyond the usual is wanted.
+    fn negotiate(&mut self) -> anyhow::Result<()> {
+        let mut names = b"reset\0".to_vec();
+        if self.coalesce {
+            names.extend(b"coalesced_read\0");
+        }
+        if self.write_replies {
+            names.extend(b"coalesced_write_reply\0");
+        }
+        if !self.coalesce && !self.write_replies {
+            return Ok(());
+        }
+        names.push(0);
+        let header = Header {
+            tag: Tag([0, 0, 0, 2]),
+            ..Header::request(self.mac, self.target, self.address)
+        };
+        let mut question = [0; 120];
+        let table = Body::Extension(ExtensionTable::new(&names)?);
+        let len = table.encode(header, &mut question)?;
+        let question = question.get(..len).unwrap_or_default();
+        let expected = names.to_ascii_uppercase();
+        let give_up = Instant::now() + GIVE_UP;
+        while Instant::now() < give_up {
+            self.port.send(&[question]);
+            self.sleep(ASK_AGAIN)?;
+            while let Some(bytes) = self.port.receive() {
+                let Ok(frame) = Frame::decode(bytes) else {
+                    continue;
+                };
+                if frame.header.command == Command::Extension && frame.header.tag == header.tag {
+                    let answer = bytes.get(ExtensionTable::OFFSET..).unwrap_or_default();
+                    ensure!(
+                        answer.starts_with(&expected),
+                        "the target does not know these extensions"
+                    );
+                    return Ok(());
+                }
+            }
+        }
+        bail!("the target is silent about extensions")
     }
 
     fn hear_config(&mut self, deadline: Instant) -> anyhow::Result<Option<Found>> {
@@ -196,12 +263,12 @@ impl Session {
         };
         while left > 0 && end.is_none_or(|end| now < end) {
             while left > 0 {
-                let Some(place) = self.free.pop() else {
+                let count = usize::try_from(left).unwrap_or(self.group).min(self.group);
+                let Some(rest) = self.free.len().checked_sub(count) else {
                     break;
                 };
-                self.window.issue(place, plan.next_lba(), now);
-                self.outbox.push(place);
-                left -= 1;
+                left -= count as u64;
+                self.issue(rest, plan, now);
             }
             now = self.exchange(now, |lba, _| {
                 if writes {
@@ -211,6 +278,23 @@ impl Session {
             })?;
         }
         Ok(())
+    }
+
+    /// Makes requests at all free places from this one on.
+    fn issue(&mut self, first: usize, plan: &mut Plan, now: Instant) {
+        let places = self.free.get(first..).unwrap_or_default();
+        for &place in places {
+            self.window.issue(place, plan.next_lba(), now);
+        }
+        if self.coalesce && places.len() > 1 {
+            let mut frame = self.spare.pop().unwrap_or_default();
+            self.window.coalesce(places, &mut frame);
+            self.outbox.push(Outgoing::Group(frame));
+        } else {
+            let frames = places.iter().map(|&place| Outgoing::Place(place));
+            self.outbox.extend(frames);
+        }
+        self.free.truncate(first);
     }
 
     /// Waits for the answers that are still to come.
@@ -258,7 +342,7 @@ impl Session {
         loop {
             while let (Some(place), [lba, ..]) = (self.free.last(), lbas.as_slice()) {
                 self.window.issue(*place, *lba, now);
-                self.outbox.extend(self.free.pop());
+                self.outbox.extend(self.free.pop().map(Outgoing::Place));
                 lbas.next();
             }
             if self.window.waiting() == 0 {
@@ -304,7 +388,7 @@ impl Session {
         now: &mut Instant,
         done: &mut impl FnMut(u64, &[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<bool> {
-        let mut taken = 0;
+        let mut taken: usize = 0;
         while let Some(bytes) = self.port.receive() {
             if taken == 0 {
                 *now = Instant::now();
@@ -318,14 +402,28 @@ impl Session {
                 } => {
                     done(lba, data)?;
                     self.counts.latency.record(took);
+                    self.counts.response_frames += 1;
                     self.free.push(place);
                     taken += 1;
                 }
                 Arrival::Stray => self.counts.strays += 1,
                 Arrival::Other => {}
             }
+            for write in further(bytes).filter(|_| self.write_replies) {
+                match self.window.accept_further(&write, *now)? {
+                    Arrival::Answer {
+                        place, lba, took, ..
+                    } => {
+                        done(lba, &[])?;
+                        self.counts.latency.record(took);
+                        self.free.push(place);
+                        taken += 1;
+                    }
+                    Arrival::Stray | Arrival::Other => self.counts.strays += 1,
+                }
+            }
             // The target shall not run dry while we collect.
-            if taken == BATCH {
+            if taken >= BATCH {
                 break;
             }
         }
@@ -345,8 +443,9 @@ impl Session {
         let (outbox, counts) = (&mut self.outbox, &mut self.counts);
         self.window.overdue(now, self.patience, |place| {
             // What could not be sent yet need not be sent twice.
-            if !outbox.contains(&place) {
-                outbox.push(place);
+            let waits = |outgoing: &Outgoing| matches!(outgoing, Outgoing::Place(p) if *p == place);
+            if !outbox.iter().any(waits) {
+                outbox.push(Outgoing::Place(place));
                 counts.retransmissions += 1;
             }
         });
@@ -362,12 +461,20 @@ impl Session {
         while !self.outbox.is_empty() {
             let mut batch: [&[u8]; BATCH] = [&[]; BATCH];
             let mut count = 0;
-            for (entry, &place) in batch.iter_mut().zip(&self.outbox) {
-                *entry = self.window.frame(place);
+            for (entry, outgoing) in batch.iter_mut().zip(&self.outbox) {
+                *entry = match outgoing {
+                    Outgoing::Place(place) => self.window.frame(*place),
+                    Outgoing::Group(frame) => frame,
+                };
                 count += 1;
             }
             let sent = self.port.send(batch.get(..count).unwrap_or(&[]));
-            self.outbox.drain(..sent);
+            self.counts.request_frames += sent as u64;
+            for outgoing in self.outbox.drain(..sent) {
+                if let Outgoing::Group(frame) = outgoing {
+                    self.spare.push(frame);
+                }
+            }
             if sent < count {
                 // The send buffer is full: what comes in makes room.
                 return;

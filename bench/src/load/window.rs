@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use aoede_wire::{
-    Ata, Body, ErrorCode, Flags, Frame, HEADER_BYTES, Header, Opcode, SECTOR_BYTES, Tag, ata_error,
+    Ata, Body, CoalescedRead, CoalescedWrite, CoalescedWrites, ENTRY_BYTES, ErrorCode, Flags,
+    Frame, HEADER_BYTES, Header, Opcode, SECTOR_BYTES, Tag, ata_error,
 };
 
 use super::plan::Payload;
@@ -50,6 +51,7 @@ struct Place {
 pub(super) struct Window {
     places: Vec<Place>,
     opcode: Opcode,
+    sectors: u8,
     /// Bytes of data that a good response brings.
     expected_bytes: usize,
     waiting: usize,
@@ -130,6 +132,7 @@ impl Window {
         Ok(Self {
             places: places.collect(),
             opcode: shape.opcode,
+            sectors: shape.sectors,
             expected_bytes: match shape.opcode {
                 Opcode::WriteExt | Opcode::FlushCache | Opcode::FlushCacheExt => 0,
                 _ => usize::from(shape.sectors) * SECTOR_BYTES,
@@ -181,6 +184,35 @@ impl Window {
                 Payload::stamp(lba, data);
             }
         }
+    }
+
+    /// Puts the reads at these places into one frame (§8); `frame` is emptied first.
+    pub(super) fn coalesce(&self, places: &[usize], frame: &mut Vec<u8>) {
+        frame.clear();
+        let mut places = places.iter().filter_map(|&place| self.places.get(place));
+        let Some(first) = places.next() else {
+            return;
+        };
+        frame.extend(&first.frame);
+        frame.truncate(DATA_AT);
+        frame.push(0);
+        let mut further = 0;
+        for place in places {
+            let [l0, l1, l2, l3, l4, l5, ..] = place.lba.to_le_bytes();
+            let read = CoalescedRead {
+                tag: Tag(place.tag.to_be_bytes()),
+                lba: [l0, l1, l2, l3, l4, l5],
+                reserved: [0; 5],
+                count: self.sectors,
+            };
+            frame.extend(read.to_bytes());
+            further += 1;
+        }
+        if let Some(count) = frame.get_mut(DATA_AT) {
+            *count = further;
+        }
+        frame.resize(frame.len().max(60), 0);
+        debug_assert!(frame.len() <= DATA_AT + 1 + MAX_DEPTH * ENTRY_BYTES);
     }
 
     /// Finds the requests that have waited for `patience` since they were last sent. They count
@@ -239,6 +271,35 @@ impl Window {
             })
     }
 
+    /// Judges a further response of a frame with several (§18.1), as
+    /// [`accept`](Self::accept) does a frame.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn accept_further(
+        &mut self,
+        write: &CoalescedWrite,
+        now: Instant,
+    ) -> anyhow::Result<Arrival<'static>> {
+        let Some((index, place)) = find(&mut self.places, write.tag) else {
+            return Ok(Arrival::Stray);
+        };
+        place.waiting = false;
+        self.waiting -= 1;
+        let (error, status) = (write.error, write.status);
+        if status.is_failure() {
+            let status = status.0;
+            return Err(Failure { status, error })
+                .with_context(|| format!("{} at sector {}", self.opcode, place.lba));
+        }
+        Ok(Arrival::Answer {
+            place: index,
+            lba: place.lba,
+            took: now.duration_since(place.first_sent),
+            data: &[],
+        })
+    }
+
     fn refused(&mut self, header: &Header) -> anyhow::Result<()> {
         if !header.flags.contains(Flags::ERROR) {
             return Ok(());
@@ -250,6 +311,14 @@ impl Window {
         self.waiting -= 1;
         bail!("the target says: {}", ErrorCode::from(header.error));
     }
+}
+
+/// The further responses in a frame that may have some.
+pub(super) fn further(bytes: &[u8]) -> impl Iterator<Item = CoalescedWrite> {
+    let frame = Frame::decode(bytes).ok();
+    let ata = frame.and_then(|frame| Ata::decode(frame.argument).ok());
+    let writes = ata.and_then(|ata| CoalescedWrites::decode(ata.data));
+    writes.into_iter().flat_map(|writes| writes.writes())
 }
 
 fn find(places: &mut [Place], tag: Tag) -> Option<(usize, &mut Place)> {
@@ -310,6 +379,64 @@ mod tests {
         let len = Body::Ata(ata).encode(header, &mut bytes).unwrap();
         bytes.truncate(len);
         bytes
+    }
+
+    /// §8: the count stands at 36, entries of 16 bytes follow.
+    #[test]
+    fn reads_in_one_frame_are_those_at_their_places() {
+        let now = Instant::now();
+        let mut reads = window(Opcode::ReadExt, 4);
+        for (place, lba) in [(3, 8), (1, 16), (2, 0x0102_0304_0506)] {
+            reads.issue(place, lba, now);
+        }
+        let mut frame = vec![0xEE; 7];
+        reads.coalesce(&[3, 1, 2], &mut frame);
+        assert_eq!(frame.len(), 37 + 2 * 16);
+        assert_eq!(frame[..36], reads.frame(3)[..36]);
+        assert_eq!(frame[36], 2);
+        assert_eq!(frame[37..41], reads.frame(1)[20..24]);
+        assert_eq!(frame[41..53], [16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!(frame[57..63], [6, 5, 4, 3, 2, 1]);
+        reads.coalesce(&[1], &mut frame);
+        assert_eq!(frame, reads.frame(1));
+    }
+
+    #[test]
+    fn further_responses_end_their_writes() {
+        let now = Instant::now();
+        let mut writes = window(Opcode::WriteExt, 3);
+        for place in 0..3 {
+            writes.issue(place, 8, now);
+        }
+        let tag = |place: usize| writes.frame(place)[20..24].try_into().unwrap();
+        let good = CoalescedWrite {
+            tag: Tag(tag(1)),
+            lba: [8, 0, 0, 0, 0, 0],
+            error: 0,
+            status: Status::GOOD,
+            count: 0,
+        };
+        let bad = CoalescedWrite {
+            tag: Tag(tag(2)),
+            error: 4,
+            status: Status(0x61),
+            ..good
+        };
+        let first = answer(writes.frame(0), Status::GOOD, &[]);
+        let mut frame = [first, vec![0; 200]].concat();
+        let len = CoalescedWrites::append(&mut frame, 60, good).unwrap();
+        let len = CoalescedWrites::append(&mut frame, len, bad).unwrap();
+        assert!(further(&frame[..len]).eq([good, bad]));
+        assert!(matches!(
+            writes.accept_further(&good, now),
+            Ok(Arrival::Answer { place: 1, .. })
+        ));
+        assert!(matches!(
+            writes.accept_further(&good, now),
+            Ok(Arrival::Stray)
+        ));
+        assert!(writes.accept_further(&bad, now).is_err());
+        assert_eq!(writes.waiting(), 1);
     }
 
     #[test]

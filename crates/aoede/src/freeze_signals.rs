@@ -4,6 +4,7 @@
 //! SIGUSR2 decides, by how many SIGUSR1 have come before it; what is neither code does nothing.
 
 use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -42,6 +43,11 @@ impl FreezeSignals {
             twos: take_over(SIGUSR2)?,
             code: Code::default(),
         })
+    }
+
+    /// Readable when a signal has come.
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.ones.as_fd(), self.twos.as_fd()]
     }
 
     /// What has been ordered since the last call.

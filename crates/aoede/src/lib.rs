@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod control;
 mod escape;
 mod freeze_signals;
 mod log;

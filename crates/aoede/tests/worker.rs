@@ -9,17 +9,18 @@
 
 mod common;
 
+use std::io;
 use std::time::Duration;
 
 use aoede::worker::Worker;
 use aoede_disk::{
-    BlockingEngine, Engine as _, IoMode, Memory, OpenOptions, Pool, Shadow, ShadowEvent,
-    ShadowSettings, Stability, TASKS, UringEngine, Volume, VolumeSettings, WhenFull, create_shadow,
-    open,
+    Backing, BlockingEngine, Buffer, Completion, DeviceOp, Engine, FileId, IoMode, Memory,
+    OpenOptions, Pool, Shadow, ShadowEvent, ShadowSettings, Stability, TASKS, UringEngine, Volume,
+    VolumeSettings, WhenFull, create_shadow, open,
 };
 use aoede_link::Port as _;
 use aoede_link::sim::{Faults, SimNet, SimPort};
-use aoede_target::{Target, TargetSettings};
+use aoede_target::{Target, TargetSettings, WriteCache};
 use aoede_wire::{
     Ata, Body, CoalescedRead, CoalescedReads, CoalescedWrites, ExtensionTable, Flags, Frame,
     MacAddr, Opcode, SECTOR_BYTES, Tag,
@@ -535,6 +536,87 @@ fn write_responses_of_one_turn_share_a_frame() {
         let answers = scene.settle();
         assert_eq!(data(&answers, tag), [tag as u8; 512]);
     }
+}
+
+/// A disk that never comes to an end.
+#[derive(Default)]
+struct Stuck(Vec<DeviceOp<Buffer>>);
+
+impl Engine<Buffer> for Stuck {
+    fn attach(&mut self, _: &Backing) -> io::Result<FileId> {
+        Ok(FileId(0))
+    }
+
+    fn detach(&mut self, _: FileId) {}
+
+    fn submit(&mut self, _: FileId, op: DeviceOp<Buffer>) -> Result<(), DeviceOp<Buffer>> {
+        self.0.push(op);
+        Ok(())
+    }
+
+    fn kick(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Option<(FileId, Completion<Buffer>)> {
+        None
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A turn takes few frames while requests are with the disk. Once it did so too while the disk was
+/// only written behind, and then no more than two responses shared a frame.
+#[test]
+fn write_responses_share_a_frame_while_the_disk_is_written_behind() {
+    let net = SimNet::new(1);
+    let port = net.attach("target", 9000);
+    let target_mac = port.interface().mac;
+    let mut initiator = net.attach("initiator", 9000);
+    let folder = tempfile::tempdir().unwrap();
+    let backing = common::disk(&folder);
+    let mut worker = Worker::new(Stuck::default(), common::pool(), 1);
+    let settings = TargetSettings {
+        write_cache: WriteCache::Back,
+        ..TargetSettings::new(E1_1, backing.sectors)
+    };
+    let volume = common::volume(&backing);
+    let target = Target::new(settings).unwrap();
+    worker.add_export(target, FileId(0), volume).unwrap();
+    worker.set_facts(0, facts(port.interface()));
+    worker.set_port(0, Some(port));
+    let from = initiator.interface().mac;
+
+    let table = ExtensionTable::new(b"coalesced_write_reply\0\0").unwrap();
+    initiator.send(&[common::frame(from, target_mac, 99, Body::Extension(table))]);
+    let mut ask = |first: u32, now: Duration| {
+        let requests = (first..first + 6).map(|tag| {
+            let ata = Ata::request(Opcode::WriteExt, u64::from(tag) * 16, 8);
+            request(from, target_mac, tag, ata.with_data(&[7; 8 * 512]))
+        });
+        initiator.send(&requests.collect::<Vec<_>>());
+        let mut answers = Vec::new();
+        loop {
+            net.step();
+            let busy = worker.turn(now).unwrap();
+            while let Some(frame) = initiator.receive() {
+                answers.push(frame.to_vec());
+            }
+            if !busy && net.under_way() == 0 {
+                return (answers, worker.operations());
+            }
+        }
+    };
+    ask(0, NOW);
+    // Old enough to be written behind.
+    let (_, operations) = ask(10, NOW + Duration::from_secs(10));
+    assert!(operations > 0);
+    let (answers, operations) = ask(20, NOW + Duration::from_secs(10));
+    assert!(operations > 0);
+    assert_eq!(answers.len(), 1);
+    assert_eq!(writes(&answers).len(), 6);
 }
 
 /// CRC-32C bit by bit.

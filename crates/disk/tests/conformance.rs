@@ -8,7 +8,8 @@
 
 mod common;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use aoede_disk::{
@@ -173,6 +174,26 @@ fn a_full_engine_gives_the_operation_back() {
             assert_eq!(wait(&mut engine).1.result, Ok(4096));
         }
         assert!(engine.poll().is_none());
+    }
+}
+
+/// A socket cannot be synced: whoever says that it is has not asked the kernel.
+#[test]
+fn a_sync_ends_as_the_kernel_says() {
+    let pool = pool(2);
+    let folder = &folders()[0];
+    let mut backing = create(&folder.path().join("disk"), 1 << 20, IoMode::Buffered);
+    for (name, mut engine) in engines(2, &pool) {
+        let file = engine.attach(&backing).unwrap();
+        let done = run(&mut engine, file, op(OpKind::Sync, 0, None));
+        assert_eq!(done.result, Ok(0), "{name}");
+    }
+    let (socket, _other) = UnixStream::pair().unwrap();
+    backing.file = OwnedFd::from(socket).into();
+    for (name, mut engine) in engines(2, &pool) {
+        let file = engine.attach(&backing).unwrap();
+        let done = run(&mut engine, file, op(OpKind::Sync, 0, None));
+        assert_eq!(done.result, Err(Errno::INVAL), "{name}");
     }
 }
 

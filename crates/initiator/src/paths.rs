@@ -34,6 +34,9 @@ pub struct LocalPort {
 pub(crate) const BASE_SECTORS: u8 = 2;
 /// Unanswered tries after which a path counts as silent.
 const SILENT_AFTER: u32 = 4;
+/// and for how long at least: a host that is busy does not answer for a while either, and others are
+/// preferred to a path from its first miss on.
+const SILENT_FOR: Duration = Duration::from_millis(250);
 /// Unanswered tries with full frames, and only with those, after which short ones are used.
 const SHORT_AFTER: u32 = 3;
 /// Tries for a question that not every target answers (§7.5), and for each size of frame.
@@ -214,6 +217,8 @@ pub(crate) struct Path {
     pub(crate) slow_in_flight: u32,
     /// Tries unanswered since the last response.
     pub(crate) misses: u32,
+    /// When the first of them was missed.
+    missed_since: Instant,
     /// Requests lost before then belong to the last of them.
     miss_until: Instant,
     /// Tries with full frames unanswered since one passed.
@@ -271,6 +276,7 @@ impl Path {
             in_flight: 0,
             slow_in_flight: 0,
             misses: 0,
+            missed_since: Instant::START,
             miss_until: Instant::START,
             full_misses: 0,
             entry_misses: 0,
@@ -427,11 +433,15 @@ impl Path {
             return Miss::Nothing;
         }
         self.miss_until = now + self.trips.timeout();
+        if self.misses == 0 {
+            self.missed_since = now;
+        }
         self.misses += 1;
         if full {
             self.full_misses += 1;
         }
-        if self.state == State::Ready && self.misses >= SILENT_AFTER {
+        let silent = self.misses >= SILENT_AFTER && now.since(self.missed_since) >= SILENT_FOR;
+        if self.state == State::Ready && silent {
             return Miss::GoSilent;
         }
         if self.full_misses >= SHORT_AFTER {
@@ -496,6 +506,26 @@ mod tests {
         }
         now += second;
         assert_eq!(path.missed(now, false), Miss::GoSilent);
+    }
+
+    /// A host that was busy for 100 ms was taken for dead, and extensions were negotiated again: the
+    /// longer pause (found on a busy machine).
+    #[test]
+    fn a_path_is_not_silent_before_a_quarter_of_a_second() {
+        let mut path = path();
+        let mut now = Instant::START;
+        path.trips.sample(Duration::from_micros(100));
+        // Every 20 ms, the least patience: the first at 20, the thirteenth at 260.
+        for _ in 0..13 {
+            now += Duration::from_millis(20);
+            assert_eq!(path.missed(now, false), Miss::Nothing);
+        }
+        now += Duration::from_millis(20);
+        assert_eq!(path.missed(now, false), Miss::GoSilent);
+        // Counted from the first miss after an answer.
+        path.heard();
+        now += Duration::from_millis(20);
+        assert_eq!(path.missed(now, false), Miss::Nothing);
     }
 
     #[test]

@@ -1,17 +1,36 @@
 //! The target is killed: what reached the kernel survives, what only the target had is lost.
+//!
+//! One thread sends requests without a pause, another freezes, thaws and kills the target at times
+//! of its own.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::{Campaign, Round, Summary, Way, judge, load::Load, promises::Promises, stage::Stage};
+use super::{
+    Campaign, Phase, Round, Summary, Way, judge, load::Load, promises::Promises, stage::Stage,
+};
 use crate::{Export, Log, Random, TargetProcess, wait_until};
 
-/// Most requests of a round, one of these at random: from a crash at the start to one after some
-/// seconds.
-const LENGTHS: [usize; 5] = [20, 100, 400, 1500, 3000];
+/// How long the load runs before the kill, at most. Most rounds take far less: see
+/// [`short_or_long`].
+const LONGEST: Duration = Duration::from_millis(800);
+/// The same from when the disk was frozen, or the shadow merged.
+const LONGEST_FROZEN: Duration = Duration::from_millis(100);
+/// And from the order to freeze or to thaw: it takes no longer on so small a disk.
+const LONGEST_ORDERED: Duration = Duration::from_millis(4);
+/// How long a target that was asked to stop has for it before it is killed, at most.
+const LONGEST_STOPPING: Duration = Duration::from_millis(20);
+/// Kinds of moments, as likely: each goes half as far as the one before it.
+const KINDS_OF_MOMENTS: usize = 6;
 
-/// How long a freeze, or its end, may take: its signals are looked at once a second.
+/// How long a freeze, or its end, may take.
 const FREEZE: Duration = Duration::from_secs(30);
 
 /// How long the file of a killed process may stay locked.
@@ -19,87 +38,208 @@ const LOCKED: Duration = Duration::from_secs(5);
 
 /// Kills a target under load, starts it again, and compares what it then serves, and what is in
 /// the file after a clean stop, with what was promised. In some rounds it is asked to stop, and
-/// killed soon or not at all.
+/// killed soon or not at all. Returns what happened, way by way.
 ///
 /// # Errors
 /// [`super::BrokenPromises`], a request that fails, a read that returns what it must not, or a
 /// target that does not start again.
-pub fn kills(campaign: &Campaign) -> Result<Summary> {
-    campaign.run("kills", |stage, promises, way, mut random| {
+pub fn kills(campaign: &Campaign) -> Result<Vec<Summary>> {
+    campaign.run("kills", |stage, promises, way, turn, mut random| {
         let target = start(stage, way)?;
         let log = target.log()?.clone();
-        let mut round =
-            load_and_kill(stage, promises, way, target, &mut random).with_context(|| told(&log))?;
+        let plan = Plan::new(way, turn, &mut random);
+        let mut round = load_and_kill(stage, promises, way, target, &plan, &mut random)
+            .with_context(|| format!("{plan:?}; {}", told(&log)))?;
         let target = start_again(stage, way).context("after the crash")?;
-        let log = target.log()?.clone();
-        round.lost = look(stage, promises, target).with_context(|| told(&log))?;
+        let again = target.log()?.clone();
+        let found = plan.found(round.stopped, &log, &again);
+        round.freeze = found.with_context(|| format!("{}; then {}", told(&log), told(&again)))?;
+        round.lost = look(stage, promises, target).with_context(|| told(&again))?;
         Ok(round)
     })
 }
 
+/// Runs the load on this thread, and on another what is to happen to the target meanwhile.
 fn load_and_kill(
     stage: &Stage,
     promises: &mut Promises,
     way: &Way,
-    mut target: TargetProcess,
+    target: TargetProcess,
+    plan: &Plan,
     random: &mut Random,
 ) -> Result<Round> {
-    let requests = requests(random, &LENGTHS);
-    let moment = moment(random)?;
-    let end = random.below(10);
     let load_random = Random::new(random.number());
     let mut load = Load::new(&stage.nic, stage.target, promises, way, load_random);
-    load.run(requests)?;
-    if way.freezes {
-        freeze_and_load(&mut load, &mut target, requests, random)?;
-    }
-    let stopped = match end {
-        0 => target.stop().map(|_| true)?,
-        1 | 2 => target.stop_or_kill(moment)?,
-        _ => {
-            thread::sleep(moment);
-            target.kill().map(|()| false)?
-        }
-    };
+    let over = AtomicBool::new(false);
+    let (loaded, end) = thread::scope(|scope| {
+        let end = scope.spawn(|| {
+            let end = plan.play(target);
+            over.store(true, Ordering::Release);
+            end
+        });
+        (load.run_until(&over), end.join())
+    });
+    loaded?;
+    let End { at, stopped } = end.map_err(|_| anyhow!("the thread died"))??;
     load.take_last_words()?;
-    let round = Round {
+    let mut round = Round {
         tally: load.tally(),
-        outstanding: load.outstanding(),
-        lost: 0,
+        stopped,
+        under_way: load.under_way(at),
+        unpromised: load.unpromised(),
+        ..Round::default()
     };
     if stopped {
         // It flushes before it ends.
-        promises.flushed(promises.covered());
+        load.stopped();
+    } else if let Some(old) = way.kept_after.and_then(|age| at.checked_sub(age)) {
+        round.aged = load.keep_older(old);
     }
     Ok(round)
 }
 
-/// Freezes the disk, perhaps thaws it, and goes on with the load in each phase; or leaves off in
-/// the middle, for the kill to come there.
-fn freeze_and_load(
-    load: &mut Load<'_>,
-    target: &mut TargetProcess,
-    requests: usize,
-    random: &mut Random,
-) -> Result<()> {
-    let phases = random.below(4);
-    target.freeze()?;
-    load.run(requests)?;
-    if phases == 0 {
-        return Ok(());
+/// What happens to a target under load.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    /// The load runs for so long first.
+    before: Duration,
+    /// The disk is frozen then, and thawed, until it is in this phase.
+    freeze: Option<Phase>,
+    /// So long after that comes the end.
+    moment: Duration,
+    end: Wish,
+}
+
+/// How it is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Kill,
+    /// With a SIGTERM first.
+    KillWhileStopping(Duration),
+    Stop,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    /// Just before the kill: what was acknowledged by then was acknowledged to us.
+    at: Instant,
+    stopped: bool,
+}
+
+impl Plan {
+    /// The plan of a way's round with the number `turn`: phases and ages come in turn, moments and
+    /// ends by chance.
+    fn new(way: &Way, turn: usize, random: &mut Random) -> Self {
+        let grace = short_or_long(random, LONGEST_STOPPING);
+        let end = match random.below(10) {
+            0 => Wish::Stop,
+            1 | 2 => Wish::KillWhileStopping(grace),
+            _ => Wish::Kill,
+        };
+        if way.freezes {
+            let (freeze, longest) = match turn % 4 {
+                0 => (Phase::Merging, LONGEST_ORDERED),
+                1 => (Phase::Frozen, LONGEST_FROZEN),
+                2 => (Phase::Ordered, LONGEST_ORDERED),
+                _ => (Phase::Merged, LONGEST_FROZEN),
+            };
+            return Self {
+                before: short_or_long(random, LONGEST_FROZEN),
+                freeze: Some(freeze),
+                moment: short_or_long(random, longest),
+                end: if freeze == Phase::Merged {
+                    end
+                } else {
+                    Wish::Kill
+                },
+            };
+        }
+        let moment = short_or_long(random, LONGEST);
+        let (moment, end) = match way.kept_after {
+            // Late enough for some data to be old.
+            Some(age) if turn % 2 == 0 => (age + moment, Wish::Kill),
+            _ => (moment, end),
+        };
+        Self {
+            before: Duration::ZERO,
+            freeze: None,
+            moment,
+            end,
+        }
     }
-    target.log()?.wait_for("frozen: the image", FREEZE)?;
-    load.run(requests)?;
-    if phases == 1 {
-        return Ok(());
+
+    fn play(self, mut target: TargetProcess) -> Result<End> {
+        thread::sleep(self.before);
+        if let Some(phase) = self.freeze {
+            Self::freeze_until(phase, &mut target)?;
+        }
+        thread::sleep(self.moment);
+        let at = Instant::now();
+        match self.end {
+            Wish::Kill => target.kill().map(|()| End { at, stopped: false }),
+            Wish::KillWhileStopping(grace) => {
+                let stopped = target.stop_or_kill(grace)?;
+                Ok(End { at, stopped })
+            }
+            Wish::Stop => target.stop().map(|_| End { at, stopped: true }),
+        }
     }
-    target.thaw()?;
-    load.run(requests)?;
-    if phases == 3 {
+
+    fn freeze_until(phase: Phase, target: &mut TargetProcess) -> Result<()> {
+        target.freeze()?;
+        if phase == Phase::Ordered {
+            return Ok(());
+        }
+        target.log()?.wait_for(FROZEN, FREEZE)?;
+        if phase == Phase::Frozen {
+            return Ok(());
+        }
+        // What is to be merged.
+        thread::sleep(LONGEST_FROZEN);
+        target.thaw()?;
         target.log()?.wait_for("thawing", FREEZE)?;
-        load.run(requests)?;
+        if phase == Phase::Merged {
+            target.log()?.wait_for("the shadow is merged", FREEZE)?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// The phase in which a freeze was interrupted, from what the target has said before the crash
+    /// and what is said by the one after it.
+    ///
+    /// # Errors
+    /// A freeze that was told is not found again.
+    fn found(self, stopped: bool, log: &Log, again: &Log) -> Result<Option<Phase>> {
+        if self.freeze.is_none() {
+            return Ok(None);
+        }
+        let unfinished = again.text().contains("found an unfinished freeze");
+        let merging = again.text().contains("merging it goes on");
+        let told = log.text().contains(FROZEN);
+        ensure!(
+            unfinished || stopped || self.freeze != Some(Phase::Frozen),
+            "the disk was frozen and is not any more"
+        );
+        Ok(Some(match (unfinished, told) {
+            (true, _) if merging => Phase::Merging,
+            (true, true) => Phase::Frozen,
+            (false, true) => Phase::Merged,
+            (_, false) => Phase::Ordered,
+        }))
+    }
+}
+
+/// What a target says when the disk is frozen.
+const FROZEN: &str = "frozen: the image";
+
+/// A random time up to `longest`, of any order of magnitude, so that short and long ones are
+/// common.
+fn short_or_long(random: &mut Random, longest: Duration) -> Duration {
+    let longest = usize::try_from(longest.as_micros()).unwrap_or(usize::MAX);
+    let longest = longest >> random.below(KINDS_OF_MOMENTS);
+    let micros = random.below(longest.max(1));
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
 /// What the target serves and what it leaves in the file; the promises are compared with both.
@@ -149,19 +289,6 @@ fn start_again(stage: &Stage, way: &Way) -> Result<TargetProcess> {
         eprintln!("the file of a killed process could be served after {took:.1?}");
     }
     started.context("not started")
-}
-
-/// A number of requests, up to one of `lengths`.
-pub(super) fn requests(random: &mut Random, lengths: &[usize]) -> usize {
-    let most = lengths.get(random.below(lengths.len())).copied();
-    1 + random.below(most.unwrap_or(1))
-}
-
-/// How long after the last request a crash comes: at once, or a little later.
-pub(super) fn moment(random: &mut Random) -> Result<Duration> {
-    let micros = [0, random.below(300), random.below(3000)];
-    let micros = micros.get(random.below(3)).copied().unwrap_or(0);
-    Ok(Duration::from_micros(u64::try_from(micros)?))
 }
 
 /// What a target has said, for a failure's message.

@@ -1,7 +1,11 @@
 //! The load: one initiator that sends random requests, several outstanding and overlapping, and
 //! keeps account of what it was promised. Every read is checked on the way.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -17,6 +21,8 @@ use crate::{
 
 /// How long a healthy target may take for one request.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How often a load whose requests are all outstanding looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(5);
 /// How long the network may take to deliver what a target sent before it died.
 const DELIVERY: Duration = Duration::from_millis(20);
 /// Most sectors in one request: what a jumbo frame holds.
@@ -54,12 +60,27 @@ pub struct Tally {
     pub flushes: u64,
 }
 
+/// Requests that were sent before some time and had no response.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct UnderWay {
+    pub(super) requests: usize,
+    /// Writes and trims among them.
+    pub(super) changes: usize,
+}
+
 /// A request without a response yet.
+#[derive(Debug)]
+struct Sent {
+    at: Instant,
+    waiting: Waiting,
+}
+
+/// What its response will mean.
 #[derive(Debug)]
 enum Waiting {
     /// A write or trim that is promised when it is acknowledged.
     Durable(u64),
-    /// A write or trim that is promised by the next flush.
+    /// A write or trim that is promised by the next flush, or by its age.
     Early(u64),
     Flush(Covered),
     /// The write cache goes off, after a flush.
@@ -85,7 +106,7 @@ pub(super) struct Load<'a> {
     depth: usize,
     random: Random,
     promises: &'a mut Promises,
-    waiting: HashMap<u32, Waiting>,
+    waiting: HashMap<u32, Sent>,
     tag: u32,
     /// Changes may fail, so a read may see an older state than that of the last change sent.
     disk_is_gone: bool,
@@ -106,7 +127,7 @@ impl<'a> Load<'a> {
             cache: way.held_to,
             switching: false,
             mix: way.mix,
-            depth: 1 + random.below(way.most_outstanding),
+            depth: depth(&mut random, way.most_outstanding),
             // The Linux driver keeps to tags below 2^31.
             tag: u32::try_from(random.number() >> 33).unwrap_or(1),
             random,
@@ -121,12 +142,48 @@ impl<'a> Load<'a> {
         self.tally
     }
 
-    pub(super) fn outstanding(&self) -> usize {
-        self.waiting.len()
+    /// What was under way at this time and still is: after a crash, when it came.
+    pub(super) fn under_way(&self, at: Instant) -> UnderWay {
+        let mut under_way = UnderWay::default();
+        for sent in self.waiting.values().filter(|sent| sent.at <= at) {
+            under_way.requests += 1;
+            let change = matches!(sent.waiting, Waiting::Durable(_) | Waiting::Early(_));
+            under_way.changes += usize::from(change);
+        }
+        under_way
     }
 
-    /// Sends this many requests. Those that have no response yet stay outstanding, so a round can
-    /// do something to the target and go on with the load.
+    /// Changes that are acknowledged and not promised.
+    pub(super) fn unpromised(&self) -> usize {
+        self.promises.unpromised()
+    }
+
+    /// Sends without a pause, as many outstanding as the load may have, until it is over: another
+    /// thread crashes the target meanwhile.
+    ///
+    /// # Errors
+    /// As [`Load::run`].
+    pub(super) fn run_until(&mut self, over: &AtomicBool) -> Result<()> {
+        let mut heard = Instant::now();
+        while !over.load(Ordering::Acquire) {
+            while self.waiting.len() < self.depth {
+                self.send_one()?;
+            }
+            // The first that comes, and what has come by then.
+            let mut next = self.nic.receive(LOOK)?;
+            if next.is_some() {
+                heard = Instant::now();
+            }
+            ensure!(heard.elapsed() < ANSWER, "{}", self.silence());
+            while let Some(frame) = next {
+                self.expect_success(&frame)?;
+                next = self.nic.try_receive()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends this many requests. Those that have no response yet stay outstanding.
     ///
     /// # Errors
     /// A request fails or stays without a response, or a read returns what it must not.
@@ -183,9 +240,14 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    /// What was acknowledged is as good as flushed now.
-    pub(super) fn flushed(&mut self) {
+    /// The target has stopped in peace: what it acknowledged is as good as flushed.
+    pub(super) fn stopped(&mut self) {
         self.promises.flushed(self.promises.covered());
+    }
+
+    /// What was acknowledged before this time is promised by its age; how many changes that were.
+    pub(super) fn keep_older(&mut self, than: Instant) -> usize {
+        self.promises.keep_older(than)
     }
 
     /// The next response: with all requests outstanding it is waited for.
@@ -216,7 +278,8 @@ impl<'a> Load<'a> {
         self.tag = (self.tag + 1) & 0x7fff_ffff;
         self.tally.sent += 1;
         let (frame, waiting) = self.random_request();
-        self.waiting.insert(self.tag, waiting);
+        let at = Instant::now();
+        self.waiting.insert(self.tag, Sent { at, waiting });
         self.nic.send(&frame)
     }
 
@@ -328,7 +391,7 @@ impl<'a> Load<'a> {
             return Ok(true);
         }
         let tag = response.tag();
-        let Some(waiting) = self.waiting.remove(&tag) else {
+        let Some(Sent { waiting, .. }) = self.waiting.remove(&tag) else {
             bail!("a response nobody waits for, tag {tag:#x}");
         };
         if !response.succeeded() {
@@ -342,7 +405,7 @@ impl<'a> Load<'a> {
             }
             Waiting::Early(number) => {
                 self.tally.changes += 1;
-                self.promises.acknowledge_early(number);
+                self.promises.acknowledge_early(number, Instant::now());
             }
             Waiting::Flush(covered) => {
                 self.tally.flushes += 1;
@@ -380,4 +443,10 @@ impl<'a> Load<'a> {
         }
         Ok(())
     }
+}
+
+/// How many requests a load may have outstanding: in half of the rounds as many as it can.
+fn depth(random: &mut Random, most: usize) -> usize {
+    let some = 1 + random.below(most);
+    if random.below(2) == 0 { most } else { some }
 }

@@ -27,7 +27,7 @@ pub use kill::kills;
 pub use load::{Mix, Tally};
 pub use power::{Flushes, power_cuts};
 
-use self::{promises::Promises, stage::Stage};
+use self::{load::UnderWay, promises::Promises, stage::Stage};
 use crate::{Maker, Random};
 
 /// Sectors of the disk under test. Small, so that requests overlap and all of it is looked at
@@ -48,6 +48,8 @@ pub enum Cache {
 /// How a target is run, and what is asked of it.
 #[derive(Clone, Debug)]
 pub struct Way {
+    /// What is special about it.
+    pub name: &'static str,
     /// Whose target.
     pub maker: Maker,
     /// Its arguments, as its maker understands them.
@@ -56,10 +58,10 @@ pub struct Way {
     pub held_to: Cache,
     /// The requests.
     pub mix: Mix,
-    /// Most of them outstanding at once; a round takes a random number up to it.
+    /// Most of them outstanding at once; a round takes that many, or a random number up to it.
     pub most_outstanding: usize,
-    /// An acknowledged write so old is promised without a flush; a round then waits for so long
-    /// before its crash, and the crash finds nothing under way.
+    /// What was acknowledged so long before the crash is promised without a flush. A power cut
+    /// then waits for so long after the last acknowledgement, and finds nothing under way.
     pub kept_after: Option<Duration>,
     /// Kills: the disk is frozen and thawed meanwhile, and the target killed in any phase.
     pub freezes: bool,
@@ -79,64 +81,127 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// Calls `round` for each round. The number in every failure is the round's.
+    /// Calls `round` for each round, with its number among those of its way. The number in every
+    /// failure is that among all. Returns what happened, way by way.
     fn run(
         &self,
         what: &str,
-        mut round: impl FnMut(&Stage, &mut Promises, &Way, Random) -> Result<Round> + Send,
-    ) -> Result<Summary> {
+        mut round: impl FnMut(&Stage, &mut Promises, &Way, usize, Random) -> Result<Round> + Send,
+    ) -> Result<Vec<Summary>> {
         eprintln!("{what}: {} rounds, seed {:#x}", self.rounds, self.seed);
         stage::on_one_core(|| {
-            let start = Instant::now();
             let stage = Stage::new(SECTORS)?;
             let mut promises = Promises::of_zeros(self.seed, SECTORS);
             let mut choices = Random::new(self.seed);
-            let mut summary = Summary::default();
-            for (number, way) in self.ways.iter().cycle().take(self.rounds).enumerate() {
+            let mut summaries: Vec<Summary> = self.ways.iter().map(Summary::new).collect();
+            for number in 0..self.rounds {
+                let at = number % self.ways.len();
+                let (Some(way), Some(summary)) = (self.ways.get(at), summaries.get_mut(at)) else {
+                    break;
+                };
+                let (start, turn) = (Instant::now(), summary.rounds);
                 let random = Random::new(choices.number());
-                let done = round(&stage, &mut promises, way, random).with_context(|| {
+                let done = round(&stage, &mut promises, way, turn, random).with_context(|| {
                     format!("{what}, round {number}, seed {:#x}, {way:?}", self.seed)
                 })?;
-                summary.add(&done);
+                summary.add(&done, start.elapsed());
             }
-            summary.took = start.elapsed();
-            Ok(summary)
+            Ok(summaries)
         })
     }
 }
 
 /// What happened in one round.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Round {
     tally: Tally,
-    outstanding: usize,
+    /// The target had the time to stop: this was no crash.
+    stopped: bool,
+    under_way: UnderWay,
+    /// Changes that were acknowledged and not promised when the crash came,
+    unpromised: usize,
+    /// and those that their age alone had promised.
+    aged: usize,
+    freeze: Option<Phase>,
     lost: usize,
 }
 
-/// What happened in a campaign, to see whether it says anything.
+/// How far a freeze was when the crash came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It was ordered.
+    Ordered,
+    /// The image was held as it was.
+    Frozen,
+    /// The shadow was being merged.
+    Merging,
+    /// It was over.
+    Merged,
+}
+
+/// What happened in all rounds of one way, to see whether they say anything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Summary {
-    /// Crashes.
+    /// The way's name.
+    pub way: &'static str,
+    /// Rounds.
     pub rounds: usize,
+    /// Those that ended in a clean stop. All others are crashes.
+    pub stops: usize,
     /// All requests.
     pub tally: Tally,
-    /// Requests without a response when the crash came, over all rounds.
+    /// Requests without a response at a crash.
     pub outstanding: usize,
-    /// Sectors that lost a change nobody had promised, over all rounds.
+    /// Crashes amid writes or trims that were not acknowledged yet,
+    pub amid_changes: usize,
+    /// with acknowledged ones that nothing had promised yet,
+    pub amid_unpromised: usize,
+    /// and with some that their age alone had promised.
+    pub amid_aged: usize,
+    /// Crashes after a freeze was ordered and before it was told,
+    pub ordered: usize,
+    /// while the disk was frozen,
+    pub frozen: usize,
+    /// and while the shadow was being merged.
+    pub merging: usize,
+    /// Sectors that lost a change nobody had promised.
     pub lost: usize,
     /// Time it took.
     pub took: Duration,
 }
 
 impl Summary {
-    fn add(&mut self, round: &Round) {
+    fn new(way: &Way) -> Self {
+        Self {
+            way: way.name,
+            ..Self::default()
+        }
+    }
+
+    /// Rounds that ended in a crash.
+    pub fn crashes(&self) -> usize {
+        self.rounds - self.stops
+    }
+
+    fn add(&mut self, round: &Round, took: Duration) {
         self.rounds += 1;
-        self.outstanding += round.outstanding;
-        self.lost += round.lost;
+        self.took += took;
         self.tally.sent += round.tally.sent;
         self.tally.answered += round.tally.answered;
         self.tally.changes += round.tally.changes;
         self.tally.flushes += round.tally.flushes;
+        self.lost += round.lost;
+        if round.stopped {
+            self.stops += 1;
+            return;
+        }
+        self.outstanding += round.under_way.requests;
+        self.amid_changes += usize::from(round.under_way.changes > 0);
+        self.amid_unpromised += usize::from(round.unpromised > 0);
+        self.amid_aged += usize::from(round.aged > 0);
+        self.ordered += usize::from(round.freeze == Some(Phase::Ordered));
+        self.frozen += usize::from(round.freeze == Some(Phase::Frozen));
+        self.merging += usize::from(round.freeze == Some(Phase::Merging));
     }
 }
 
@@ -150,10 +215,32 @@ impl Display for Summary {
         } = self.tally;
         write!(
             f,
-            "{} crashes in {:.1?}: {sent} requests, {answered} answered, among them {changes} \
-             writes and trims and {flushes} flushes; {} outstanding at a crash; {} sectors lost \
-             what was not promised; no promise broken",
-            self.rounds, self.took, self.outstanding, self.lost
+            "{}: {} crashes and {} clean stops in {:.1?}; {sent} requests, {answered} answered, \
+             among them {changes} writes and trims and {flushes} flushes; {} outstanding at a \
+             crash; crashes amid unacknowledged changes: {}, amid acknowledged ones without a \
+             promise: {}",
+            self.way,
+            self.crashes(),
+            self.stops,
+            self.took,
+            self.outstanding,
+            self.amid_changes,
+            self.amid_unpromised,
+        )?;
+        if self.amid_aged > 0 {
+            write!(f, ", with some promised by their age: {}", self.amid_aged)?;
+        }
+        if self.ordered + self.frozen + self.merging > 0 {
+            write!(
+                f,
+                ", freezing: {}, frozen: {}, merging: {}",
+                self.ordered, self.frozen, self.merging
+            )?;
+        }
+        write!(
+            f,
+            "; {} sectors lost what was not promised; no promise broken",
+            self.lost
         )
     }
 }

@@ -10,18 +10,14 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
-    Campaign, Round, Summary, Way, judge,
-    kill::{moment, requests, told},
-    load::Load,
-    promises::Promises,
-    stage::Stage,
+    Campaign, Round, Summary, Way, judge, kill::told, load::Load, promises::Promises, stage::Stage,
 };
 use crate::{Export, Namespace, Packages, Process, Random, TargetProcess, succeed, wait_until};
 
@@ -52,7 +48,7 @@ pub enum Flushes {
 ///
 /// # Errors
 /// As [`super::kills`].
-pub fn power_cuts(campaign: &Campaign, flushes: Flushes) -> Result<Summary> {
+pub fn power_cuts(campaign: &Campaign, flushes: Flushes) -> Result<Vec<Summary>> {
     // nbdfuse aborts when its server dies, and would leave a core file.
     let core = getrlimit(Resource::Core);
     setrlimit(
@@ -62,7 +58,7 @@ pub fn power_cuts(campaign: &Campaign, flushes: Flushes) -> Result<Summary> {
             ..core
         },
     )?;
-    campaign.run("power cuts", |stage, promises, way, mut random| {
+    campaign.run("power cuts", |stage, promises, way, _, mut random| {
         let host = stage.host.with_own_mounts()?;
         let disk = VolatileDisk::start(&host, stage, way, flushes)?;
         let mut target = Export::new(&disk.file, "tgt0")
@@ -102,19 +98,37 @@ fn load_and_cut(
     if let Some(age) = way.kept_after {
         load.finish()?;
         thread::sleep(age);
-        load.flushed();
     }
     thread::sleep(moment);
+    let at = Instant::now();
+    let unpromised = load.unpromised();
+    let old = way.kept_after.and_then(|age| at.checked_sub(age));
+    let aged = old.map_or(0, |old| load.keep_older(old));
     disk.cut()?;
-    let outstanding = load.outstanding();
+    let under_way = load.under_way(at);
     load.run_in_vain(IN_VAIN, silence)?;
     target.kill()?;
     load.take_last_words()?;
     Ok(Round {
         tally: load.tally(),
-        outstanding,
-        lost: 0,
+        under_way,
+        unpromised,
+        aged,
+        ..Round::default()
     })
+}
+
+/// A number of requests, up to one of `lengths`.
+fn requests(random: &mut Random, lengths: &[usize]) -> usize {
+    let most = lengths.get(random.below(lengths.len())).copied();
+    1 + random.below(most.unwrap_or(1))
+}
+
+/// How long after the last request a cut comes: at once, or a little later.
+fn moment(random: &mut Random) -> Result<Duration> {
+    let micros = [0, random.below(300), random.below(3000)];
+    let micros = micros.get(random.below(3)).copied().unwrap_or(0);
+    Ok(Duration::from_micros(u64::try_from(micros)?))
 }
 
 /// An image behind a volatile cache, as a file that only processes of its host see.

@@ -2,11 +2,11 @@
 //!
 //! A change (a write or a trim) is *sent*, perhaps *acknowledged*, perhaps *promised*: at its
 //! acknowledgement if it is a durable one, else when a flush that was sent after its
-//! acknowledgement has succeeded. Changes take effect in the order in which they were sent. So a
-//! sector holds its newest promised change, or any one sent later; anything else is a broken
-//! promise.
+//! acknowledgement has succeeded, or when it is old enough. Changes take effect in the order in
+//! which they were sent. So a sector holds its newest promised change, or any one sent later;
+//! anything else is a broken promise.
 
-use std::{collections::HashMap, ops::Range};
+use std::{collections::HashMap, ops::Range, time::Instant};
 
 use super::sector::{Content, SECTOR, recognise};
 
@@ -22,9 +22,17 @@ pub(super) struct Promises {
     sectors: Vec<Sector>,
     /// Where a change was made that is not promised yet, by its number.
     open: HashMap<u64, Vec<Range<u64>>>,
-    /// The open changes that were acknowledged.
-    early: Vec<u64>,
+    /// The open changes that were acknowledged, in the order in which that became known.
+    early: Vec<Early>,
     last_number: u64,
+}
+
+/// A change that was acknowledged and is not promised yet.
+#[derive(Clone, Copy, Debug)]
+struct Early {
+    number: u64,
+    /// When its acknowledgement was received.
+    at: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -112,14 +120,20 @@ impl Promises {
         }
     }
 
-    /// A change was acknowledged that is promised by the next flush only.
-    pub(super) fn acknowledge_early(&mut self, number: u64) {
-        self.early.push(number);
+    /// The acknowledgement of a change was received that is promised by the next flush, or by its
+    /// age.
+    pub(super) fn acknowledge_early(&mut self, number: u64, at: Instant) {
+        self.early.push(Early { number, at });
     }
 
-    /// A flush is about to be sent, or the target is asked to stop: what it will cover.
+    /// Changes that are acknowledged and not promised.
+    pub(super) fn unpromised(&self) -> usize {
+        self.early.len()
+    }
+
+    /// A flush is about to be sent, or the target has stopped: what it will cover, or has.
     pub(super) fn covered(&self) -> Covered {
-        Covered(self.early.clone())
+        Covered(self.early.iter().map(|early| early.number).collect())
     }
 
     /// The flush has succeeded.
@@ -128,7 +142,18 @@ impl Promises {
             self.keep(number);
         }
         let open = &self.open;
-        self.early.retain(|number| open.contains_key(number));
+        self.early.retain(|early| open.contains_key(&early.number));
+    }
+
+    /// What was acknowledged before this time is promised by its age. Returns how many changes
+    /// nothing else had promised.
+    pub(super) fn keep_older(&mut self, than: Instant) -> usize {
+        let old = self.early.partition_point(|early| early.at < than);
+        let old: Vec<Early> = self.early.drain(..old).collect();
+        for early in &old {
+            self.keep(early.number);
+        }
+        old.len()
     }
 
     /// What a read must return that is sent now.
@@ -193,9 +218,12 @@ impl Sector {
 
     fn keep(&mut self, number: u64) {
         // One that is not there is older than what is promised already.
-        if let Some(kept) = self.later.iter().find(|version| version.number == number) {
-            self.promised = *kept;
-            self.later.retain(|version| version.number > number);
+        let place = self.later.binary_search_by_key(&number, |it| it.number);
+        if let Some(kept) = place
+            .ok()
+            .and_then(|at| self.later.drain(..=at).next_back())
+        {
+            self.promised = kept;
         }
     }
 
@@ -224,6 +252,8 @@ pub(super) struct Broken {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::crash::sector::bytes_of;
 
@@ -297,9 +327,9 @@ mod tests {
     fn a_flush_covers_what_was_acknowledged_before_it_was_sent() {
         let mut promises = promises();
         let numbers: Vec<u64> = (0..3).map(|lba| promises.write(lba..lba + 1)).collect();
-        promises.acknowledge_early(numbers[0]);
+        promises.acknowledge_early(numbers[0], Instant::now());
         let covered = promises.covered();
-        promises.acknowledge_early(numbers[1]);
+        promises.acknowledge_early(numbers[1], Instant::now());
         promises.flushed(covered);
         assert_eq!(broken(&mut promises, [0, 0, 0, 0]), [0]);
     }
@@ -308,9 +338,9 @@ mod tests {
     fn a_second_flush_covers_what_the_first_did_not() {
         let mut promises = promises();
         let numbers: Vec<u64> = (0..2).map(|lba| promises.write(lba..lba + 1)).collect();
-        promises.acknowledge_early(numbers[0]);
+        promises.acknowledge_early(numbers[0], Instant::now());
         let first = promises.covered();
-        promises.acknowledge_early(numbers[1]);
+        promises.acknowledge_early(numbers[1], Instant::now());
         let second = promises.covered();
         promises.flushed(first);
         promises.flushed(second);
@@ -321,9 +351,24 @@ mod tests {
     fn a_flush_without_an_answer_covers_nothing() {
         let mut promises = promises();
         let number = promises.write(0..1);
-        promises.acknowledge_early(number);
+        promises.acknowledge_early(number, Instant::now());
         let _ = promises.covered();
         assert!(broken(&mut promises, [0, 0, 0, 0]).is_empty());
+    }
+
+    #[test]
+    fn what_is_old_enough_is_promised_without_a_flush_and_what_is_younger_is_not() {
+        let mut promises = promises();
+        let start = Instant::now();
+        for (lba, age) in [(0, 30), (1, 20), (2, 10)] {
+            let number = promises.write(lba..lba + 1);
+            promises.acknowledge_early(number, start + Duration::from_millis(30 - age));
+        }
+        assert_eq!(promises.unpromised(), 3);
+        assert_eq!(promises.keep_older(start + Duration::from_millis(20)), 2);
+        assert_eq!(promises.keep_older(start + Duration::from_millis(20)), 0);
+        assert_eq!(promises.unpromised(), 1);
+        assert_eq!(broken(&mut promises, [0, 0, 0, 0]), [0, 1]);
     }
 
     #[test]

@@ -21,10 +21,13 @@ const DEPTH: usize = 16;
 /// sectors are one frame at an MTU of 9000.
 const PLACE_SECTORS: u64 = 16;
 const PLACE_BYTES: usize = 16 * SECTOR;
-/// Places, far more than requests under way.
-const PLACES: u64 = 256;
+/// Places, far more than requests under way: the sectors of a repeated write stay closed for a
+/// while (protocol.md §15, 10), and requests should rarely meet them.
+const PLACES: u64 = 2048;
 /// Names a flush, where others are named by their place.
 const FLUSH: u64 = u64::MAX;
+/// How often it is looked whether the machine has time for its threads.
+const PULSE: Duration = Duration::from_millis(5);
 /// Sectors of a disk for this load.
 pub(crate) const SECTORS: u64 = PLACES * PLACE_SECTORS;
 
@@ -33,6 +36,7 @@ pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     progress: Arc<(Mutex<Progress>, Condvar)>,
     thread: JoinHandle<Result<Report>>,
+    pulse: JoinHandle<()>,
 }
 
 /// How far it is.
@@ -51,6 +55,8 @@ pub(crate) struct Worst {
     pub(crate) stall: Duration,
     /// From a request to its end.
     pub(crate) request: Duration,
+    /// That a thread with nothing to do came too late: how long the machine kept others waiting.
+    pub(crate) late: Duration,
 }
 
 /// What came of it.
@@ -113,15 +119,31 @@ impl Load {
             let (stop, progress) = (Arc::clone(&stop), Arc::clone(&progress));
             thread::spawn(move || {
                 let result = worker.run(&stop, &progress);
+                if let Err(error) = &result {
+                    eprintln!("the load has failed: {error:#}");
+                }
                 lock(&progress).ended = true;
                 progress.1.notify_all();
                 result
+            })
+        };
+        let pulse = {
+            let (stop, progress) = (Arc::clone(&stop), Arc::clone(&progress));
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let start = Instant::now();
+                    thread::sleep(PULSE);
+                    let late = start.elapsed().saturating_sub(PULSE);
+                    let mut known = lock(&progress);
+                    known.worst.late = known.worst.late.max(late);
+                }
             })
         };
         Self {
             stop,
             progress,
             thread,
+            pulse,
         }
     }
 
@@ -152,6 +174,7 @@ impl Load {
     /// Ends it when all that is under way has been answered.
     pub(crate) fn stop(self) -> Result<Report> {
         self.stop.store(true, Ordering::Relaxed);
+        self.pulse.join().map_err(|_| anyhow!("the pulse died"))?;
         self.thread.join().map_err(|_| anyhow!("the load died"))?
     }
 }

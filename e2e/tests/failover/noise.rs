@@ -10,7 +10,7 @@ use aoede_initiator::{Settings, Wanted};
 
 use crate::{
     load::Load,
-    scene::{SOON, Scene},
+    scene::{SOON, Scene, settings},
 };
 
 /// A few seconds of load.
@@ -25,7 +25,7 @@ const LOSS: Noise = Noise {
 #[ignore = "needs root: run by cargo xtask test"]
 fn lost_and_doubled_frames_cost_no_error() -> Result<()> {
     let scene = Scene::new(1)?;
-    let disk = scene.attach(Settings::default())?;
+    let disk = scene.attach(settings())?;
     scene.cables[0].disturb(LOSS, 6);
     let load = Load::start_amid_noise(&disk, 6);
     load.go_on(REQUESTS, 3 * SOON)?;
@@ -50,7 +50,7 @@ fn flipped_bits_harm_no_data_where_a_checksum_was_agreed_on() -> Result<()> {
             crc32c: true,
             ..Wanted::default()
         },
-        ..Settings::default()
+        ..settings()
     };
     let disk = scene.attach(settings)?;
     ensure!(disk.info()?.paths[0].features.crc32c);

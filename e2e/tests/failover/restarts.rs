@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use aoede_e2e::wait_until;
-use aoede_initiator::{Disk, Settings};
+use aoede_initiator::Disk;
 use rustix::process::Signal;
 
 use crate::{
     load::Load,
-    scene::{SOME, SOON, Scene, wait_for},
+    scene::{SOME, SOON, Scene, settings, wait_for, wait_for_loss},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ fn negotiations(disk: &Disk) -> Result<u64> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_target_that_is_restarted_costs_no_error() -> Result<()> {
     let mut scene = Scene::new(1)?;
-    let disk = scene.attach(Settings::default())?;
+    let disk = scene.attach(settings())?;
     let load = Load::start(&disk, 2);
     for (signal, pause) in [
         (Signal::TERM, Duration::ZERO),
@@ -50,12 +50,12 @@ fn a_target_that_is_restarted_costs_no_error() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_only_path_may_go_down_and_up_again() -> Result<()> {
     let scene = Scene::new(1)?;
-    let disk = scene.attach(Settings::default())?;
+    let disk = scene.attach(settings())?;
     let load = Load::start(&disk, 3);
     for (host, name) in [(&scene.host, "tgt0"), (&scene.initiator, "ini0")] {
         load.go_on(SOME, SOON)?;
         host.ip(&format!("link set {name} down"))?;
-        wait_for(&disk, 0, 17)?;
+        wait_for_loss(&disk, 0)?;
         load.worst();
         host.ip(&format!("link set {name} up"))?;
         load.go_on(SOME, SOON)?;
@@ -70,11 +70,7 @@ fn the_only_path_may_go_down_and_up_again() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_path_that_narrows_is_found_out_and_so_is_its_widening() -> Result<()> {
     let scene = Scene::new(1)?;
-    let settings = Settings {
-        prove_again_after: SECOND,
-        ..Settings::default()
-    };
-    let disk = scene.attach(settings)?;
+    let disk = scene.attach(settings())?;
     let load = Load::start(&disk, 4);
     load.go_on(SOME, SOON)?;
     // 16 sectors need 36 + 16 × 512 bytes, 14 of them in the Ethernet header; 9 need 4644.
@@ -93,7 +89,7 @@ fn a_path_that_narrows_is_found_out_and_so_is_its_widening() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn an_interface_may_change_its_mtu_under_load() -> Result<()> {
     let scene = Scene::new(1)?;
-    let disk = scene.attach(Settings::default())?;
+    let disk = scene.attach(settings())?;
     let load = Load::start(&disk, 5);
     for (host, name) in [(&scene.host, "tgt0"), (&scene.initiator, "ini0")] {
         for (mtu, sectors) in [(1500, 2), (9000, 17)] {

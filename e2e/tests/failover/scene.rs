@@ -113,6 +113,24 @@ impl Scene {
     }
 }
 
+/// With all extensions. On a busy machine frames wait long in the queues of those who have no turn:
+/// so copies are given longer than usual, and a proof of a frame size that failed is soon repeated.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        linger: Duration::from_millis(500),
+        prove_again_after: Duration::from_secs(1),
+        ..Settings::default()
+    }
+}
+
+/// Waits until a path is given up, and so many are left.
+pub(crate) fn wait_for_loss(disk: &Disk, left: usize) -> Result<Duration> {
+    wait_until("a path is given up", SOON, || {
+        let info = disk.info()?;
+        Ok(info.paths.iter().filter(|path| path.ready).count() == left)
+    })
+}
+
 /// Waits until so many paths are in use, with frames of so many sectors.
 pub(crate) fn wait_for(disk: &Disk, paths: usize, sectors: u8) -> Result<Duration> {
     let good =

@@ -46,7 +46,8 @@ impl Pace {
     pub(super) fn new(quick: bool) -> Self {
         let seconds = |long, short| Duration::from_secs(if quick { short } else { long });
         Self {
-            settle: seconds(2, 1),
+            // It looks after itself every second, for the last time after one without any work.
+            settle: seconds(3, 3),
             look: seconds(10, 2),
             load: seconds(5, 2),
             rest: seconds(5, 2),

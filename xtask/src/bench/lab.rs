@@ -13,6 +13,7 @@ use aoede_e2e::{Namespace, Packages, Process, succeed, target_folder};
 use rustix::process::Signal;
 use serde::Serialize;
 
+use super::extensions::PROBED_INTERFACE;
 use super::fio;
 use super::images::{Images, Sizes};
 use super::interrupt::Interrupt;
@@ -67,6 +68,8 @@ pub(super) struct Sample {
 pub(super) struct Lab {
     target_host: Namespace,
     load_host: Namespace,
+    /// Another initiator's.
+    other_host: Namespace,
     packages: Packages,
     images: Images,
     sizes: Sizes,
@@ -84,6 +87,8 @@ impl Lab {
     ) -> Result<Self> {
         let packages = Packages::open().context("the rivals cannot be had")?;
         let (target_host, load_host) = Namespace::pair(MTU)?;
+        let other_host = Namespace::new()?;
+        target_host.veth(PROBED_INTERFACE, &other_host, LOAD_INTERFACE, MTU)?;
         if cores.steer {
             steer(&target_host, TARGET_INTERFACE, cores.target)?;
             steer(&load_host, LOAD_INTERFACE, cores.load)?;
@@ -91,6 +96,7 @@ impl Lab {
         Ok(Self {
             target_host,
             load_host,
+            other_host,
             packages,
             images: Images::make(sizes, &interrupt)?,
             sizes,
@@ -175,6 +181,37 @@ impl Lab {
             extent.arg("--verify").arg(file);
         }
         self.load(target, work, extent, PATIENCE + measure)
+    }
+
+    /// As [`Lab::ask`], with further options.
+    pub(super) fn ask_with(
+        &self,
+        target: &Process,
+        work: Work,
+        options: &[&str],
+    ) -> Result<Report> {
+        let (measure, warm_up) = (self.timing.measure, self.timing.warm_up);
+        let mut command = Command::new(own_program("aoede-bench")?);
+        command
+            .args(["load", "--seconds", &measure.as_secs_f64().to_string()])
+            .args(["--warm-up", &warm_up.as_secs_f64().to_string()])
+            .args(["--watch-core", &self.cores.target.to_string()])
+            .args(options);
+        self.load(target, work, command, PATIENCE + measure)
+    }
+
+    /// Has another initiator measure the congestion of the target, again and again.
+    pub(super) fn probe(&self) -> Result<Process> {
+        let mut command = Command::new(own_program("aoede-bench")?);
+        command
+            .args(["probe", "e1.1", "--interface", LOAD_INTERFACE])
+            .args(["--times", "1000"]);
+        let command = pinned(self.cores.load, &command);
+        self.spawn("another initiator", Some(&self.other_host), command)
+    }
+
+    pub(super) fn timing(&self) -> Timing {
+        self.timing
     }
 
     /// As [`Lab::ask`], for so many bytes, once.

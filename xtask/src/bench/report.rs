@@ -600,6 +600,7 @@ mod tests {
             ROWS_COMMAND.to_owned(),
             table_command("page-cache"),
             table_command("idle"),
+            table_command("extensions"),
         ] {
             assert!(replace(&page, &command, "").is_some(), "{command}");
         }

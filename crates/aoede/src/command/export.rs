@@ -4,15 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use aoede_disk::{IoMode, OpenOptions};
-use aoede_target::ExtensionReset;
+use aoede_disk::OpenOptions;
 use aoede_wire::{Address, MacAddr};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::log::{self, LogArgs};
 use crate::service::{
     self, CacheMode, CacheSettings, EngineChoice, ExportSettings, FreezeSettings, FullShadow,
-    ServiceSettings, UnfinishedFreeze,
+    IoChoice, ResetChoice, ServiceSettings, UnfinishedFreeze,
 };
 use crate::size::Size;
 use crate::stop::Stop;
@@ -73,7 +72,7 @@ pub(super) struct ExportArgs {
     allow: Vec<MacAddr>,
 
     /// When a write is acknowledged.
-    #[arg(long, value_enum, default_value_t = CacheMode::Writethrough)]
+    #[arg(long, value_enum, default_value_t = CacheMode::default())]
     cache: CacheMode,
 
     /// Memory for the cache, such as 64MiB [default: 8MiB; with writeback --dirty-size and a quarter
@@ -82,7 +81,7 @@ pub(super) struct ExportArgs {
     cache_size: Option<Size>,
 
     /// With writeback: most data that is acknowledged and not on stable storage.
-    #[arg(long, value_name = "SIZE", default_value = "32MiB")]
+    #[arg(long, value_name = "SIZE", default_value_t = CacheSettings::default().dirty)]
     dirty_size: Size,
 
     /// With writeback: for how long at most data is acknowledged and not on stable storage.
@@ -90,8 +89,8 @@ pub(super) struct ExportArgs {
     dirty_age: Duration,
 
     /// How the file is read and written.
-    #[arg(long, value_enum, default_value_t = Io::Direct)]
-    io: Io,
+    #[arg(long, value_enum, default_value_t = IoChoice::default())]
+    io: IoChoice,
 
     /// Be ready to freeze: where writes go while the image must not change. Makes PATH and
     /// PATH.map at each freeze and removes them when all is merged.
@@ -103,15 +102,15 @@ pub(super) struct ExportArgs {
     shadow_limit: Option<Size>,
 
     /// What happens to writes that the shadow has no room for.
-    #[arg(long, value_enum, default_value_t = FullShadow::Fail, requires = "shadow")]
+    #[arg(long, value_enum, default_value_t = FullShadow::default(), requires = "shadow")]
     shadow_full: FullShadow,
 
     /// What happens to a freeze that a restart has interrupted.
-    #[arg(long, value_enum, default_value_t = UnfinishedFreeze::Continue, requires = "shadow")]
+    #[arg(long, value_enum, default_value_t = UnfinishedFreeze::default(), requires = "shadow")]
     unfinished_freeze: UnfinishedFreeze,
 
     /// Kernel interface for file I/O.
-    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
+    #[arg(long, value_enum, default_value_t = EngineChoice::default())]
     engine: EngineChoice,
 
     /// How long to look for more to do before sleeping, while at least four operations are with the
@@ -120,86 +119,73 @@ pub(super) struct ExportArgs {
     busy_poll: Duration,
 
     /// Requests that the target holds at once and announces to initiators.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=1024))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = service::BUFFERS,
+        value_parser = clap::value_parser!(u16).range(
+            i64::from(*service::BUFFERS_RANGE.start())..=i64::from(*service::BUFFERS_RANGE.end())
+        )
+    )]
     buffers: u16,
 
     /// Which Query/Config commands end the extensions that initiators have negotiated.
-    #[arg(long, value_enum, default_value_t = Reset::Release)]
-    extension_reset: Reset,
+    #[arg(long, value_enum, default_value_t = ResetChoice::default())]
+    extension_reset: ResetChoice,
 
     #[command(flatten)]
     log: LogArgs,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Reset {
-    /// Those that set the config string, for every initiator of the disk: as the 2014 AoEde's
-    /// release.
-    Release,
-    /// As well any other, for its sender: as the 2014 AoEde's first version.
-    Config,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Io {
-    /// Past the host's page cache.
-    Direct,
-    /// Through the host's page cache.
-    Buffered,
-    /// Through the host's page cache, without leaving anything there (Linux 6.14, XFS or ext4).
-    Uncached,
-}
-
 pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
     log::start(args.log);
     let stop = Stop::on_signals().context("cannot prepare for signals")?;
-    let settings = ServiceSettings {
-        interfaces: args.interfaces,
-        engine: args.engine,
-        busy_poll: args.busy_poll,
-        export: ExportSettings {
-            address: args.address,
-            path: args.path,
-            open: OpenOptions {
-                read_only: args.read_only,
-                io: match args.io {
-                    Io::Direct => IoMode::Direct,
-                    Io::Buffered => IoMode::Buffered,
-                    Io::Uncached => IoMode::Uncached,
-                },
-                offset_sectors: args.offset,
-                length_sectors: args.length,
-                create_bytes: args.create.map(|size| size.0),
-                lock_patience: service::LOCK_PATIENCE,
-            },
-            allow: args.allow,
-            buffers: args.buffers,
-            cache: CacheSettings {
-                mode: args.cache,
-                size: args.cache_size,
-                dirty: args.dirty_size,
-                dirty_age: args.dirty_age,
-            },
-            freeze: args.shadow.map(|path| FreezeSettings {
-                path,
-                limit: args.shadow_limit,
-                full: args.shadow_full,
-                unfinished: args.unfinished_freeze,
-            }),
-            extension_reset: match args.extension_reset {
-                Reset::Release => ExtensionReset::SetOnly,
-                Reset::Config => ExtensionReset::AnyConfig,
-            },
-        },
-    };
+    let settings = args.settings();
     service::run(&settings, stop, |_| ())
+}
+
+impl ExportArgs {
+    fn settings(self) -> ServiceSettings {
+        let plain = ExportSettings::new(self.address, self.path);
+        ServiceSettings {
+            interfaces: self.interfaces,
+            engine: self.engine,
+            busy_poll: self.busy_poll,
+            export: ExportSettings {
+                open: OpenOptions {
+                    read_only: self.read_only,
+                    io: self.io.into(),
+                    offset_sectors: self.offset,
+                    length_sectors: self.length,
+                    create_bytes: self.create.map(|size| size.0),
+                    ..plain.open
+                },
+                allow: self.allow,
+                buffers: self.buffers,
+                cache: CacheSettings {
+                    mode: self.cache,
+                    size: self.cache_size,
+                    dirty: self.dirty_size,
+                    dirty_age: self.dirty_age,
+                },
+                freeze: self.shadow.map(|path| FreezeSettings {
+                    path,
+                    limit: self.shadow_limit,
+                    full: self.shadow_full,
+                    unfinished: self.unfinished_freeze,
+                }),
+                extension_reset: self.extension_reset.into(),
+                ..plain
+            },
+        }
+    }
 }
 
 /// How long to look for work.
 fn busy_poll(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a time such as 50us, or 0s"))?;
-    if time <= MOST_BUSY_POLL {
+    if time <= service::MOST_BUSY_POLL {
         Ok(time)
     } else {
         Err("at most 10ms, please".to_owned())
@@ -210,13 +196,34 @@ fn busy_poll(text: &str) -> Result<Duration, String> {
 fn age(text: &str) -> Result<Duration, String> {
     let age = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a time such as 500ms or 2s"))?;
-    if (MIN_AGE..=MAX_AGE).contains(&age) {
+    if service::DIRTY_AGES.contains(&age) {
         Ok(age)
     } else {
         Err("from 10ms to 1h, please".to_owned())
     }
 }
 
-const MOST_BUSY_POLL: Duration = Duration::from_millis(10);
-const MIN_AGE: Duration = Duration::from_millis(10);
-const MAX_AGE: Duration = Duration::from_secs(3600);
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        export: ExportArgs,
+    }
+
+    /// They are written in the options' own words too, which must say the same.
+    #[test]
+    fn without_options_an_export_has_the_defaults_of_every_export() {
+        let cli = Cli::try_parse_from(["x", "e1.1", "/disk.img", "-i", "eth0"]).unwrap();
+        let settings = cli.export.settings();
+        let address = Address::new(1, 1).unwrap();
+        let plain = ExportSettings::new(address, PathBuf::from("/disk.img"));
+        assert_eq!(settings.export, plain);
+        assert_eq!(settings.engine, EngineChoice::default());
+        assert_eq!(settings.busy_poll, service::BUSY_POLL);
+    }
+}

@@ -3,6 +3,7 @@
 
 mod attach;
 mod bench;
+mod check;
 mod copy;
 mod demo;
 mod discover;
@@ -45,6 +46,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Export(export::ExportArgs),
+    Check(check::CheckArgs),
     Discover(discover::DiscoverArgs),
     Info(info::InfoArgs),
     Attach(attach::AttachArgs),
@@ -86,6 +88,7 @@ impl Command {
     fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Export(args) => export::run(args),
+            Self::Check(args) => check::run(&args),
             Self::Discover(args) => discover::run(&args),
             Self::Info(args) => info::run(&args),
             Self::Attach(args) => attach::run(args),

@@ -4,6 +4,8 @@
 //! One change for each call, so that a failure leaves nothing half done, and the new state is what
 //! is printed. What takes something from others, or shuts out this host, wants `--force`.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, bail, ensure};
 use aoede_initiator::{Answer, ClientError, Disk, Error};
 use aoede_wire::{
@@ -262,8 +264,9 @@ impl Change<'_> {
             result => result?,
         };
         // The second program to set it wins, and the first should know.
+        let sorted = |macs: &[MacAddr]| macs.iter().copied().collect::<BTreeSet<_>>();
         ensure!(
-            holders == macs,
+            sorted(&holders) == sorted(&macs),
             "it is reserved by {} now",
             names(&holders).join(", ")
         );

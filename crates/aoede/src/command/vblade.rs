@@ -8,12 +8,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use aoede_disk::{IoMode, OpenOptions};
-use aoede_target::ExtensionReset;
 use aoede_wire::{Address, MacAddr};
 use clap::Parser;
 
 use crate::log::{self, LogArgs};
-use crate::service::{self, CacheSettings, EngineChoice, ExportSettings, ServiceSettings};
+use crate::service::{self, EngineChoice, ExportSettings, ServiceSettings};
 use crate::stop::Stop;
 
 /// Serve a file or block device as an AoE disk (AoEde in the place of vblade).
@@ -64,25 +63,23 @@ pub(super) struct VbladeArgs {
     filename: PathBuf,
 }
 
-/// Fewest and most buffers we can announce; vblade takes any number.
-const BUFFERS: std::ops::RangeInclusive<u16> = 2..=1024;
-
 pub(super) fn run(args: VbladeArgs) -> anyhow::Result<()> {
     log::start(LogArgs::default());
     let address = Address::new(args.shelf, args.slot)
         .with_context(|| format!("shelf {} slot {}", args.shelf, args.slot))?;
-    let buffers = args.buffers.clamp(*BUFFERS.start(), *BUFFERS.end());
+    // vblade takes any number.
+    let (fewest, most) = service::BUFFERS_RANGE.into_inner();
+    let buffers = args.buffers.clamp(fewest, most);
     if buffers != args.buffers {
         tracing::warn!("-b {}: using {buffers} buffers", args.buffers);
     }
+    let plain = ExportSettings::new(address, args.filename);
     let stop = Stop::on_signals().context("cannot prepare for signals")?;
     let settings = ServiceSettings {
         interfaces: args.netif,
         engine: EngineChoice::Auto,
         busy_poll: service::BUSY_POLL,
         export: ExportSettings {
-            address,
-            path: args.filename,
             open: OpenOptions {
                 read_only: args.read_only,
                 io: if args.direct {
@@ -92,14 +89,11 @@ pub(super) fn run(args: VbladeArgs) -> anyhow::Result<()> {
                 },
                 offset_sectors: args.offset,
                 length_sectors: args.length,
-                create_bytes: None,
-                lock_patience: service::LOCK_PATIENCE,
+                ..plain.open
             },
             allow: args.allow,
             buffers,
-            cache: CacheSettings::default(),
-            freeze: None,
-            extension_reset: ExtensionReset::default(),
+            ..plain
         },
     };
     service::run(&settings, stop, |backing| {

@@ -163,6 +163,10 @@ fn negotiate(
         match input.read_exact(bytes) {
             // A client that only looked whether somebody is there.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let error = "it takes too long to negotiate";
+                return Err(io::Error::new(ErrorKind::TimedOut, error));
+            }
             result => result?,
         }
         out.clear();

@@ -1,9 +1,10 @@
 //! What a person says about the cache, and the volume that comes of it.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use aoede_disk::{
     Backing, Buffer, IoMode, LEAST_PAGES, PAGE_BYTES, Pool, SECTOR_BYTES, Volume, VolumeSettings,
 };
@@ -46,6 +47,10 @@ impl From<CacheMode> for WriteCache {
     }
 }
 
+/// For how long data may be acknowledged and not on stable storage: from, and to.
+pub const DIRTY_AGES: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(3600);
+
 /// One export's cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheSettings {
@@ -72,28 +77,28 @@ impl Default for CacheSettings {
 
 impl CacheSettings {
     /// Refuses what cannot work.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// A cache that is too small, for anything or for what it shall hold.
+    pub fn check(&self) -> Result<(), CacheError> {
         let least = (LEAST_PAGES * PAGE_BYTES) as u64;
         let bytes = self.bytes();
         if bytes < least {
-            bail!(
-                "a cache of {} is too small; give --cache-size at least {}",
-                Size(bytes),
-                Size(least)
-            );
+            return Err(CacheError::TooSmall {
+                size: Size(bytes),
+                least: Size(least),
+            });
         }
         // A part of the cache always stays free of such data.
         let pages = bytes / PAGE_BYTES as u64;
         let free = (pages / 8).max(LEAST_PAGES as u64 / 4);
         let most = (pages - free) * PAGE_BYTES as u64;
         if self.mode == CacheMode::Writeback && self.dirty.0 > most {
-            bail!(
-                "--dirty-size {} does not fit a cache of {}; make it at most {}, or --cache-size \
-                 larger",
-                self.dirty,
-                Size(bytes),
-                Size(most)
-            );
+            return Err(CacheError::DirtyTooLarge {
+                dirty: self.dirty,
+                size: Size(bytes),
+                most: Size(most),
+            });
         }
         Ok(())
     }
@@ -152,6 +157,45 @@ impl CacheSettings {
         Ok(Volume::new(settings, pages))
     }
 }
+
+/// Why a cache cannot work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheError {
+    /// Too small for anything.
+    TooSmall {
+        /// As given.
+        size: Size,
+        /// What it needs.
+        least: Size,
+    },
+    /// What is acknowledged and not on stable storage does not fit.
+    DirtyTooLarge {
+        /// Most of that, as given.
+        dirty: Size,
+        /// Of the whole cache.
+        size: Size,
+        /// What it has room for.
+        most: Size,
+    },
+}
+
+impl fmt::Display for CacheError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooSmall { size, least } => write!(
+                f,
+                "a cache of {size} is too small; give --cache-size at least {least}"
+            ),
+            Self::DirtyTooLarge { dirty, size, most } => write!(
+                f,
+                "--dirty-size {dirty} does not fit a cache of {size}; make it at most {most}, or \
+                 --cache-size larger"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for CacheError {}
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! Freezing and thawing an export: what is ordered, done and told.
 
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ pub(super) const BLOCK_BYTES: u32 = 4096;
 pub(super) const SHADOW_OPS: usize = 3;
 
 /// An export's shadow, as an operator gives it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FreezeSettings {
     /// Of its data; the map stands beside it.
     pub path: PathBuf,
@@ -45,18 +46,20 @@ pub struct FreezeSettings {
 }
 
 /// What happens to writes that a shadow has no room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum FullShadow {
     /// They fail; the image stays as it is.
+    #[default]
     Fail,
     /// The disk thaws: writes succeed, and the image changes.
     Thaw,
 }
 
 /// What happens to a freeze that a restart has interrupted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum UnfinishedFreeze {
     /// It goes on: the image stays as it is until a thaw.
+    #[default]
     Continue,
     /// The shadow is merged into the image.
     Merge,
@@ -152,12 +155,16 @@ impl Freezer {
         Ok(())
     }
 
-    /// Does what was ordered, and tells what has happened.
-    pub(super) fn tick<P: Port, E: Engine<Buffer>>(
+    /// Readable when a signal has come.
+    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        self.signals.fds()
+    }
+
+    /// Does what signals have ordered.
+    pub(super) fn obey<P: Port, E: Engine<Buffer>>(
         &mut self,
         now: Duration,
         worker: &mut Worker<P, E>,
-        image: &Backing,
     ) {
         let address = self.address;
         match self.signals.take(now) {
@@ -175,11 +182,33 @@ impl Freezer {
                  with USR1 USR2, thaw with USR1 USR1 USR2, and pause between them"
             ),
         }
-        let clean = worker.volume(EXPORT).is_none_or(Volume::is_clean);
-        if self.freeze_at.take_if(|at| clean || *at <= now).is_some()
+    }
+
+    /// The service is stopping: orders come too late.
+    pub(super) fn disregard(&mut self, now: Duration) {
+        if self.signals.take(now).is_some() {
+            warn!("{}: stopping: neither freezing nor thawing", self.address);
+        }
+    }
+
+    /// When a freeze comes that is ordered, whatever is written by then.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.freeze_at
+    }
+
+    /// Freezes when it is time for it, and tells what has happened.
+    pub(super) fn advance<P: Port, E: Engine<Buffer>>(
+        &mut self,
+        now: Duration,
+        worker: &mut Worker<P, E>,
+        image: &Backing,
+    ) {
+        let clean = || worker.volume(EXPORT).is_none_or(Volume::is_clean);
+        let freeze = self.freeze_at.take_if(|at| *at <= now || clean());
+        if freeze.is_some()
             && let Err(error) = self.freeze(worker, image)
         {
-            error!("{address}: cannot freeze: {error:#}");
+            error!("{}: cannot freeze: {error:#}", self.address);
         }
         while let Some(event) = worker.poll_shadow(EXPORT) {
             self.tell(event, image);

@@ -2,13 +2,15 @@
 //!
 //! [`run`] checks everything before it touches anything, then drives the worker and waits in one
 //! place for frames, completions, changes of the interfaces, signals and the clock. `seats.rs`
-//! follows the interfaces.
+//! follows the interfaces, `size_watch.rs` the size of the file while nobody asks for it.
 
 mod cache;
 mod freeze;
 mod seats;
+mod size_watch;
 mod wait;
 
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -28,13 +30,16 @@ use crate::serial;
 use crate::size::Size;
 use crate::stop::Stop;
 use crate::worker::{HEAD_BYTES, Worker};
-pub use cache::{CacheMode, CacheSettings};
+pub use cache::{CacheError, CacheMode, CacheSettings, DIRTY_AGES};
 pub use freeze::{FreezeSettings, FullShadow, UnfinishedFreeze};
 use freeze::{Freezer, SHADOW_OPS};
+pub(crate) use seats::LEAST_MTU;
 use seats::Seats;
-use wait::{Waiter, Woken};
+use size_watch::SizeWatch;
+use wait::{Waiter, Wakers, Woken};
 
-/// How often the size of the file is looked at, and losses are reported if there were any.
+/// How often the size of the file is looked at, and losses are reported if there were any. Not
+/// while the service is idle, if somebody tells of the size.
 const TICK: Duration = Duration::from_secs(1);
 /// Turns of a busy worker between two looks at signals, interfaces and the clock.
 const TURNS_BETWEEN_LOOKS: u32 = 64;
@@ -47,6 +52,12 @@ const REPORT_PAUSE: Duration = Duration::from_secs(60);
 const RANGES_SHOWN: usize = 8;
 /// How long to look for more to do by default: a few of a fast disk's latencies.
 pub const BUSY_POLL: Duration = Duration::from_micros(50);
+/// And at most.
+pub const MOST_BUSY_POLL: Duration = Duration::from_millis(10);
+/// Requests that an export holds at once by default.
+pub const BUFFERS: u16 = 64;
+/// Fewest and most of them.
+pub const BUFFERS_RANGE: RangeInclusive<u16> = 2..=1024;
 /// Operations with the disk for which it is worth looking instead of sleeping.
 const OPERATIONS_TO_POLL_FOR: usize = 4;
 /// A pause while stopping, when waiting itself fails.
@@ -74,7 +85,7 @@ pub struct ServiceSettings {
 }
 
 /// One disk.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportSettings {
     /// Its shelf and slot.
     pub address: Address,
@@ -95,6 +106,24 @@ pub struct ExportSettings {
 }
 
 impl ExportSettings {
+    /// An export of the whole of a file, with the default of everything else. The options of
+    /// `aoede export` and the keys of a configuration have the same defaults.
+    pub fn new(address: Address, path: PathBuf) -> Self {
+        Self {
+            address,
+            path,
+            open: OpenOptions {
+                lock_patience: LOCK_PATIENCE,
+                ..OpenOptions::default()
+            },
+            allow: Vec::new(),
+            buffers: BUFFERS,
+            cache: CacheSettings::default(),
+            freeze: None,
+            extension_reset: ExtensionReset::default(),
+        }
+    }
+
     /// The least block that the volume may have.
     fn least_block_bytes(&self) -> u32 {
         match self.freeze {
@@ -105,9 +134,10 @@ impl ExportSettings {
 }
 
 /// Kernel interface for file I/O.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum EngineChoice {
     /// The best that the kernel has and allows, in the order of this list.
+    #[default]
     Auto,
     /// io_uring, or fail.
     #[value(name = "io_uring")]
@@ -116,6 +146,48 @@ pub enum EngineChoice {
     Aio,
     /// One read or write at a time; for comparison and for kernels without anything better.
     Blocking,
+}
+
+/// How a file is read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum IoChoice {
+    /// Past the host's page cache.
+    #[default]
+    Direct,
+    /// Through the host's page cache.
+    Buffered,
+    /// Through the host's page cache, without leaving anything there (Linux 6.14, XFS or ext4).
+    Uncached,
+}
+
+impl From<IoChoice> for IoMode {
+    fn from(choice: IoChoice) -> Self {
+        match choice {
+            IoChoice::Direct => Self::Direct,
+            IoChoice::Buffered => Self::Buffered,
+            IoChoice::Uncached => Self::Uncached,
+        }
+    }
+}
+
+/// Which Query/Config commands end the extensions that initiators have negotiated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ResetChoice {
+    /// Those that set the config string, for every initiator of the disk: as the 2014 AoEde's
+    /// release.
+    #[default]
+    Release,
+    /// As well any other, for its sender: as the 2014 AoEde's first version.
+    Config,
+}
+
+impl From<ResetChoice> for ExtensionReset {
+    fn from(choice: ResetChoice) -> Self {
+        match choice {
+            ResetChoice::Release => Self::SetOnly,
+            ResetChoice::Config => Self::AnyConfig,
+        }
+    }
 }
 
 /// Serves until asked to stop. Calls `ready` once everything is checked and open, before the first
@@ -153,6 +225,7 @@ pub fn run(
     let parts = Parts {
         pool,
         seats,
+        size_watch: SizeWatch::new(&backing),
         backing,
         freezer,
         export,
@@ -206,6 +279,7 @@ fn has_one_core() -> bool {
 struct Parts<'a> {
     pool: Pool,
     seats: Seats,
+    size_watch: SizeWatch,
     backing: Backing,
     freezer: Freezer,
     export: &'a ExportSettings,
@@ -215,8 +289,14 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn waiter(&self, engine: Option<BorrowedFd<'_>>) -> anyhow::Result<Waiter> {
-        Waiter::new(&self.stop, &self.seats, engine, self.seats.len())
-            .context("cannot prepare for waiting")
+        let wakers = Wakers {
+            stop: self.stop.as_fd(),
+            interfaces: self.seats.as_fd(),
+            freeze: self.freezer.fds(),
+            size: self.size_watch.fd(),
+            engine,
+        };
+        Waiter::new(&wakers, self.seats.len()).context("cannot prepare for waiting")
     }
 }
 
@@ -238,6 +318,7 @@ struct Service<E> {
     seats: Seats,
     waiter: Waiter,
     stop: Stop,
+    size_watch: SizeWatch,
     backing: Backing,
     freezer: Freezer,
     address: Address,
@@ -251,6 +332,8 @@ struct Service<E> {
     retries_after: Instant,
     reported: Losses,
     report_after: Instant,
+    /// There was something to do since the last look.
+    worked: bool,
     /// No new requests are taken.
     stopping: bool,
 }
@@ -260,6 +343,7 @@ impl<E: Engine<Buffer>> Service<E> {
         let Parts {
             pool,
             mut seats,
+            size_watch,
             backing,
             mut freezer,
             export,
@@ -312,6 +396,7 @@ impl<E: Engine<Buffer>> Service<E> {
             seats,
             waiter,
             stop,
+            size_watch,
             backing,
             freezer,
             address,
@@ -322,6 +407,7 @@ impl<E: Engine<Buffer>> Service<E> {
             retries_after: Instant::now(),
             reported: Losses::default(),
             report_after: Instant::now(),
+            worked: false,
             stopping: false,
         })
     }
@@ -334,6 +420,7 @@ impl<E: Engine<Buffer>> Service<E> {
             Ok(()) => info!("stopping {}", self.address),
             Err(error) => error!("{}: stopping, as it cannot go on: {error:#}", self.address),
         }
+        self.size_watch.disarm();
         // What was acknowledged is written whatever happened, as far as that works.
         let finished = self.finish();
         if let (Err(_), Err(error)) = (&served, &finished) {
@@ -344,13 +431,14 @@ impl<E: Engine<Buffer>> Service<E> {
 
     /// Turns the worker until a stop is asked for.
     fn serve(&mut self) -> anyhow::Result<()> {
-        let mut next_tick = Instant::now() + TICK;
+        // There is none while the service is idle.
+        let mut next_look = Some(Instant::now() + TICK);
         loop {
             let idle = self.turn_for_a_while()?;
             let patience = if idle {
-                self.patience(next_tick)
+                self.patience(next_look)
             } else {
-                Duration::ZERO
+                Some(Duration::ZERO)
             };
             let woken = self.wait(patience)?;
             if woken.stop && self.stop.take() {
@@ -359,9 +447,22 @@ impl<E: Engine<Buffer>> Service<E> {
             if woken.interfaces {
                 self.seats.follow(&mut self.worker, &mut self.waiter);
             }
-            if Instant::now() >= next_tick {
-                next_tick = Instant::now() + TICK;
-                self.tick();
+            let now = self.start.elapsed();
+            if woken.freeze {
+                self.freezer.obey(now, &mut self.worker);
+            }
+            self.freezer.advance(now, &mut self.worker, &self.backing);
+            if next_look.is_none() || woken.size {
+                self.size_watch.disarm();
+                if woken.size {
+                    self.look_at_size();
+                }
+            }
+            let now = Instant::now();
+            match next_look {
+                None => next_look = Some(now + TICK),
+                Some(due) if due <= now => next_look = self.look(now),
+                Some(_) => {}
             }
         }
     }
@@ -379,7 +480,9 @@ impl<E: Engine<Buffer>> Service<E> {
 
     fn turn(&mut self) -> anyhow::Result<bool> {
         let now = self.start.elapsed();
-        self.worker.turn(now).context(ENGINE_FAILED)
+        let worked = self.worker.turn(now).context(ENGINE_FAILED)?;
+        self.worked |= worked;
+        Ok(worked)
     }
 
     /// Looks for more to do before it goes to sleep, while so much is with the disk that something
@@ -398,11 +501,12 @@ impl<E: Engine<Buffer>> Service<E> {
         Ok(false)
     }
 
-    /// How long to sleep at most.
-    fn patience(&self, next_tick: Instant) -> Duration {
-        let due = self.worker.poll_timeout().map(|due| self.start + due);
-        let next = due.map_or(next_tick, |due| due.min(next_tick));
-        next.saturating_duration_since(Instant::now())
+    /// How long to sleep at most, if there is anything to wake for.
+    fn patience(&self, next_look: Option<Instant>) -> Option<Duration> {
+        let due = self.worker.poll_timeout().into_iter();
+        let due = due.chain(self.freezer.due()).map(|due| self.start + due);
+        let next = due.chain(next_look).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
     }
 
     /// Works until the disk has nothing more to do.
@@ -410,8 +514,8 @@ impl<E: Engine<Buffer>> Service<E> {
         while self.worker.is_disk_busy() {
             let now = self.start.elapsed();
             if !self.worker.drain(now).context(ENGINE_FAILED)? {
-                let patience = self.patience(Instant::now() + TICK);
-                self.wait_to_finish(patience);
+                let patience = self.patience(Some(Instant::now() + TICK));
+                self.wait_to_finish(patience.unwrap_or(TICK));
             }
         }
         Ok(())
@@ -478,13 +582,19 @@ impl<E: Engine<Buffer>> Service<E> {
     /// Sleeps while stopping. A second signal has nothing to add, but must not wake us for ever.
     fn wait_to_finish(&mut self, patience: Duration) {
         self.stopping = true;
-        let woken = self.wait(patience).unwrap_or_else(|_| {
+        let woken = self.wait(Some(patience)).unwrap_or_else(|_| {
             // Nothing tells when the disk is done, so look often.
             std::thread::sleep(patience.min(LOOK_PAUSE));
             Woken::default()
         });
         if woken.stop && self.stop.take() {
             info!("already stopping: finishing what has begun");
+        }
+        if woken.freeze {
+            self.freezer.disregard(self.start.elapsed());
+        }
+        if woken.size {
+            self.size_watch.disarm();
         }
         if woken.interfaces {
             self.seats.follow(&mut self.worker, &mut self.waiter);
@@ -509,7 +619,7 @@ impl<E: Engine<Buffer>> Service<E> {
 
     /// Sleeps until a frame, a completion, a signal or a change of an interface, or until
     /// `patience` ends.
-    fn wait(&mut self, patience: Duration) -> anyhow::Result<Woken> {
+    fn wait(&mut self, patience: Option<Duration>) -> anyhow::Result<Woken> {
         for seat in 0..self.seats.len() {
             let frames = !self.stopping && self.worker.takes_frames(seat);
             let room = self.worker.waits_to_send(seat);
@@ -527,17 +637,49 @@ impl<E: Engine<Buffer>> Service<E> {
         Ok(woken)
     }
 
-    /// What is done once a second: follow the size of the file, report losses.
-    fn tick(&mut self) {
+    /// What is done once a second, as long as there is something to do: follow the size of the file,
+    /// report losses. Returns when to do it again: without a time, when there will be something to
+    /// do again.
+    fn look(&mut self, now: Instant) -> Option<Instant> {
+        let next = Some(now + TICK);
+        self.tick();
+        if std::mem::take(&mut self.worked) || self.is_waiting() || !self.size_watch.arm() {
+            return next;
+        }
+        // What was written before it listened.
+        if self.look_at_size() {
+            self.size_watch.disarm();
+            return next;
+        }
+        None
+    }
+
+    /// Whether something is under way, or waits for its time.
+    fn is_waiting(&mut self) -> bool {
+        self.worker.is_disk_busy()
+            || self.worker.operations() > 0
+            || !self.worker.is_idle()
+            || self.seats.is_incomplete()
+            || self.freezer.due().is_some()
+            || self.losses() != self.reported
+    }
+
+    /// Follows the size of the file. Whether it is another.
+    fn look_at_size(&mut self) -> bool {
         match self.backing.current_sectors() {
-            Ok(sectors) => {
-                if self.worker.set_sectors(0, sectors) {
-                    info!("{}: the size is now {sectors} sectors", self.address);
-                    self.seats.announce_all(&mut self.worker);
-                }
+            Ok(sectors) if self.worker.set_sectors(0, sectors) => {
+                info!("{}: the size is now {sectors} sectors", self.address);
+                self.seats.announce_all(&mut self.worker);
+                return true;
             }
+            Ok(_) => {}
             Err(error) => debug!("{}: cannot read the size: {error}", self.address),
         }
+        false
+    }
+
+    fn tick(&mut self) {
+        self.look_at_size();
         let string_changed = self
             .worker
             .target_mut(0)
@@ -545,8 +687,6 @@ impl<E: Engine<Buffer>> Service<E> {
         if string_changed {
             self.seats.announce_all(&mut self.worker);
         }
-        let now = self.start.elapsed();
-        self.freezer.tick(now, &mut self.worker, &self.backing);
         self.log_disk_error();
         if self.seats.is_incomplete() {
             self.seats.follow(&mut self.worker, &mut self.waiter);
@@ -586,13 +726,17 @@ impl<E: Engine<Buffer>> Service<E> {
         self.retries = retries;
     }
 
-    /// Warns of frames lost since the last report.
-    fn report(&mut self) {
+    fn losses(&mut self) -> Losses {
         let stats = self.worker.stats();
-        let now = Losses {
+        Losses {
             unanswered: stats.no_buffer + stats.responses_lost,
             ..self.seats.losses(&mut self.worker)
-        };
+        }
+    }
+
+    /// Warns of frames lost since the last report.
+    fn report(&mut self) {
+        let now = self.losses();
         if now != self.reported {
             let before = std::mem::replace(&mut self.reported, now);
             self.report_after = Instant::now() + REPORT_PAUSE;

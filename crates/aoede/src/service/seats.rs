@@ -17,7 +17,7 @@ use super::wait::Waiter;
 use crate::worker::Worker;
 
 /// A config string of 1024 bytes needs this (§1 of the protocol).
-const LEAST_MTU: u32 = 1042;
+pub(crate) const LEAST_MTU: u32 = 1042;
 
 /// The interfaces of a worker, one for each of its seats.
 #[derive(Debug)]

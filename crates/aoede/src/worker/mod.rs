@@ -411,7 +411,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// The engine failed as a whole; single operations that fail are answered, not reported here.
     pub fn turn(&mut self, now: Duration) -> io::Result<bool> {
         let mut busy = self.send_held(now);
-        let batch = match self.engine.in_flight() {
+        // Operations that no request waits for, such as writing behind, make nobody slow.
+        let batch = match self.engine.in_flight().min(self.pending.len()) {
             0 => FRAMES_PER_TURN,
             busy => (busy / PART_OF_THE_BUSY).clamp(LEAST_WHILE_BUSY, MOST_WHILE_BUSY),
         };

@@ -27,6 +27,11 @@ impl PendingTable {
         }
     }
 
+    /// Requests that are filed.
+    pub(super) fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
     /// Files a request; gives it back when there is no place. There is one for every buffer.
     pub(super) fn add(&mut self, pending: Pending) -> Result<RequestId, Pending> {
         let Some(index) = self.free.pop() else {

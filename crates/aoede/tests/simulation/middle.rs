@@ -55,8 +55,8 @@ pub(crate) struct Tap {
     /// Frames with one bit flipped, of a million, where a checksum was agreed on.
     pub(crate) flips_ppm: u32,
     random: Random,
-    /// Who has agreed on one.
-    checked: BTreeSet<MacAddr>,
+    /// Initiators and targets that have agreed on one.
+    checked: BTreeSet<(MacAddr, MacAddr)>,
 }
 
 /// A copy of a write that the target has taken from its ring.
@@ -125,7 +125,6 @@ impl Tap {
     }
 
     fn leaps_to(&mut self, mac: MacAddr, tag: u32) {
-        self.checked.remove(&mac);
         if self.leaps.get(&mac).is_none_or(|(last, _)| *last != tag) {
             let tick = self.tick();
             let station = self.stations.iter().find(|macs| macs.contains(&mac));
@@ -137,7 +136,9 @@ impl Tap {
 
     fn sends(&mut self, frame: &[u8]) {
         if frame::is_extension_request(frame) {
-            self.leaps_to(frame::source(frame), frame::tag(frame));
+            let from = frame::source(frame);
+            self.checked.remove(&(from, frame::destination(frame)));
+            self.leaps_to(from, frame::tag(frame));
         }
         if frame::changes(frame) {
             let tick = self.tick();
@@ -149,11 +150,12 @@ impl Tap {
     /// Damages a frame between two that would notice. What they agree on before is not protected by
     /// anything, nor is a station that has forgotten it.
     fn flip(&mut self, side: Side, frame: &mut [u8]) {
-        let initiator = match side {
-            Side::Initiator => frame::destination(frame),
-            Side::Target => frame::source(frame),
+        let (to, from) = (frame::destination(frame), frame::source(frame));
+        let way = match side {
+            Side::Initiator => (to, from),
+            Side::Target => (from, to),
         };
-        let noticed = frame::is_ata(frame) && self.checked.contains(&initiator);
+        let noticed = frame::is_ata(frame) && self.checked.contains(&way);
         if noticed && self.random.chance(self.flips_ppm) {
             // Behind the Ethernet header: else it would be a frame for or from somebody else.
             let bit = self.random.below(8 * (frame.len() as u64 - 14)) as usize;
@@ -334,7 +336,8 @@ impl Middle {
         match self.side {
             Side::Target => tap.target_takes(&frame),
             Side::Initiator if frame::agrees_on_checksum(&frame) => {
-                tap.checked.insert(frame::destination(&frame));
+                let way = (frame::destination(&frame), frame::source(&frame));
+                tap.checked.insert(way);
             }
             Side::Initiator => {}
         }

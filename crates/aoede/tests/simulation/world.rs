@@ -770,6 +770,7 @@ impl World {
             ..aoede_link::sim::Faults::default()
         });
         self.disk.set_faults(DiskFaults::default());
+        self.shared.borrow_mut().flips_ppm = 0;
         for (_, from, to) in std::mem::take(&mut self.cuts) {
             self.net.set_passes(from, to, true);
         }

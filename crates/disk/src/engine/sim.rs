@@ -26,12 +26,16 @@
 //! - **The end of the process** ([`SimDisk::kill`]): operations in flight have reached any of their
 //!   sectors; nothing completed is lost.
 //!
+//! - **Another size** ([`SimDisk::set_end`]): what is beyond a nearer end is gone; reads there end
+//!   short, then with nothing, writes end short, then in `ENOSPC`, discards in `EINVAL`. Beyond the
+//!   old end are zeros.
+//!
 //! It never reorders two writes to one sector, never changes a sector that was not written, and
 //! never delivers old data for new but after a failed sync or a power cut.
 //!
 //! What the volume in front must never do is a panic: operations in flight that overlap, one of
 //! them a write or discard; offsets, lengths or pieces of memory that are not whole blocks;
-//! operations beyond the end.
+//! operations beyond the end that it knows of ([`SimDisk::set_known_end`]).
 //!
 //! ```
 //! use aoede_disk::engine::sim::{SimDisk, SimDiskShape};
@@ -178,6 +182,16 @@ impl<B> SimDisk<B> {
             "not whole sectors: {shape:?}"
         );
         Self(Rc::new(RefCell::new(Device::new(seed, shape))))
+    }
+
+    /// The disk ends there now, whoever knows of it.
+    pub fn set_end(&self, end_bytes: u64) {
+        self.device_mut().set_end(end_bytes);
+    }
+
+    /// Whoever uses the disk knows now that it ends there.
+    pub fn set_known_end(&self, end_bytes: u64) {
+        self.device_mut().shape.size_bytes = end_bytes;
     }
 
     /// Operations that start from now on take this long.

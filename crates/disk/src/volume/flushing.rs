@@ -73,16 +73,29 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 self.begin();
             }
         }
-        if self.last_try == LastTry::Writing && self.is_all_tried() {
+        if self.is_last_try_over() {
             self.last_try = if self.flushes.has_unsynced() {
                 LastTry::SyncWanted
             } else {
                 LastTry::Over
             };
         }
-        if self.flushes.is_writing() && self.pages.old_pages() == 0 && self.flushes.all_written() {
+        if self.is_flush_written() && self.flushes.all_written() {
             self.flush_over(None);
         }
+    }
+
+    /// Whether the writing that a flush, or the last try, has begun with is over.
+    pub(super) fn is_all_written(&self) -> bool {
+        self.is_flush_written() || self.is_last_try_over()
+    }
+
+    fn is_flush_written(&self) -> bool {
+        self.flushes.is_writing() && self.pages.old_pages() == 0
+    }
+
+    fn is_last_try_over(&self) -> bool {
+        self.last_try == LastTry::Writing && self.is_all_tried()
     }
 
     /// Starts a sync, if one is wanted and none runs.

@@ -22,7 +22,7 @@
 //! `order.rs` who waits for whom · `flushing.rs` the way of acknowledged data to stable storage, with
 //! `flush.rs` who waits for which sync and `write_behind.rs` bounds and failures · `work.rs` what the
 //! volume writes and reads ahead by itself, with `task.rs` and `read_ahead.rs` · `pages.rs` the
-//! cache's memory.
+//! cache's memory · `resize.rs` another size of the disk.
 //!
 //! # Limits
 //! [`VolumeSettings::capacity`] requests and [`TASKS`] tasks, each with at most one device
@@ -39,6 +39,7 @@ mod plan;
 mod read_ahead;
 mod request;
 mod requests;
+mod resize;
 #[cfg(test)]
 mod simulation;
 mod slot;
@@ -61,7 +62,7 @@ use plan::Plan;
 use read_ahead::ReadAhead;
 pub use request::{Cause, DiskError, DiskRequest, Done, Operation, RequestId, RequestKind};
 use requests::MERGED_BUFFERS;
-use slot::{Slot, Stage, Step, Transfer};
+use slot::{EndMoved, Slot, Stage, Step, Transfer};
 use task::Task;
 use write_behind::WriteBehind;
 
@@ -237,6 +238,10 @@ pub(crate) enum Planted {
     ForgetDirtyAtEviction,
     /// A sync that failed counts as one.
     IgnoreFailedSync,
+    /// A page in the cache stays as it is when a write has passed it by.
+    StaleRead,
+    /// A read that the device did in part counts as a whole one.
+    TornRead,
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
@@ -308,6 +313,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         slot.buffer = Some(request.buffer);
         slot.stage = Stage::Waiting;
         slot.alone = false;
+        slot.end_moved = EndMoved::No;
         slot.result = Ok(());
         match plan {
             Plan::Transfer { step, start, end } => self.admit(index, step, start, end),
@@ -371,8 +377,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     pub fn poll_device(&mut self) -> Option<DeviceOp<B>> {
         loop {
             let op = self.next_operation();
-            // The end of a task that had nothing to do may have started requests behind it.
-            if op.is_some() || self.reads.is_empty() && self.changes.is_empty() {
+            // The end of a task that had nothing to do may have started requests behind it, or been
+            // what a flush waited for.
+            let more = !self.reads.is_empty() || !self.changes.is_empty();
+            if op.is_some() || !more && !self.is_all_written() {
                 return op;
             }
         }
@@ -398,10 +406,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 Memory::None,
             ));
         }
-        if let Some(index) = self.reads.pop_front() {
-            return self.send_slot(index);
+        while let Some(index) = self.reads.pop_front() {
+            if !self.takes_another_way(index) {
+                return self.send_slot(index);
+            }
+            self.run();
         }
         while let Some(index) = self.changes.pop_front() {
+            if self.takes_another_way(index) {
+                self.run();
+                continue;
+            }
             let slot = self.slots.get(index as usize)?;
             if let Some(failure) = self.failure {
                 if slot.next_member != list::NONE {
@@ -503,14 +518,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         self.last_try = LastTry::Over;
         self.write_behind.start_over();
         self.pages.try_failed_again();
-    }
-
-    /// The disk has another size now. What was beyond a nearer end is gone, acknowledged or not.
-    pub fn set_size(&mut self, size_bytes: u64) {
-        if size_bytes < self.disk_bytes {
-            self.pages.cut(size_bytes);
-        }
-        self.disk_bytes = size_bytes;
     }
 
     /// Where acknowledged data is that is not known to be on stable storage, page by page: first

@@ -385,17 +385,29 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     }
 
     /// Forgets everything from `end` on: the device ends there now. What is with the device for
-    /// writing is left to it.
+    /// writing has to be [cut](Self::cut_pages) when it comes back.
     pub(super) fn cut(&mut self, end: u64) {
         for index in (0..).take(self.table.len()) {
-            let Some(page) = self.page(index) else { break };
-            let (first, last) = (
-                page.number.saturating_mul(PAGE),
-                page.number.saturating_add(1),
-            );
-            if matches!(page.place, Place::Free | Place::Away) || last.saturating_mul(PAGE) <= end {
-                continue;
+            self.cut_page(index, end);
+        }
+    }
+
+    /// The same for `count` pages from `first` on.
+    pub(super) fn cut_pages(&mut self, first: u64, count: u64, end: u64) {
+        for number in first..first + count {
+            if let Some(index) = self.find(number) {
+                self.cut_page(index, end);
             }
+        }
+    }
+
+    fn cut_page(&mut self, index: u32, end: u64) {
+        let Some(page) = self.page(index) else { return };
+        let (first, last) = (
+            page.number.saturating_mul(PAGE),
+            page.number.saturating_add(1),
+        );
+        if !matches!(page.place, Place::Free | Place::Away) && last.saturating_mul(PAGE) > end {
             self.invalidate(index, byte_mask(end.saturating_sub(first).min(PAGE), PAGE));
         }
     }
@@ -983,11 +995,7 @@ fn byte_mask(from: u64, to: u64) -> u8 {
 /// The sectors of a page that the device has.
 fn sectors_of(number: u64, device_bytes: u64) -> u8 {
     let len = device_bytes.saturating_sub(number * PAGE).min(PAGE);
-    match byte_mask(0, len) {
-        // Written before the device became shorter.
-        0 => ALL,
-        sectors => sectors,
-    }
+    byte_mask(0, len)
 }
 
 #[cfg(test)]

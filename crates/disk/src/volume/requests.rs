@@ -6,8 +6,10 @@ use super::Planted;
 use super::list::NONE;
 use super::order::Extent;
 use super::request::{Cause, DiskError};
-use super::slot::{Advance, Stage, Step, Transfer};
+use super::slot::{Advance, EndMoved, Stage, Step, Transfer};
 use super::{LEAST_PAGES, PAGE_BYTES, Stability, Volume, operation, page_part};
+#[cfg(test)]
+use crate::device::OpKind;
 use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, Part};
 
 /// Most buffers and bytes of writes merged into one operation.
@@ -72,10 +74,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             } else if let Some(index) = self.unblocked() {
                 self.order.set_paused(index, false);
                 let step = self.slots.get(index as usize).map(|slot| slot.step);
-                if step == Some(Step::Absorb) && self.failure.is_none() {
-                    self.absorb(index);
-                } else {
+                if step != Some(Step::Absorb) || self.failure.is_some() {
                     self.start(index);
+                } else if !self.is_gone(index) {
+                    self.absorb(index);
                 }
             } else {
                 break;
@@ -84,7 +86,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     }
 
     /// A request's turn has come.
-    fn start(&mut self, index: u32) {
+    pub(super) fn start(&mut self, index: u32) {
+        if self.is_gone(index) {
+            return;
+        }
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
@@ -192,6 +197,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             .position(|&index| self.order.is_turn(index))?;
         let slot = self.slots.get(*self.blocked.get(place)? as usize)?;
         let room = match slot.step {
+            _ if slot.end_moved == EndMoved::Gone => true,
             Step::Absorb => self.failure.is_some() || self.has_room(slot.start, slot.end),
             step => {
                 self.has_scratch(slot.start, slot.end) || self.failure.is_some() && step.changes()
@@ -376,7 +382,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             return;
         };
         let kind = slot.kind();
-        match slot.transfer.advance(kind, unit, done.result) {
+        let result = done.result;
+        #[cfg(test)]
+        let result = match (self.planted, kind) {
+            (Some(Planted::TornRead), OpKind::Read) => result.map(|_| u32::MAX),
+            _ => result,
+        };
+        let advance = slot.transfer.advance(kind, unit, result);
+        if advance != Advance::Finished && self.takes_another_way(index) {
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
+        match advance {
             Advance::Again if slot.step.changes() => self.changes.push_front(index),
             Advance::Again => self.reads.push_front(index),
             Advance::Finished if grouped => self.finish_members(index),
@@ -448,7 +467,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     }
 
     /// The list of a slot's memory, with any scratch pages in it, is free again.
-    fn give_list(&mut self, index: u32) {
+    pub(super) fn give_list(&mut self, index: u32) {
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
@@ -467,6 +486,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
+        if slot.end_moved == EndMoved::Gone {
+            self.is_gone(index);
+            return;
+        }
         let (start, end) = (slot.start, slot.end);
         let before = start - slot.transfer.start.min(start);
         match slot.step {
@@ -554,12 +577,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     fn stable(&mut self, index: u32) {
         if let Some(slot) = self.slots.get(index as usize) {
             let data = slot.buffer.as_ref().map_or(&[][..], AsRef::as_ref);
+            #[cfg(test)]
+            let data = match self.planted {
+                Some(Planted::StaleRead) => &[],
+                _ => data,
+            };
             self.pages.update(slot.start, slot.end, data);
         }
     }
 
     /// A sync that covered this change has succeeded.
     pub(super) fn settled(&mut self, index: u32) {
+        if self.is_gone(index) {
+            return;
+        }
         let step = self.slots.get(index as usize).map(|slot| slot.step);
         if matches!(step, Some(Step::Write | Step::ModifyWrite)) {
             self.stable(index);

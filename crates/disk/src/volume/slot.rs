@@ -31,6 +31,7 @@ pub(super) struct Slot<B> {
     pub(super) suspect: bool,
     /// Operations that the device was given for this change so far.
     pub(super) sent: u32,
+    pub(super) end_moved: EndMoved,
     pub(super) result: Result<(), DiskError>,
 }
 
@@ -49,6 +50,16 @@ pub(super) enum Stage {
     Settling,
     /// In the `done` queue.
     Finished,
+}
+
+/// What another size of the disk means for a request under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EndMoved {
+    No,
+    /// What it has with the device is not whole blocks any more.
+    StartOver,
+    /// It is for what is beyond the end.
+    Gone,
 }
 
 /// What a request's next operation is.
@@ -169,6 +180,7 @@ impl<B: AsRef<[u8]>> Slot<B> {
             settles: false,
             suspect: false,
             sent: 0,
+            end_moved: EndMoved::No,
             result: Ok(()),
         }
     }

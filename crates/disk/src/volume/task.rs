@@ -23,6 +23,8 @@ pub(super) struct Task<B> {
     pub(super) transfer: Transfer,
     /// A sync failed meanwhile, and a part of what it writes may be lost.
     pub(super) suspect: bool,
+    /// The disk came to end there meanwhile, or has ended there.
+    pub(super) cut: Option<u64>,
     /// The list for the operation's memory, while that is not with the device.
     pub(super) list: Vec<Part<B>>,
 }
@@ -47,6 +49,7 @@ impl<B> Task<B> {
             count: 0,
             transfer: Transfer::default(),
             suspect: false,
+            cut: None,
             list: Vec::with_capacity(MOST_PAGES),
         }
     }

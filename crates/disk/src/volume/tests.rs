@@ -402,6 +402,11 @@ fn nothing_to_do(volume: &mut TestVolume) {
     assert!(volume.poll_done().is_none(), "there is an answer");
 }
 
+/// Answers there may be.
+fn nothing_more(volume: &mut TestVolume) {
+    assert!(volume.poll_device().is_none(), "there is more to do");
+}
+
 fn sectors(data: &[u8]) -> Vec<u8> {
     data.chunks(512).map(|sector| sector[0]).collect()
 }
@@ -1020,6 +1025,187 @@ fn a_disk_that_becomes_shorter_takes_what_was_beyond_its_end() {
     let op = expect(&mut volume, OpKind::Read, 104, 8);
     done(&mut volume, op, 0);
     assert_eq!(answered(&mut volume, 4).unwrap()[..4096], [0; 4096]);
+}
+
+/// They were given to the device all the same: a file would have grown again.
+#[test]
+fn requests_for_what_is_gone_fail_and_the_device_is_not_asked() {
+    for kind in [write(96, 8), early(96, 8), read(96, 8)] {
+        let mut volume = volume();
+        filled(&mut volume, 1, write(90, 8), 1);
+        let before = expect(&mut volume, DURABLE, 90, 8);
+        filled(&mut volume, 2, kind, 2);
+        nothing_to_do(&mut volume);
+        volume.set_size(98 * 512);
+        done(&mut volume, before, 0);
+        nothing_more(&mut volume);
+        assert!(answered(&mut volume, 1).is_ok());
+        assert!(answered(&mut volume, 2).is_err(), "{kind:?}");
+        assert!(volume.is_clean() && volume.is_idle());
+    }
+}
+
+/// It was acknowledged, and what the cache had of it came back when the disk grew.
+#[test]
+fn a_write_that_is_with_the_device_when_its_sectors_go_fails() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(96, 8), 1);
+    filled(&mut volume, 2, RequestKind::Flush, 0);
+    assert!(answered(&mut volume, 1).is_ok());
+    let op = expect(&mut volume, PLAIN, 96, 8);
+    done(&mut volume, op, 0);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    done(&mut volume, sync, 0);
+    assert!(answered(&mut volume, 2).is_ok());
+    filled(&mut volume, 3, write(96, 8), 3);
+    let op = expect(&mut volume, DURABLE, 96, 8);
+    volume.set_size(100 * 512);
+    volume.set_size(DISK_BYTES);
+    done(&mut volume, op, 0);
+    assert!(answered(&mut volume, 3).is_err());
+    filled(&mut volume, 4, read(96, 8), 0);
+    let op = expect(&mut volume, OpKind::Read, 96, 8);
+    done(&mut volume, op, 0);
+    assert_eq!(sectors(&answered(&mut volume, 4).unwrap()[..4096]), [0; 8]);
+}
+
+/// A group was answered as a whole.
+#[test]
+fn of_merged_writes_those_fail_whose_sectors_go() {
+    let mut volume = volume();
+    filled(&mut volume, 1, write(80, 8), 1);
+    let before = expect(&mut volume, DURABLE, 80, 8);
+    filled(&mut volume, 2, write(84, 4), 2);
+    filled(&mut volume, 3, write(88, 8), 3);
+    filled(&mut volume, 4, write(96, 8), 4);
+    done(&mut volume, before, 0);
+    assert!(answered(&mut volume, 1).is_ok());
+    let mut ops = Vec::new();
+    while let Some(op) = volume.poll_device() {
+        ops.push(op);
+    }
+    volume.set_size(96 * 512);
+    for op in ops {
+        let left = (96 * 512_u64)
+            .saturating_sub(op.offset_bytes)
+            .min(op.len_bytes);
+        let result = u32::try_from(left).ok().filter(|left| *left > 0);
+        end(&mut volume, op, result.ok_or(Errno::NOSPC));
+    }
+    let mut results = Vec::new();
+    for _ in 0..4 {
+        while let Some(op) = volume.poll_device() {
+            assert!(op.offset_bytes + op.len_bytes <= 96 * 512, "beyond the end");
+            done(&mut volume, op, 0);
+        }
+        while let Some(done) = volume.poll_done() {
+            results.push((done.id.0, done.result.is_ok()));
+        }
+    }
+    results.sort_unstable();
+    assert_eq!(results, [(2, true), (3, true), (4, false)]);
+}
+
+/// It was tried again and again, beyond the end, until the volume was latched.
+#[test]
+fn a_page_that_is_being_written_when_its_sectors_go_is_forgotten() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(96, 16), 1);
+    filled(&mut volume, 2, RequestKind::Flush, 0);
+    assert!(answered(&mut volume, 1).is_ok());
+    let op = expect(&mut volume, PLAIN, 96, 16);
+    volume.set_size(104 * 512);
+    end(&mut volume, op, Ok(8 * 512));
+    // What is left of it is written anew.
+    let op = expect(&mut volume, PLAIN, 96, 8);
+    done(&mut volume, op, 0);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    done(&mut volume, sync, 0);
+    assert!(answered(&mut volume, 2).is_ok());
+    assert!(volume.is_clean() && volume.is_idle() && volume.poll_timeout().is_none());
+    volume.set_size(DISK_BYTES);
+    filled(&mut volume, 3, read(104, 8), 0);
+    let op = expect(&mut volume, OpKind::Read, 104, 8);
+    done(&mut volume, op, 0);
+    assert!(answered(&mut volume, 3).is_ok());
+}
+
+/// The task that was to write its pages had nothing left to do, and nobody noticed.
+#[test]
+fn a_flush_whose_data_is_gone_is_answered() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(96, 8), 1);
+    filled(&mut volume, 2, RequestKind::Flush, 0);
+    assert!(answered(&mut volume, 1).is_ok());
+    let op = expect(&mut volume, PLAIN, 96, 8);
+    nothing_to_do(&mut volume);
+    volume.set_size(96 * 512);
+    end(&mut volume, op, Err(Errno::NOSPC));
+    nothing_more(&mut volume);
+    assert!(answered(&mut volume, 2).is_ok());
+    assert!(volume.is_clean() && volume.is_idle());
+}
+
+/// They waited for room that was there, until somebody else asked for something.
+#[test]
+fn writes_that_wait_for_room_get_that_of_what_is_gone() {
+    let mut volume = volume_of(VolumeSettings {
+        dirty_bytes: 4096,
+        ..SETTINGS
+    });
+    filled(&mut volume, 1, early(96, 8), 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    let op = expect(&mut volume, PLAIN, 96, 8);
+    filled(&mut volume, 2, early(0, 8), 2);
+    end(&mut volume, op, Err(Errno::NOSPC));
+    nothing_to_do(&mut volume);
+    volume.set_size(96 * 512);
+    expect(&mut volume, PLAIN, 0, 8);
+    assert!(answered(&mut volume, 2).is_ok());
+}
+
+/// It was there again when the disk had grown.
+#[test]
+fn what_is_read_ahead_beyond_an_end_that_came_nearer_is_not_kept() {
+    let mut volume = volume();
+    for id in 0..4 {
+        filled(&mut volume, id, read(u64::from(id) * 8, 8), 0);
+        let op = expect(&mut volume, OpKind::Read, u64::from(id) * 8, 8);
+        done(&mut volume, op, 1);
+        assert!(answered(&mut volume, id).is_ok());
+    }
+    let ahead = volume.poll_device().expect("something is read ahead");
+    let end = (ahead.offset_bytes + ahead.len_bytes) / 512;
+    while let Some(op) = volume.poll_device() {
+        done(&mut volume, op, 1);
+    }
+    volume.set_size((end - 8) * 512);
+    volume.set_size(DISK_BYTES);
+    done(&mut volume, ahead, 1);
+    filled(&mut volume, 9, read(end - 8, 8), 0);
+    let op = expect(&mut volume, OpKind::Read, end - 8, 8);
+    done(&mut volume, op, 0);
+    assert_eq!(sectors(&answered(&mut volume, 9).unwrap()[..4096]), [0; 8]);
+}
+
+/// The rest of the block at the old end was asked for from inside of a block.
+#[test]
+fn a_transfer_of_the_last_block_starts_over_when_the_disk_grows() {
+    let mut volume = volume_of(VolumeSettings {
+        block_bytes: 4096,
+        size_bytes: 100 * 512,
+        ..SETTINGS
+    });
+    filled(&mut volume, 1, write(96, 4), 1);
+    let op = expect(&mut volume, DURABLE, 96, 4);
+    volume.set_size(112 * 512);
+    end(&mut volume, op, Err(Errno::INVAL));
+    let rest = expect(&mut volume, OpKind::Read, 96, 8);
+    done(&mut volume, rest, 7);
+    let mut op = expect(&mut volume, DURABLE, 96, 8);
+    assert_eq!(sectors(&data(&mut op)), [1, 1, 1, 1, 7, 7, 7, 7]);
+    done(&mut volume, op, 0);
+    assert!(answered(&mut volume, 1).is_ok());
 }
 
 /// It is not known what the device has now: an old copy must not hide it.

@@ -129,13 +129,21 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         let (disk_bytes, unit) = (self.disk_bytes, self.block_bytes);
         let task = task_mut(&mut self.tasks, self.slots.len(), index)?;
         let mut list = std::mem::take(&mut task.list);
+        if let Some(cut) = task.cut.take() {
+            let (work, first, count) = (task.work, task.first, task.count);
+            self.undo(work, &mut list);
+            self.pages.cut_pages(first, count, cut);
+        }
+        let task = task_mut(&mut self.tasks, self.slots.len(), index)?;
         if list.is_empty() {
             match task.work {
                 Work::Nothing => {}
                 Work::Fill => {
                     let (start, end) = page_range(task.first, task.count, disk_bytes);
                     task.transfer = Transfer::new(start, end);
-                    let pages = (0..task.count).map_while(|_| self.pages.take());
+                    // The disk may have become shorter.
+                    let count = (end - start).div_ceil(PAGE_BYTES as u64);
+                    let pages = (0..count).map_while(|_| self.pages.take());
                     list.extend(pages.map(page_part));
                     // Requests may have taken pages meanwhile.
                     let held = list.len() as u64 * PAGE_BYTES as u64;
@@ -156,12 +164,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                         }
                         Writable::Incomplete(page) => {
                             let (start, end) = page_range(page, 1, disk_bytes);
-                            if start == end {
-                                // It came back from the device after that had become shorter.
-                                task.list = list;
-                                self.pages.cut(disk_bytes);
-                                return self.send_task(index);
-                            }
                             let Some(buffer) = self.pages.take() else {
                                 task.list = list;
                                 self.work.push_back(index);
@@ -208,7 +210,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             _ => OpKind::Read,
         };
         let advance = task.transfer.advance(kind, unit, done.result);
-        if advance == Advance::Again {
+        // With another end of the disk it is begun anew.
+        if advance == Advance::Again || advance != Advance::Finished && task.cut.is_some() {
             return self.work.push_front(index);
         }
         let mut list = std::mem::take(&mut task.list);
@@ -278,6 +281,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         };
         task.list = list;
         let (first, count) = (task.first, task.count);
+        if let Some(cut) = task.cut.take() {
+            self.pages.cut_pages(first, count, cut);
+        }
         let left = self
             .pages
             .writable(first, count, self.block_bytes, self.disk_bytes);

@@ -8,7 +8,7 @@ use aoede_initiator::{
 use aoede_target::Action;
 use aoede_wire::{Command, Opcode};
 
-use crate::bench::{Bench, E1_1, SECTORS, SEED, ms, quick};
+use crate::bench::{Bench, E1_1, J, SECTORS, SEED, ms, quick};
 use crate::target::{ALL, Speaks};
 
 const CONGESTION: Wanted = Wanted {
@@ -203,6 +203,29 @@ fn a_path_is_settled_when_all_is_found_out() {
     bench.run(Duration::from_secs(10));
     let path = bench.path(0);
     assert!(path.settled && !path.ready, "it does not answer");
+}
+
+#[test]
+fn a_path_is_not_settled_while_frames_are_tried_or_a_measurement_is_to_come() {
+    let mut bench = Bench::new(9000, ALL, quick());
+    bench.loses = Box::new(|_, frame| frame.len() > 1514);
+    bench.run(ms(50));
+    let path = bench.path(0);
+    assert!(path.ready && !path.settled);
+    bench.run(Duration::from_secs(5));
+    let path = bench.path(0);
+    assert_eq!((path.sectors_per_frame, path.settled), (2, true));
+
+    // One path is measured after the other.
+    let mut bench = Bench::new(1500, ALL, Settings::default());
+    bench.add_port(J, 1500);
+    bench.run(ms(300));
+    assert!(!bench.path(0).settled && !bench.path(1).settled);
+    bench.run(ms(700));
+    let settled = [bench.path(0).settled, bench.path(1).settled];
+    assert!(settled[0] != settled[1], "{settled:?}");
+    bench.run(ms(1000));
+    assert!(bench.path(0).settled && bench.path(1).settled);
 }
 
 /// A request that waits its turn is not given up while there is progress with others.

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use aoede_initiator::{Disk, Identity};
+use aoede_initiator::{Disk, Identity, Notice};
 use aoede_wire::{Address, SECTOR_BYTES};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -233,7 +233,15 @@ pub(super) struct LocalSink {
 
 impl WriteEnd {
     pub(super) fn disk(disk: Disk) -> anyhow::Result<Self> {
-        let identity = disk.info()?.identity;
+        let info = disk.info()?;
+        if info.notices.contains(&Notice::FlushProvesNothing) {
+            eprintln!(
+                "aoede: {} acknowledges a flush without doing anything: a power cut may take what \
+                 was copied, and what was recorded of it",
+                disk.address()
+            );
+        }
+        let identity = info.identity;
         Ok(Self::Disk { disk, identity })
     }
 

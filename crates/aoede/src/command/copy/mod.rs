@@ -111,6 +111,9 @@ pub(super) fn run(args: &CopyArgs) -> anyhow::Result<()> {
         Place::Disk(address) => ReadEnd::disk(attach(args, &network, *address)?)?,
         Place::Path(path) => ReadEnd::path(path)?,
     };
+    if source.bytes() == 0 {
+        bail!("{} is empty", source.side().name());
+    }
     let destination = match &args.destination {
         Place::Disk(address) => WriteEnd::disk(attach(args, &network, *address)?)?,
         Place::Path(path) => WriteEnd::path(path, &source)?,
@@ -156,9 +159,6 @@ impl<'a> Copy<'a> {
         let bytes = source.bytes();
         let state = State::new(source.side(), destination.side(bytes), bytes);
         let (from_name, to_name) = (state.source.name(), state.destination.name());
-        if bytes == 0 {
-            bail!("{from_name} is empty");
-        }
         if let Some(room) = destination.room() {
             if room < bytes {
                 bail!(
@@ -175,6 +175,7 @@ impl<'a> Copy<'a> {
             }
         }
         let file = StateFile::new(state_path(args, &destination, to_name)?);
+        file.is_ours()?;
         let from = if args.resume {
             earlier(&file, &state, &destination)?
         } else {

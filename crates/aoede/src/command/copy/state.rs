@@ -5,7 +5,7 @@
 //! on stable storage before the copy goes on to believe in it.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 const VERSION: u32 = 1;
 /// Longer files are no records; paths have 4096 bytes at most, and JSON may need six times as many.
 const MOST_BYTES: u64 = 64 << 10;
+
+/// How every record begins.
+const BEGINNING: &[u8] = b"{\"version\":";
 
 /// What an interrupted copy needs to know to go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,6 +208,26 @@ impl StateFile {
         Ok(Some(state))
     }
 
+    /// Makes sure that what is there, if anything, is a record, damaged perhaps: nothing else is
+    /// ever replaced.
+    ///
+    /// # Errors
+    /// It is something else, or cannot be read.
+    pub(super) fn is_ours(&self) -> anyhow::Result<()> {
+        let path = self.path.display();
+        let mut start = Vec::new();
+        match File::open(&self.path) {
+            Ok(file) => file.take(BEGINNING.len() as u64).read_to_end(&mut start),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => Err(error),
+        }
+        .with_context(|| path.to_string())?;
+        if start != BEGINNING {
+            bail!("{path} is no record of a copy; give another --state");
+        }
+        Ok(())
+    }
+
     /// Replaces the record, whole or not at all.
     ///
     /// # Errors
@@ -302,6 +325,27 @@ mod tests {
         );
         let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(json.as_bytes());
         assert_eq!(sum, format!("crc32c {crc:08x}\n"));
+    }
+
+    #[test]
+    fn nothing_but_a_record_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::new(folder.path().join("record"));
+        file.is_ours().unwrap();
+        file.save(&state()).unwrap();
+        file.is_ours().unwrap();
+        let mut damaged = fs::read(file.path()).unwrap();
+        damaged.truncate(20);
+        fs::write(file.path(), damaged).unwrap();
+        file.is_ours().unwrap();
+        for other in ["", "{", "{\"versions\":1}", "root:x:0:0:"] {
+            fs::write(file.path(), other).unwrap();
+            let error = file.is_ours().unwrap_err().to_string();
+            assert!(
+                error.ends_with("is no record of a copy; give another --state"),
+                "{error}"
+            );
+        }
     }
 
     /// The line of JSON with a right sum.

@@ -21,6 +21,8 @@ pub(super) struct Device<B> {
     pub(super) faulty: Vec<FaultyRegion>,
     pub(super) now: Duration,
     pub(super) sectors: Sectors,
+    /// Where it really ends: `shape` has what its user knows of that.
+    end_bytes: u64,
     random: Random,
     /// Number of the last operation started: those due at one time complete in that order.
     sequence: u64,
@@ -36,6 +38,8 @@ struct Flight<B> {
     op: DeviceOp<B>,
     /// For a sync: the last version that it covers.
     covers: u64,
+    /// Where the disk ended at its start, or nearer since then.
+    end_bytes: u64,
 }
 
 impl<B> Device<B> {
@@ -47,6 +51,7 @@ impl<B> Device<B> {
             faulty: Vec::new(),
             now: Duration::ZERO,
             sectors: Sectors::default(),
+            end_bytes: shape.size_bytes,
             random: Random::new(seed),
             sequence: 0,
             queue: VecDeque::new(),
@@ -57,6 +62,14 @@ impl<B> Device<B> {
 
     pub(super) fn in_flight(&self) -> usize {
         self.queue.len() + self.flights.len()
+    }
+
+    pub(super) fn set_end(&mut self, end_bytes: u64) {
+        self.end_bytes = end_bytes;
+        for flight in self.flights.values_mut() {
+            flight.end_bytes = flight.end_bytes.min(end_bytes);
+        }
+        self.sectors.cut(end_bytes / SECTOR as u64);
     }
 
     pub(super) fn next_due(&self) -> Option<Duration> {
@@ -74,7 +87,12 @@ impl<B> Device<B> {
             }
             self.sequence += 1;
             let covers = self.sectors.sequence();
-            let flight = Flight { op, covers };
+            let end_bytes = self.end_bytes;
+            let flight = Flight {
+                op,
+                covers,
+                end_bytes,
+            };
             self.flights.insert((due, self.sequence), flight);
         }
     }
@@ -93,8 +111,9 @@ impl<B: AsMut<[u8]>> Device<B> {
     /// The first operation that is due takes effect and ends.
     pub(super) fn complete(&mut self) -> Option<Completion<B>> {
         let due = self.next_due().filter(|due| *due <= self.now);
-        let (_, Flight { mut op, covers }) = due.and_then(|_| self.flights.pop_first())?;
-        let result = self.execute(&mut op, covers);
+        let (_, mut flight) = due.and_then(|_| self.flights.pop_first())?;
+        let result = self.execute(&mut flight);
+        let op = flight.op;
         Some(Completion {
             id: op.id,
             memory: op.memory,
@@ -112,7 +131,7 @@ impl<B: AsMut<[u8]>> Device<B> {
         self.queue.clear();
         for mut flight in std::mem::take(&mut self.flights).into_values() {
             // What is no write or discard, or brings too little memory, reaches none.
-            let _ = self.reach_some(&mut flight.op);
+            let _ = self.reach_some(&mut flight);
         }
     }
 
@@ -175,25 +194,26 @@ impl<B: AsMut<[u8]>> Device<B> {
         );
     }
 
-    fn execute(&mut self, op: &mut DeviceOp<B>, covers: u64) -> Result<u32, Errno> {
+    fn execute(&mut self, flight: &mut Flight<B>) -> Result<u32, Errno> {
         if self.random.chance(self.faults.interrupted_ppm) {
             let again = self.random.coin();
             return Err(if again { Errno::AGAIN } else { Errno::INTR });
         }
-        match op.kind {
-            OpKind::Read => self.read(op),
-            OpKind::Write { durable } => self.write(op, durable),
-            OpKind::Sync => self.sync(covers),
-            OpKind::Discard => self.discard(op),
+        match flight.op.kind {
+            OpKind::Read => self.read(flight),
+            OpKind::Write { durable } => self.write(flight, durable),
+            OpKind::Sync => self.sync(flight.covers),
+            OpKind::Discard => self.discard(flight),
         }
     }
 
-    fn read(&mut self, op: &mut DeviceOp<B>) -> Result<u32, Errno> {
+    fn read(&mut self, flight: &mut Flight<B>) -> Result<u32, Errno> {
         let ending = if self.random.chance(self.faults.read_error_ppm) {
             Err(Errno::IO)
         } else {
-            self.transfer(op, |region| region.reads)
+            self.transfer(flight, |region| region.reads)
         };
+        let op = &mut flight.op;
         let Ok(len) = ending else {
             let scribbled = self.random.below(op.len_bytes + 1);
             op.memory
@@ -217,18 +237,19 @@ impl<B: AsMut<[u8]>> Device<B> {
         Ok(len)
     }
 
-    fn write(&mut self, op: &mut DeviceOp<B>, durable: bool) -> Result<u32, Errno> {
+    fn write(&mut self, flight: &mut Flight<B>, durable: bool) -> Result<u32, Errno> {
         let ending = if self.random.chance(self.faults.write_error_ppm) {
             Err(Errno::IO)
         } else if self.random.chance(self.faults.no_space_ppm) {
             Err(Errno::NOSPC)
         } else {
-            self.transfer(op, |region| region.writes)
+            self.transfer(flight, |region| region.writes)
         };
         let Ok(len) = ending else {
-            self.reach_some(op)?;
+            self.reach_some(flight)?;
             return ending;
         };
+        let op = &mut flight.op;
         self.gather(op)?;
         let whole = len as usize / SECTOR;
         for (lba, sector) in (first_sector(op)..).zip(self.scratch.chunks(SECTOR).take(whole)) {
@@ -256,13 +277,18 @@ impl<B: AsMut<[u8]>> Device<B> {
         Ok(0)
     }
 
-    fn discard(&mut self, op: &mut DeviceOp<B>) -> Result<u32, Errno> {
+    fn discard(&mut self, flight: &mut Flight<B>) -> Result<u32, Errno> {
+        let op = &flight.op;
         let faulty = self.first_faulty(op, |region| region.writes).is_some();
+        if range(op).end > flight.end_bytes {
+            self.reach_some(flight)?;
+            return Err(Errno::INVAL);
+        }
         if faulty || self.random.chance(self.faults.discard_error_ppm) {
-            self.reach_some(op)?;
+            self.reach_some(flight)?;
             return Err(Errno::IO);
         }
-        for lba in sectors(op) {
+        for lba in sectors(&flight.op) {
             self.sectors.write(lba, None);
         }
         Ok(0)
@@ -271,10 +297,18 @@ impl<B: AsMut<[u8]>> Device<B> {
     /// How far a transfer comes that has no error of its own.
     fn transfer(
         &mut self,
-        op: &DeviceOp<B>,
+        flight: &Flight<B>,
         fails: impl Fn(&FaultyRegion) -> bool,
     ) -> Result<u32, Errno> {
-        let mut len = u32::try_from(op.len_bytes).map_err(|_| Errno::INVAL)?;
+        let op = &flight.op;
+        let left = flight.end_bytes.saturating_sub(op.offset_bytes);
+        if left == 0 {
+            return match op.kind {
+                OpKind::Read => Ok(0),
+                _ => Err(Errno::NOSPC),
+            };
+        }
+        let mut len = u32::try_from(op.len_bytes.min(left)).map_err(|_| Errno::INVAL)?;
         if let Some(faulty) = self.first_faulty(op, fails) {
             let before = (faulty - first_sector(op)) * SECTOR as u64;
             if before == 0 || self.random.coin() {
@@ -304,16 +338,18 @@ impl<B: AsMut<[u8]>> Device<B> {
     }
 
     /// A write or discard takes effect on any of its sectors, unsynced.
-    fn reach_some(&mut self, op: &mut DeviceOp<B>) -> Result<(), Errno> {
+    fn reach_some(&mut self, flight: &mut Flight<B>) -> Result<(), Errno> {
+        let end = flight.end_bytes / SECTOR as u64;
+        let op = &mut flight.op;
         if matches!(op.kind, OpKind::Write { .. }) {
             self.gather(op)?;
-            for (lba, sector) in (first_sector(op)..).zip(self.scratch.chunks(SECTOR)) {
+            for (lba, sector) in (first_sector(op)..end).zip(self.scratch.chunks(SECTOR)) {
                 if self.random.coin() {
                     self.sectors.write(lba, content(sector));
                 }
             }
         } else if op.kind == OpKind::Discard {
-            for lba in sectors(op) {
+            for lba in sectors(op).take_while(|lba| *lba < end) {
                 if self.random.coin() {
                     self.sectors.write(lba, None);
                 }

@@ -81,6 +81,12 @@ impl Sectors {
         self.unsynced.remove(&lba);
     }
 
+    /// The disk ends before this sector now; what was there is gone.
+    pub(super) fn cut(&mut self, lba: u64) {
+        self.places.split_off(&lba);
+        self.unsynced.split_off(&lba);
+    }
+
     /// Number of the last version: what a sync that starts now covers.
     pub(super) fn sequence(&self) -> u64 {
         self.sequence

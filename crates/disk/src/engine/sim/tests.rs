@@ -369,6 +369,33 @@ fn a_power_cut_ends_what_is_in_flight_and_the_end_of_the_process_loses_nothing()
 }
 
 #[test]
+fn nothing_is_beyond_a_nearer_end_and_zeros_are_beyond_an_old_one() {
+    let mut disk = disk(1);
+    run(&mut disk, op(DURABLE, 10, 4, 1));
+    start(&mut disk, op(PLAIN, 14, 4, 2));
+    disk.set_end(12 * 512);
+    let under_way = end(&mut disk);
+    assert_eq!(under_way.result, Err(Errno::NOSPC), "it began before");
+    for (kind, lba, expected) in [
+        (OpKind::Read, 10, Ok(1024)),
+        (OpKind::Read, 12, Ok(0)),
+        (DURABLE, 11, Ok(512)),
+        (PLAIN, 12, Err(Errno::NOSPC)),
+        (OpKind::Discard, 10, Err(Errno::INVAL)),
+    ] {
+        let done = run(&mut disk, op(kind, lba, 4, 3));
+        assert_eq!(done.result, expected, "{kind:?} {lba}");
+    }
+    // What begins now does not reach what is there when it ends.
+    start(&mut disk, op(PLAIN, 11, 4, 4));
+    disk.set_end(64 * 512);
+    assert_eq!(end(&mut disk).result, Ok(512));
+    for lba in 12..18 {
+        assert_eq!(survivors(&disk, lba), [0], "sector {lba}");
+    }
+}
+
+#[test]
 fn the_same_seed_is_the_same_disk() {
     let trace = |seed| {
         let mut disk = disk(seed);

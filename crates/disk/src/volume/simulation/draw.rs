@@ -18,8 +18,7 @@ pub(super) fn one_of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
 
 pub(super) fn shape(random: &mut Random) -> SimDiskShape {
     let block_bytes = one_of(random, &[512, 512, 4096]);
-    // Mostly more than the cache, and mostly not whole pages.
-    let sectors = random.within(200..=2000);
+    let sectors = sectors(random, 0);
     SimDiskShape {
         size_bytes: sectors * SECTOR as u64,
         block_bytes,
@@ -27,6 +26,16 @@ pub(super) fn shape(random: &mut Random) -> SimDiskShape {
         capacity: MOST_REQUESTS + SPARE_OPERATIONS,
         page_cache: random.coin(),
     }
+}
+
+/// The size of a disk: mostly more than the cache, and mostly not whole pages. Often near `now`.
+pub(super) fn sectors(random: &mut Random, now: u64) -> u64 {
+    let most = 2000;
+    if now > 0 && random.coin() {
+        let near = now.saturating_sub(20)..=now + 20;
+        return random.within(near).clamp(200, most);
+    }
+    random.within(200..=most)
 }
 
 pub(super) fn settings(random: &mut Random, shape: SimDiskShape) -> VolumeSettings {
@@ -135,6 +144,8 @@ pub(super) struct Weights {
     pub(super) send_ppm: u32,
     pub(super) power_cut_ppm: u32,
     pub(super) kill_ppm: u32,
+    pub(super) stop_ppm: u32,
+    pub(super) resize_ppm: u32,
     pub(super) weather_ppm: u32,
     pub(super) most_sectors: u64,
 }
@@ -150,6 +161,8 @@ impl Weights {
             send_ppm: one_of(random, &[300_000, 600_000, 900_000]),
             power_cut_ppm: one_of(random, &[0, 500, 5000]),
             kill_ppm: one_of(random, &[0, 500, 5000]),
+            stop_ppm: one_of(random, &[0, 500, 2000]),
+            resize_ppm: one_of(random, &[0, 1000, 5000]),
             weather_ppm: one_of(random, &[0, 2000, 10_000]),
             most_sectors: one_of(random, &[2, 8, 17, 64]),
         }
@@ -190,6 +203,11 @@ impl Traffic {
             traffic.streams.push(stream);
         }
         traffic
+    }
+
+    /// The disk has another size now.
+    pub(super) fn set_sectors(&mut self, sectors: u64) {
+        self.sectors = sectors;
     }
 
     fn stream(&self, random: &mut Random) -> Stream {

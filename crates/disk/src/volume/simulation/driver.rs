@@ -36,6 +36,8 @@ pub(super) struct Run {
     life: Life,
     model: Model,
     next_number: u32,
+    /// Where the disk ends since it was resized, of which the volume has not been told.
+    untold_bytes: Option<u64>,
     /// The number of the last step: for the message of a failure.
     pub(super) step: u64,
     pub(super) trace: Trace,
@@ -51,10 +53,13 @@ struct Life {
     page_buffers: Alive,
     request_buffers: Alive,
     requests: BTreeMap<u32, Sent>,
-    /// What is with the device.
-    operations: BTreeMap<u32, OpKind>,
-    /// Completions that failed for good; and how many those were when a failure was last cleared.
+    /// What is with the device, and where it ends.
+    operations: BTreeMap<u32, (OpKind, u64)>,
+    /// Completions that failed for good, or ended at the end of the disk.
     errors: u64,
+    /// Those among them that the volume has to tell of; and how many when it was last told to go
+    /// on.
+    failures: u64,
     cleared_at: u64,
     /// When the device last failed or was slower than it should be.
     last_error: Duration,
@@ -65,6 +70,7 @@ struct Life {
 struct Sent {
     kind: RequestKind,
     changes: Vec<Change>,
+    end_bytes: u64,
     /// Acknowledgements before it was sent.
     acks: u64,
     /// Failed operations before that.
@@ -73,6 +79,8 @@ struct Sent {
     to_latched: bool,
     /// or has been since.
     latched: bool,
+    /// The disk has come to end before its end.
+    cut: bool,
 }
 
 impl Run {
@@ -99,6 +107,7 @@ impl Run {
             now: Duration::ZERO,
             model: Model::new(sectors),
             next_number: model::FIRST + 1,
+            untold_bytes: None,
             step: 0,
             trace,
             report: Report::default(),
@@ -119,10 +128,19 @@ impl Run {
         let weights = &self.weights;
         let (cut, kill) = (weights.power_cut_ppm, weights.kill_ppm);
         let (weather, send) = (weights.weather_ppm, weights.send_ppm);
+        let (resize, stop) = (weights.resize_ppm, weights.stop_ppm);
         if self.random.chance(cut) {
             self.cut_power();
         } else if self.random.chance(kill) {
             self.kill();
+        } else if self.random.chance(stop) {
+            self.stop();
+        } else if self.random.chance(resize) {
+            self.resize();
+        } else if self.untold_bytes.is_some() && self.random.chance(20_000) {
+            self.tell_size();
+        } else if self.random.chance(500) && !self.is_latched() {
+            self.begin_flush();
         } else if self.random.chance(weather) {
             self.change_weather();
         } else if self.random.chance(2000) {
@@ -162,16 +180,96 @@ impl Run {
         self.disk.set_faulty_regions(&[]);
     }
 
+    /// The disk becomes smaller or larger, and the volume learns of it later.
+    fn resize(&mut self) {
+        self.tell_size();
+        let now = self.shape.size_bytes / SECTOR as u64;
+        let sectors = draw::sectors(&mut self.random, now);
+        self.trace
+            .event(|| format!("the disk has {sectors} sectors"));
+        let bytes = sectors * SECTOR as u64;
+        self.disk.set_end(bytes);
+        self.model.resized(sectors);
+        self.untold_bytes = Some(bytes);
+        self.report.resizes += 1;
+    }
+
+    /// The volume learns how large the disk is.
+    fn tell_size(&mut self) {
+        let Some(bytes) = self.untold_bytes.take() else {
+            return;
+        };
+        self.trace
+            .event(|| format!("{bytes} bytes, the volume is told"));
+        self.know_size(bytes);
+        for sent in self.life.requests.values_mut() {
+            sent.cut |= sent.end_bytes > bytes;
+        }
+        self.life.volume.set_size(bytes);
+        self.drain();
+    }
+
+    fn know_size(&mut self, bytes: u64) {
+        self.shape.size_bytes = bytes;
+        self.disk.set_known_end(bytes);
+        self.traffic.set_sectors(bytes / SECTOR as u64);
+        self.model.told_of_end();
+    }
+
+    /// As before a freeze.
+    fn begin_flush(&mut self) {
+        self.trace.event(|| "a flush is begun".to_owned());
+        self.life.volume.begin_flush(self.now);
+        self.drain();
+    }
+
+    /// A clean stop, as the worker makes it: no requests are taken, those under way come to their
+    /// end, what was acknowledged becomes stable, if that can be.
+    fn stop(&mut self) {
+        self.report.stops += 1;
+        self.trace.event(|| "stopping".to_owned());
+        self.come_to_rest();
+        self.no_longer_latched();
+        self.begin_flush();
+        self.come_to_rest();
+        assert!(
+            self.life.volume.is_clean() || self.is_latched(),
+            "a stop leaves data behind, and nobody knows why"
+        );
+        if self.random.coin() {
+            self.cut_power();
+        } else {
+            self.kill();
+        }
+    }
+
+    fn come_to_rest(&mut self) {
+        for _ in 0..LAST_STEPS {
+            if self.life.volume.is_idle() {
+                return;
+            }
+            self.step += 1;
+            let more = self.next_event();
+            self.check();
+            assert!(more, "nothing happens any more");
+        }
+        panic!("it does not come to rest");
+    }
+
     fn clear_failure(&mut self) {
         self.trace.event(|| "failure cleared".to_owned());
         self.life.volume.clear_failure(self.now);
+        self.no_longer_latched();
+        self.drain();
+    }
+
+    fn no_longer_latched(&mut self) {
         self.life.was_latched = false;
-        self.life.cleared_at = self.life.errors;
+        self.life.cleared_at = self.life.failures;
         // Those that have not begun will not know of it.
         for sent in self.life.requests.values_mut() {
             sent.to_latched = false;
         }
-        self.drain();
     }
 
     fn cut_power(&mut self) {
@@ -193,6 +291,9 @@ impl Run {
 
     fn begin_life(&mut self) {
         self.fair_weather();
+        if let Some(bytes) = self.untold_bytes.take() {
+            self.know_size(bytes);
+        }
         self.life = Life::begin(&mut self.random, self.shape, self.planted);
         let settings = self.life.settings;
         let pages = self.life.pages;
@@ -303,13 +404,23 @@ impl Run {
         for change in &changes {
             self.model.sent(number, *change);
         }
+        let end = match kind {
+            RequestKind::Read { lba, sectors } => lba + u64::from(sectors),
+            _ => changes
+                .iter()
+                .map(|change| change.lba + 1)
+                .max()
+                .unwrap_or(0),
+        };
         let sent = Sent {
             kind,
             changes,
+            end_bytes: end * SECTOR as u64,
             acks: self.model.acks(),
             errors: life.errors,
             to_latched: life.was_latched,
             latched: life.was_latched,
+            cut: false,
         };
         life.requests.insert(number, sent);
         self.drain();
@@ -358,22 +469,26 @@ impl Run {
 
     fn complete(&mut self, completion: Completion<TestBuffer>) {
         let Completion { id, ref result, .. } = completion;
-        let kind = self.life.operations.remove(&id.0).expect("it was started");
+        let operation = self.life.operations.remove(&id.0);
+        let (kind, end) = operation.expect("it was started");
         self.report.operations += 1;
         self.trace.completion(self.now, id, *result);
         self.life.idle_timeouts = 0;
         let sync_failed = kind == OpKind::Sync && result.is_err();
+        let real_end = self.untold_bytes.unwrap_or(self.shape.size_bytes);
+        let beyond = end > real_end;
         match result {
             Ok(_) => {
+                if beyond {
+                    self.failed_operation(end);
+                }
                 if matches!(kind, OpKind::Sync | OpKind::Write { durable: true }) {
                     self.model.synced(&self.disk);
                 }
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(_) => {
-                self.report.errors += 1;
-                self.life.last_error = self.now;
-                self.life.errors += 1;
+                self.failed_operation(end);
                 if sync_failed {
                     self.model.sync_failed();
                 }
@@ -381,6 +496,14 @@ impl Run {
         }
         self.life.volume.handle_device(self.now, completion);
         self.drain();
+    }
+
+    fn failed_operation(&mut self, end_bytes: u64) {
+        self.report.errors += 1;
+        self.life.last_error = self.now;
+        self.life.errors += 1;
+        // What is beyond the end that the volume knows is of no interest any more.
+        self.life.failures += u64::from(end_bytes <= self.shape.size_bytes);
     }
 
     /// Takes what the volume gives out, until it gives nothing.
@@ -399,6 +522,11 @@ impl Run {
                 break;
             }
         }
+        let volume = &self.life.volume;
+        assert!(
+            volume.reads.is_empty() && volume.changes.is_empty() && volume.ready.is_empty(),
+            "it keeps operations to itself"
+        );
         self.disk.kick().unwrap();
         if self.is_latched() && !self.life.was_latched {
             self.report.latches += 1;
@@ -415,7 +543,8 @@ impl Run {
     fn start(&mut self, op: DeviceOp<TestBuffer>) {
         self.trace.operation(&op);
         self.disk.advance(self.now);
-        let before = self.life.operations.insert(op.id.0, op.kind);
+        let end = op.offset_bytes + op.len_bytes;
+        let before = self.life.operations.insert(op.id.0, (op.kind, end));
         assert!(before.is_none(), "{:?} is in flight twice", op.id);
         self.disk
             .submit(SimDisk::<TestBuffer>::FILE, op)
@@ -432,12 +561,13 @@ impl Run {
             self.report.failed += 1;
             let errors = self.life.errors;
             assert!(
-                errors > sent.errors || sent.latched,
+                errors > sent.errors || sent.latched || sent.cut,
                 "#{number} failed for no reason: {:?}",
                 done.result
             );
         }
         let ok = done.result.is_ok();
+        assert!(!ok || !sent.cut, "#{number} is of sectors that are gone");
         match sent.kind {
             RequestKind::Read { lba, .. } if ok => {
                 self.model.read(number, lba, &done.buffer.bytes);
@@ -486,23 +616,27 @@ impl Run {
         let idle = life.operations.is_empty() && life.volume.poll_timeout().is_none();
         assert!(!idle || life.requests.is_empty(), "requests are stuck");
         let kinds = life.operations.values();
-        let syncs = kinds.filter(|kind| **kind == OpKind::Sync);
+        let syncs = kinds.filter(|(kind, _)| *kind == OpKind::Sync);
         assert!(syncs.count() <= 1, "syncs at once: {:?}", life.operations);
         // The kernel may tell the wrong one of two of a failure.
         let durable = OpKind::Write { durable: true };
         assert!(
             life.settings.stability != Stability::Shared
-                || life.operations.values().all(|kind| *kind != durable),
+                || life.operations.values().all(|(kind, _)| *kind != durable),
             "a durable write behind the page cache"
         );
         if self.is_latched() {
             assert!(
-                life.errors > life.cleared_at,
+                life.failures > life.cleared_at,
                 "latched for no reason: {:?}",
                 life.volume.failure()
             );
         }
         self.check_bounds();
+        if self.life.volume.is_clean() && !self.is_latched() {
+            self.model.flushed(self.model.acks(), &self.disk);
+            assert_eq!(self.model.at_risk_bytes(), 0, "clean and at risk");
+        }
     }
 
     /// What a power cut can take: never more than was allowed. One request is always let in.
@@ -534,6 +668,7 @@ impl Run {
     fn finish(&mut self) {
         self.trace.event(|| "the end".to_owned());
         self.fair_weather();
+        self.tell_size();
         self.settle();
         self.flush();
         self.settle();
@@ -586,6 +721,7 @@ impl Life {
             requests: BTreeMap::new(),
             operations: BTreeMap::new(),
             errors: 0,
+            failures: 0,
             cleared_at: 0,
             last_error: Duration::ZERO,
             was_latched: false,

@@ -1,8 +1,8 @@
 //! A volume on a simulated disk, for as many seeds as you like.
 //!
 //! Each seed is a run of some hundred requests: reads, writes, trims and flushes, at random, on hot
-//! spots and in streams, on a disk that is slow, interrupts, transfers short, fails, loses power
-//! and sees the process killed. After every step the volume is compared with a model of what each
+//! spots and in streams, on a disk that is slow, interrupts, transfers short, fails, becomes smaller
+//! and larger, loses power and sees the process stopped or killed. After every step the volume is compared with a model of what each
 //! sector may hold (`model.rs`) and with what else was promised (`driver.rs`, the checks).
 //!
 //! ```text
@@ -41,6 +41,8 @@ struct Report {
     latches: u64,
     power_cuts: u64,
     kills: u64,
+    stops: u64,
+    resizes: u64,
 }
 
 impl Report {
@@ -52,6 +54,8 @@ impl Report {
         self.latches += other.latches;
         self.power_cuts += other.power_cuts;
         self.kills += other.kills;
+        self.stops += other.stops;
+        self.resizes += other.resizes;
     }
 }
 
@@ -60,14 +64,16 @@ impl fmt::Display for Report {
         write!(
             f,
             "{} requests ({} failed), {} device operations ({} failed), {} latches, \
-             {} power cuts, {} kills",
+             {} power cuts, {} kills, {} clean stops, {} changes of size",
             self.requests,
             self.failed,
             self.operations,
             self.errors,
             self.latches,
             self.power_cuts,
-            self.kills
+            self.kills,
+            self.stops,
+            self.resizes
         )
     }
 }
@@ -124,7 +130,14 @@ fn a_volume_keeps_its_word_whatever_the_disk_does() {
     }
     println!("{seeds} seeds in {:.1?}: {total}", started.elapsed());
     // A simulation in which nothing goes wrong shows nothing.
-    for count in [total.failed, total.latches, total.power_cuts, total.kills] {
+    for count in [
+        total.failed,
+        total.latches,
+        total.power_cuts,
+        total.kills,
+        total.stops,
+        total.resizes,
+    ] {
         assert!(count >= seeds / 10, "too little happened: {total}");
     }
 }
@@ -142,6 +155,9 @@ const LOST: &str = "a power cut leaves";
 const FORGOTTEN: &str = "of which the volume knows";
 /// A reader sees something else than the newest.
 const STALE: &str = "read #";
+/// A reader sees something of two times, or of none.
+const TORN: &str = "torn inside a sector";
+const UNREAD: &str = "found nothing";
 /// The simulated disk is asked for two changes of one place at once.
 const UNORDERED: &str = "overlaps Write";
 
@@ -153,6 +169,8 @@ fn every_planted_mistake_is_found_by_the_simulation() {
         (Planted::DropOrder, [UNORDERED, STALE]),
         (Planted::ForgetDirtyAtEviction, [STALE, FORGOTTEN]),
         (Planted::IgnoreFailedSync, [LOST, FORGOTTEN]),
+        (Planted::StaleRead, [STALE, STALE]),
+        (Planted::TornRead, [TORN, UNREAD]),
     ] {
         let caught = |seed: u64| {
             let run = || run(seed, Some(planted), false);

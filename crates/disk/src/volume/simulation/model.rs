@@ -8,6 +8,10 @@
 //!
 //! Whoever trims a sector gives up what it held: once a trim has been sent, no flush has to cover
 //! older data, and after a trim that failed a read may find any of it.
+//!
+//! When the disk ends earlier, what is beyond the new end is promised no more. The volume does not
+//! know of it at first, and may serve it from its cache; once it has been told, nothing is left of
+//! it. Beyond an old end are zeros.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,6 +35,8 @@ pub(super) struct Model {
     at_risk: BTreeMap<u64, Duration>,
     /// A sync failed since the last power cut or the last end of the process.
     sync_failed: bool,
+    /// The first sector beyond the end of the disk.
+    end: u64,
 }
 
 #[derive(Debug)]
@@ -121,7 +127,34 @@ impl Model {
             unpromised: BTreeSet::new(),
             at_risk: BTreeMap::new(),
             sync_failed: false,
+            end: sectors,
         }
+    }
+
+    /// The disk has this many sectors now, whether or not the volume knows.
+    pub(super) fn resized(&mut self, sectors: u64) {
+        self.unpromised.split_off(&sectors);
+        self.at_risk.split_off(&sectors);
+        for lba in self.end..sectors {
+            if let Some(sector) = self.sectors.get_mut(usize::try_from(lba).unwrap()) {
+                *sector = Sector::zeros();
+            } else {
+                self.sectors.push(Sector::zeros());
+            }
+        }
+        self.end = sectors;
+    }
+
+    /// The volume knows of the end, and from now on serves nothing beyond it.
+    pub(super) fn told_of_end(&mut self) {
+        for sector in self.beyond_the_end() {
+            *sector = Sector::zeros();
+        }
+    }
+
+    fn beyond_the_end(&mut self) -> &mut [Sector] {
+        let end = usize::try_from(self.end).unwrap();
+        self.sectors.get_mut(end..).unwrap_or_default()
     }
 
     pub(super) fn acks(&self) -> u64 {
@@ -161,7 +194,11 @@ impl Model {
     }
 
     pub(super) fn failed(&mut self, number: u32, lba: u64) {
-        self.version_mut(number, lba).fate = Fate::Failed;
+        let sector = self.sector_mut(lba);
+        // Beyond the end it is forgotten.
+        if let Some(at) = sector.position(number) {
+            sector.versions[at].fate = Fate::Failed;
+        }
     }
 
     /// One acknowledgement, of all its sectors.
@@ -187,7 +224,7 @@ impl Model {
             if let Some(read) = version.unseen_by {
                 panic!("#{read} did not see sector {lba} of #{number}, which came before it");
             }
-            if optional {
+            if optional || lba >= self.end {
                 continue;
             }
             if !early {
@@ -269,7 +306,10 @@ impl Model {
 
     /// The power was cut: what is there now is what there is.
     pub(super) fn power_cut(&mut self, disk: &SimDisk<TestBuffer>) {
-        for (lba, sector) in (0..).zip(&mut self.sectors) {
+        for sector in self.beyond_the_end() {
+            *sector = Sector::zeros();
+        }
+        for (lba, sector) in (0..self.end).zip(&mut self.sectors) {
             let found = stamp_of(&disk.sector(lba));
             let version = sector.survivor(lba, found);
             *sector = Sector {
@@ -283,7 +323,10 @@ impl Model {
     /// The process ended. What is there is what the next one sees, and stable or not as it was.
     /// `number` is that of the end.
     pub(super) fn killed(&mut self, number: u32, disk: &SimDisk<TestBuffer>) {
-        for (lba, sector) in (0..).zip(&mut self.sectors) {
+        for sector in self.beyond_the_end() {
+            *sector = Sector::zeros();
+        }
+        for (lba, sector) in (0..self.end).zip(&mut self.sectors) {
             let found = stamp_of(&disk.sector(lba));
             sector.survivor(lba, found);
             if sector.versions.len() > 1 {
@@ -370,6 +413,13 @@ impl Model {
 }
 
 impl Sector {
+    fn zeros() -> Self {
+        Self {
+            versions: vec![Version::settled(0, 0)],
+            promised: 0,
+        }
+    }
+
     fn position(&self, number: u32) -> Option<usize> {
         self.versions
             .iter()
