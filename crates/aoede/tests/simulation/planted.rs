@@ -28,7 +28,7 @@ pub(crate) enum Planted {
     ForgetsSoon,
     /// It compares tags as plain numbers: after the wrap all are old.
     DoesNotWrap,
-    /// All initiators share one window.
+    /// All initiators share one window, and one's `reset` ends the checksums of all.
     OneWindowForAll,
     /// The repetition of a write that has failed is answered with success.
     FailureIsDone,
@@ -55,7 +55,7 @@ impl Planted {
         (Self::RemembersNothing, &[STALE]),
         (Self::ForgetsSoon, &[STALE]),
         (Self::DoesNotWrap, &[UNANSWERED]),
-        (Self::OneWindowForAll, &[UNANSWERED, STALE]),
+        (Self::OneWindowForAll, &[UNANSWERED, STALE, DAMAGED]),
         (Self::FailureIsDone, &[STALE]),
         (Self::FlushAtOnce, &[LOST]),
         (Self::AckBeforeStable, &[LOST]),
