@@ -12,6 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 use aoede_e2e::{Packages, lab_folder, target_folder, wait_until};
 use clap::{Args, ValueEnum};
 
+/// Seeds of the simulation of the whole, at least 2000.
+const SIMULATION_SEEDS: u64 = 2000;
 /// In the environment of every process of a run, so that survivors can be found.
 const RUN: &str = "AOEDE_E2E_RUN";
 /// In the name of every temporary folder of the lab.
@@ -68,6 +70,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         if !code_tests(arguments)? {
             failed.push("tests of the code");
         }
+        if arguments.only.is_none() {
+            say(&format!(
+                "simulation of the whole: {SIMULATION_SEEDS} seeds"
+            ));
+            if !simulation()? {
+                failed.push("simulation of the whole");
+            }
+        }
     }
     if lab && root {
         let packages = Packages::open().context("the test bench cannot be set up")?;
@@ -102,6 +112,15 @@ fn code_tests(arguments: &Arguments) -> Result<bool> {
     if let Some(name) = &arguments.only {
         command.args(["--", name]);
     }
+    Ok(command.status().context("cannot run cargo")?.success())
+}
+
+/// More seeds of the simulation of the whole than unoptimized code could run.
+fn simulation() -> Result<bool> {
+    let mut command = cargo();
+    command.args(["test", "--profile", "simulation", "--package", "aoede"]);
+    command.args(["--test", "simulation", "--", "the_whole", "--nocapture"]);
+    command.env("AOEDE_SEEDS", SIMULATION_SEEDS.to_string());
     Ok(command.status().context("cannot run cargo")?.success())
 }
 
