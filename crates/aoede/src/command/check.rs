@@ -31,7 +31,7 @@ const MOST_BYTES: u64 = 4 << 20;
 /// Findings that are shown: who has more, begins with these.
 const MOST_SHOWN: usize = 50;
 
-/// Say whether a configuration is right, or what is wrong with it and where.
+/// Say whether a configuration for the coming `aoede serve` is right, or what is wrong and where.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct CheckArgs {
