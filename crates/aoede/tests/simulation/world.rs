@@ -8,7 +8,9 @@ use std::time::Duration;
 use aoede::worker::{HEAD_BYTES, Worker};
 use aoede_disk::engine::sim::{Faults as DiskFaults, SimDisk};
 use aoede_disk::{Buffer, Pool, PoolShape, Volume};
-use aoede_initiator::{Driver, Error, Event, Instant, Request, RequestId, Session, SessionId};
+use aoede_initiator::{
+    Driver, Error, Event, Instant, Notice, Refusal, Request, RequestId, Session, SessionId,
+};
 use aoede_link::Port as _;
 use aoede_link::sim::{SimNet, SimPort};
 use aoede_target::{IgnoreReason, PortFacts, Target, TargetSettings, Trim, WriteCache};
@@ -334,10 +336,14 @@ impl World {
                 break;
             };
             any = true;
-            if let Event::Done(done) = event {
-                let waiting = life.waits.remove(&done.id);
-                let waiting = waiting.expect("a request ends once");
-                self.done(&waiting, done.buffer.as_deref(), done.result.err());
+            match event {
+                Event::Done(done) => {
+                    let waiting = life.waits.remove(&done.id);
+                    let waiting = waiting.expect("a request ends once");
+                    self.done(&waiting, done.buffer.as_deref(), done.result.err());
+                }
+                Event::Notice(Notice::VersionRefused) => self.begin_anew(index),
+                Event::Notice(_) => {}
             }
         }
         // What waited for a place may be sent now.
@@ -489,11 +495,28 @@ impl World {
         });
         let life = self.initiators[index].life.as_mut().unwrap();
         let session = life.driver.session_mut(life.session).unwrap();
-        let id = session.submit(now, request).expect("there is room");
         let at = self.now;
-        life.waits.insert(id, Waiting { asked, at, what });
-        while life.driver.turn(now) {}
-        self.report.requests += 1;
+        match session.submit(now, request) {
+            Ok(id) => {
+                life.waits.insert(id, Waiting { asked, at, what });
+                while life.driver.turn(now) {}
+                self.report.requests += 1;
+            }
+            Err(refused) => {
+                assert_eq!(refused.why, Refusal::Version, "there is room");
+                if let What::Change(number, lba, sectors) = what {
+                    self.model.abandoned(number, (lba, sectors));
+                }
+                self.begin_anew(index);
+            }
+        }
+    }
+
+    /// An initiator was told time and again that its version is not spoken, asks no more (§15, 6),
+    /// and somebody starts it anew. Only damaged frames can do that here.
+    fn begin_anew(&mut self, index: usize) {
+        assert_eq!(self.scenario.class, Class::Flips, "no version was damaged");
+        self.end_initiator(index);
     }
 
     /// What may happen after any request.
