@@ -9,6 +9,7 @@ pub mod command;
 pub mod control;
 mod escape;
 mod freeze_signals;
+mod harmless;
 mod log;
 pub mod nbd;
 mod output;

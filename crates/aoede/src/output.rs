@@ -10,6 +10,8 @@ use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use crate::harmless;
+
 /// Options of every command that prints facts.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct OutputArgs {
@@ -32,7 +34,9 @@ impl OutputArgs {
     /// Standard output takes nothing: a full disk, for instance.
     pub(crate) fn print(self, facts: &impl Facts) -> anyhow::Result<()> {
         let mut text = if self.json {
-            serde_json::to_string_pretty(facts).context("cannot make JSON of the result")?
+            let json = serde_json::to_string_pretty(facts);
+            let json = json.context("cannot make JSON of the result")?;
+            harmless::json(&json).into_owned()
         } else {
             facts.text()
         };
@@ -55,7 +59,7 @@ fn write(out: &mut impl io::Write, text: &str) -> anyhow::Result<()> {
 pub(crate) fn sheet<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let mut table = bare_table();
     for (name, value) in facts {
-        table.add_row([name, &value]);
+        table.add_row([name, &*harmless::line(&value)]);
     }
     lines(&table)
 }
@@ -66,7 +70,7 @@ pub(crate) fn list<const N: usize>(head: [(&str, bool); N], rows: &[[String; N]]
     let mut table = bare_table();
     table.set_header(head.map(|(name, _)| name));
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| harmless::line(cell)));
     }
     for (column, (_, is_number)) in table.column_iter_mut().zip(head) {
         if is_number {

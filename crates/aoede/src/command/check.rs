@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::control::Host;
 use crate::control::config::{self, Checked, Config, Export, Located, Severity, Source, System};
+use crate::harmless;
 use crate::output::{self, Facts, OutputArgs};
 use crate::size::Size;
 
@@ -45,11 +46,12 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let name = args.file.display().to_string();
-    let bytes = read(&args.file).with_context(|| name.clone())?;
+    let shown = harmless::line(&name);
+    let bytes = read(&args.file).with_context(|| shown.to_string())?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let line = before.split(|&byte| byte == b'\n').count();
-        anyhow::anyhow!("{name}:{line}: this is no UTF-8; save the file in that encoding")
+        anyhow::anyhow!("{shown}:{line}: this is no UTF-8; save the file in that encoding")
     })?;
     let checked = config::check(text, Some(&Host));
     let source = Source { name: &name, text };
@@ -67,7 +69,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         args.output.print(&facts)?;
     }
     if !facts.right {
-        bail!("{name}: {}", many(facts.errors.len(), "error"));
+        bail!("{shown}: {}", many(facts.errors.len(), "error"));
     }
     Ok(())
 }
@@ -162,7 +164,7 @@ impl Facts for Verdict {
     fn text(&self) -> String {
         let mut text = format!(
             "{} is right: {} on {}",
-            self.file,
+            harmless::line(&self.file),
             many(self.exports.len(), "export"),
             many(self.interfaces, "interface"),
         );
@@ -204,7 +206,7 @@ impl Line {
         };
         [
             self.address.clone(),
-            self.path.escape_debug().to_string(),
+            self.path.clone(),
             self.interfaces.join(", "),
             access.to_owned(),
             self.cache.clone(),

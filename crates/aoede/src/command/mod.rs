@@ -20,6 +20,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::harmless;
+
 const EXAMPLES: &str = "\
 Examples:
   aoede demo
@@ -75,7 +77,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Err(error)) => match error.downcast::<clap::Error>() {
             Ok(usage) => usage.exit(),
             Err(error) => {
-                eprintln!("{name}: {error:#}");
+                // Names of files and of what is on the network come into it.
+                eprintln!("{}", harmless::lines(&format!("{name}: {error:#}")));
                 ExitCode::FAILURE
             }
         },

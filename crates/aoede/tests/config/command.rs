@@ -134,3 +134,28 @@ fn what_is_no_text_is_named_by_its_line() {
     let said = text(&output.stderr);
     assert!(said.contains("x.toml:2: this is no UTF-8"), "{said}");
 }
+
+#[test]
+fn a_terminal_gets_no_orders_from_a_file_or_its_name() {
+    let (folder, file) = folder("# \u{9b}2J\u{202e}\nmodel = \"\\u009b\\u202e\"\n");
+    let named = folder.path().join("a\u{9b}\u{202e}\u{7f}.toml");
+    fs::rename(file, &named).unwrap();
+    let named = named.to_str().unwrap();
+    let missing = format!("{named}.not");
+    let runs: [&[&str]; 3] = [&[named], &[named, "--json"], &[&missing]];
+    for arguments in runs {
+        let output = check(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        let is_order = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!said.contains(is_order), "{said:?}");
+        assert!(said.contains("9b") && said.contains("202e"), "{said}");
+    }
+    let output = check(&[named, "--json"]);
+    let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(verdict["file"], named);
+    assert_eq!(
+        verdict["errors"][0]["message"],
+        "`model` cannot be `\\u{9b}\\u{202e}`"
+    );
+}

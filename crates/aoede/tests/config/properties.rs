@@ -23,15 +23,14 @@ fn read(text: &str) -> Option<Config> {
             !finding.message.is_empty() && !finding.remedy.is_empty(),
             "{finding:?}"
         );
-        let is_plain = |text: &str| !text.contains(char::is_control);
+        let is_plain = |text: &str| !text.contains(is_order);
         assert!(
             is_plain(&finding.message) && is_plain(&finding.remedy),
             "{finding:?}"
         );
-        assert!(
-            source.show(finding, false).contains(" help: "),
-            "{finding:?}"
-        );
+        let shown = source.show(finding, false);
+        assert!(shown.contains(" help: "), "{finding:?}");
+        assert!(!shown.replace('\n', "").contains(is_order), "{shown:?}");
         assert!(source.locate(finding).line <= text.matches('\n').count() + 1);
     }
     let is_wrong = checked
@@ -40,6 +39,51 @@ fn read(text: &str) -> Option<Config> {
         .any(|one| one.severity == Severity::Error);
     assert_eq!(checked.config.is_none(), is_wrong);
     checked.config
+}
+
+/// What a terminal may not get: control characters and what turns the direction of writing.
+fn is_order(c: char) -> bool {
+    c.is_control()
+        || "\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\
+            \u{2067}\u{2068}\u{2069}"
+            .contains(c)
+}
+
+/// A character that is mostly one of these.
+fn order() -> impl Strategy<Value = char> {
+    prop_oneof![
+        4 => prop::char::range('\0', '\u{1f}'),
+        4 => prop::char::range('\u{7f}', '\u{9f}'),
+        2 => prop::char::range('\u{200b}', '\u{202f}'),
+        1 => prop::char::range('\u{2060}', '\u{206f}'),
+        1 => any::<char>(),
+    ]
+}
+
+/// Lines that are TOML, and mostly say something wrong with such characters in it, by escapes.
+fn escaped_orders() -> impl Strategy<Value = String> {
+    let some = prop::collection::vec(order(), 0..4).prop_map(|some| {
+        let escape = |c: char| format!("\\U{:08x}", u32::from(c));
+        some.into_iter().map(escape).collect::<String>()
+    });
+    let templates = [
+        "\"x@\" = 1",
+        "path = \"/srv/@\"",
+        "allow = [\"@\"]",
+        "create = \"1@\"",
+        "dirty_age = \"1@\"",
+        "cache = \"@\"",
+        "serial = \"@\"",
+        "model = { \"@\" = 1 }",
+        "interfaces = [\"e@\", 1]",
+        "buffers = \"6@\"",
+    ];
+    let lists = ["\"x@\" = \"@\"", "\"x@\" = [\"@\"]", "\"y@\" = [1, \"@\"]"];
+    let line = |lines: &[&'static str]| prop::sample::select(lines.to_vec());
+    (some, line(&lists), line(&templates), line(&templates)).prop_map(|(some, list, one, two)| {
+        let text = format!("[lists]\n{list}\n[defaults]\n{one}\n[[export]]\n{two}\n");
+        text.replace('@', &some)
+    })
 }
 
 /// Words that configurations are made of, so that much of what comes of them is nearly right.
@@ -187,6 +231,23 @@ proptest! {
     #[test]
     fn any_words_are_harmless(words in prop::collection::vec(word(), 0..40)) {
         read(&words.concat());
+    }
+
+    #[test]
+    fn control_characters_of_the_file_are_not_shown(
+        parts in prop::collection::vec((word(), prop::collection::vec(order(), 0..3)), 0..20),
+    ) {
+        let text: String = parts
+            .into_iter()
+            .flat_map(|(word, orders)| word.chars().chain(orders).collect::<Vec<char>>())
+            .collect();
+        read(&text);
+    }
+
+    #[test]
+    fn control_characters_that_it_means_are_not_shown(text in escaped_orders()) {
+        prop_assert!(!check(&text, None).findings.is_empty());
+        read(&text);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
+use crate::harmless;
+
 /// Whether it can be served all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -27,21 +29,22 @@ pub struct Finding {
     /// What to do.
     pub remedy: String,
     /// Another place that has to do with it, and how.
-    pub other: Option<(Range<usize>, String)>,
+    pub other: Option<(Range<usize>, &'static str)>,
 }
 
 impl Finding {
-    /// What keeps a configuration from being used.
+    /// What keeps a configuration from being used. Whatever of the file or the host comes into the
+    /// words is escaped here.
     pub(super) fn error(
         span: Range<usize>,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
+        message: impl AsRef<str>,
+        remedy: impl AsRef<str>,
     ) -> Self {
         Self {
             severity: Severity::Error,
-            message: message.into(),
+            message: harmless::line(message.as_ref()).into_owned(),
             span,
-            remedy: remedy.into(),
+            remedy: harmless::line(remedy.as_ref()).into_owned(),
             other: None,
         }
     }
@@ -49,8 +52,8 @@ impl Finding {
     /// What is perhaps not meant.
     pub(super) fn warning(
         span: Range<usize>,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
+        message: impl AsRef<str>,
+        remedy: impl AsRef<str>,
     ) -> Self {
         Self {
             severity: Severity::Warning,
@@ -59,8 +62,8 @@ impl Finding {
     }
 
     /// With another place.
-    pub(super) fn and(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
-        self.other = Some((span, label.into()));
+    pub(super) fn and(mut self, span: Range<usize>, label: &'static str) -> Self {
+        self.other = Some((span, label));
         self
     }
 }
@@ -108,7 +111,7 @@ impl Source<'_> {
     }
 
     /// A finding for people: what is wrong, the line with a mark under the place, and the remedy.
-    /// Ends with a line break.
+    /// Ends with a line break. Whatever stands in the file, a terminal gets no orders from it.
     pub fn show(&self, finding: &Finding, colours: bool) -> String {
         let renderer = if colours {
             Renderer::styled()
@@ -119,13 +122,19 @@ impl Source<'_> {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let primary = AnnotationKind::Primary.span(finding.span.clone());
-        let mut snippet = Snippet::source(self.text)
-            .path(self.name)
+        // The renderer knows the control characters of ASCII only.
+        let shown = harmless::file(self.text);
+        let place = |span: &Range<usize>| {
+            let length = |at: usize| harmless::file(self.text.get(..at).unwrap_or(self.text)).len();
+            length(span.start)..length(span.end)
+        };
+        let primary = AnnotationKind::Primary.span(place(&finding.span));
+        let mut snippet = Snippet::source(&*shown)
+            .path(harmless::line(self.name))
             .annotation(primary);
         if let Some((span, label)) = &finding.other {
-            let context = AnnotationKind::Context.span(span.clone());
-            snippet = snippet.annotation(context.label(label.as_str()));
+            let context = AnnotationKind::Context.span(place(span));
+            snippet = snippet.annotation(context.label(*label));
         }
         let group: Group<'_> = level
             .primary_title(finding.message.as_str())
@@ -184,9 +193,32 @@ error: wrong
 
     #[test]
     fn what_a_terminal_may_not_get_stays_out() {
-        let text = "a\u{1b}[2J = 1\n";
+        let text = "a\u{1b}\u{80}\u{9b}2J\u{202e} = 1\n";
+        let name = "x\u{9b}\u{7f}\n";
+        let place = text.find('1').unwrap();
+        let finding = Finding::error(place..place + 1, "w\u{1b}[2J\n", "m\u{9b}2J\u{202e}");
+        assert_eq!(
+            Source { name, text }.show(&finding, false),
+            "\
+error: w\\u{1b}[2J\\n
+ --> x\\u{9b}\\u{7f}\\n:1:11
+  |
+1 | a\u{241b}\u{fffd}\u{fffd}2J\u{fffd} = 1
+  |           ^
+  |
+  = help: m\\u{9b}2J\\u{202e}
+"
+        );
+    }
+
+    #[test]
+    fn a_control_character_behind_ascii_is_not_shown() {
+        // Found by fuzzing.
+        let text = "# \u{2026}\n en\u{80}";
         let source = Source { name: "x", text };
-        let shown = source.show(&Finding::error(0..1, "wrong \u{1b}[2J", "mend"), false);
-        assert!(!shown.contains('\u{1b}'), "{shown:?}");
+        let checked = crate::control::config::check(text, None);
+        let shown = source.show(&checked.findings[0], false);
+        assert!(shown.contains("2 |  en\u{fffd}\n"), "{shown:?}");
+        assert!(!shown.contains('\u{80}'), "{shown:?}");
     }
 }

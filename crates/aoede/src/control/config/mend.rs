@@ -8,6 +8,7 @@ use toml::de::DeValue;
 use super::finding::Finding;
 use super::keys::{Key, Takes};
 use super::notes::Notes;
+use crate::harmless;
 
 /// Bytes of a value that a remedy repeats.
 const MOST_BYTES: usize = 60;
@@ -88,7 +89,7 @@ pub(super) fn plain(value: &DeValue<'_>) -> Option<String> {
         DeValue::Datetime(time) => time.to_string(),
         _ => return None,
     };
-    let is_plain = |c: char| !c.is_control() && !matches!(c, '"' | '\\');
+    let is_plain = |c: char| !harmless::is_order(c) && !matches!(c, '"' | '\\');
     (text.len() <= MOST_BYTES && text.chars().all(is_plain)).then_some(text)
 }
 

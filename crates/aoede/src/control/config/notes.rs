@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::finding::Finding;
+use crate::harmless;
 
 /// A value, and where it stands.
 #[derive(Clone, Debug)]
@@ -63,17 +64,13 @@ const MOST_QUOTED: usize = 60;
 
 /// What somebody wrote, as a message shows it: one short line that does nothing to a terminal.
 pub(super) fn quote(text: &str) -> String {
-    let mut quoted: String = text.chars().take(MOST_QUOTED).flat_map(escape).collect();
-    if text.chars().nth(MOST_QUOTED).is_some() {
-        quoted.push('…');
+    match text.char_indices().nth(MOST_QUOTED) {
+        Some((end, _)) => {
+            let start = text.get(..end).unwrap_or_default();
+            format!("`{}…`", harmless::line(start))
+        }
+        None => format!("`{}`", harmless::line(text)),
     }
-    format!("`{quoted}`")
-}
-
-fn escape(c: char) -> impl Iterator<Item = char> {
-    let plain = (!c.is_control()).then_some(c);
-    let escaped = c.is_control().then(|| c.escape_default());
-    plain.into_iter().chain(escaped.into_iter().flatten())
 }
 
 /// Words with commas between.

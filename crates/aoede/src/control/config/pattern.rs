@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::harmless;
+
 /// Bytes of the longest name that the kernel gives an interface (`IFNAMSIZ` without the zero).
 const MOST_NAME_BYTES: usize = 15;
 
@@ -41,7 +43,7 @@ impl Pattern {
         // What the kernel refuses, and the wildcards that others have.
         let is_wrong = |c: char| {
             c.is_whitespace()
-                || c.is_control()
+                || harmless::is_order(c)
                 || matches!(c, '/' | ':' | ',' | '[' | ']' | '{' | '}')
         };
         let fixed = text.bytes().filter(|&byte| byte != b'*').count();

@@ -7,6 +7,7 @@ use toml::de::DeTable;
 
 use super::finding::Finding;
 use super::notes::{Notes, quote};
+use crate::harmless;
 
 /// What the parser says of text without quotes, after which it goes on as if they were there.
 const NO_QUOTES: &str = "string values must be quoted";
@@ -151,7 +152,7 @@ fn in_quotes(text: &str) -> String {
         "no" | "off" | "false" => "write false".to_owned(),
         _ if text.len() <= 60
             && !text.contains(['"', '\\'])
-            && !text.contains(char::is_control) =>
+            && !text.contains(harmless::is_order) =>
         {
             format!("put it in straight quotes: \"{text}\"")
         }

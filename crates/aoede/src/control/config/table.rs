@@ -303,7 +303,11 @@ impl<'t> Table<'t> {
                 notes.add(Finding::error(
                     value.span(),
                     format!("{} takes {}", quote(text), Takes::List.name()),
-                    format!("write {text} = [\"52:54:00:00:00:01\"]"),
+                    if is_bare(text) {
+                        format!("write {text} = [\"52:54:00:00:00:01\"]")
+                    } else {
+                        "write the list behind it in brackets: [\"52:54:00:00:00:01\"]".to_owned()
+                    },
                 ));
             }
         }
@@ -314,6 +318,12 @@ impl<'t> Table<'t> {
     pub(super) fn entries(&self) -> &'t DeTable<'t> {
         self.entries
     }
+}
+
+/// Whether a key may be written without quotes, and is short enough to be repeated.
+fn is_bare(key: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    (1..=60).contains(&key.len()) && key.chars().all(is_plain)
 }
 
 /// What to do about a key that there is not.
