@@ -12,7 +12,9 @@ fuzz_target!(|text: &str| {
     for (number, finding) in checked.findings.iter().enumerate() {
         errors += usize::from(finding.severity == Severity::Error);
         assert!(text.get(finding.span.clone()).is_some());
-        assert!(!finding.message.is_empty() && !finding.remedy.is_empty());
+        for line in [&finding.message, &finding.remedy] {
+            assert!(!line.is_empty() && !line.contains(char::is_control));
+        }
         // To show one takes as long as the text is.
         if number >= 20 {
             continue;
