@@ -124,6 +124,16 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_terminal_gets_no_orders() {
+        let value = "a\u{9b}\n\u{202e}".to_owned();
+        assert_eq!(sheet([("x", value.clone())]), "x  a\\u{9b}\\n\\u{202e}\n");
+        assert_eq!(
+            list([("X", false)], &[[value]]),
+            "X\na\\u{9b}\\n\\u{202e}\n"
+        );
+    }
+
     struct Broken(io::ErrorKind);
 
     impl io::Write for Broken {

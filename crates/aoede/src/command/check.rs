@@ -46,12 +46,11 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let name = args.file.display().to_string();
-    let shown = harmless::line(&name);
-    let bytes = read(&args.file).with_context(|| shown.to_string())?;
+    let bytes = read(&args.file).with_context(|| name.clone())?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let line = before.split(|&byte| byte == b'\n').count();
-        anyhow::anyhow!("{shown}:{line}: this is no UTF-8; save the file in that encoding")
+        anyhow::anyhow!("{name}:{line}: this is no UTF-8; save the file in that encoding")
     })?;
     let checked = config::check(text, Some(&Host));
     let source = Source { name: &name, text };
@@ -69,7 +68,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         args.output.print(&facts)?;
     }
     if !facts.right {
-        bail!("{shown}: {}", many(facts.errors.len(), "error"));
+        bail!("{name}: {}", many(facts.errors.len(), "error"));
     }
     Ok(())
 }
