@@ -762,6 +762,9 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
                 self.tickets.insert(key, ticket);
             }
         }
+        for (request, ticket) in self.backlog.remove(&id).unwrap_or_default() {
+            ticket.end(buffer_of(request), Err(Error::Closed.into()));
+        }
     }
 
     fn info(&mut self, id: SessionId, with_notices: bool) -> Option<DiskInfo> {

@@ -231,6 +231,41 @@ fn room_that_comes_with_time_is_used() {
     }
 }
 
+/// Requests that wait for room when the last handle goes end, with their buffers.
+#[test]
+fn who_waits_for_room_hears_that_the_disk_is_gone() {
+    let settings = Settings {
+        requests: 1,
+        linger: Duration::from_secs(3600),
+        ..quick()
+    };
+    let client = client_of(Faults::default(), u32::MAX, fails);
+    let disk = client.attach(E1_1, settings, PATIENCE).unwrap();
+    for lba in 0..2 {
+        let failed = disk.write_at(lba, &[1; 512]);
+        assert!(matches!(
+            failed,
+            Err(ClientError::Failed(Error::Device { .. }))
+        ));
+    }
+    let (done, ended) = mpsc::channel();
+    for lba in 2..5 {
+        let buffer = vec![lba as u8; 512];
+        disk.begin(lba, Request::Write { lba, buffer }, &done);
+    }
+    drop(disk);
+    for lba in 2..5 {
+        let one = ended.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(one.token, lba, "in order");
+        assert_eq!(one.buffer, Some(vec![lba as u8; 512]));
+        assert!(matches!(
+            one.result,
+            Err(ClientError::Failed(Error::Closed))
+        ));
+    }
+    drop(client);
+}
+
 fn fails(model: &mut Model) {
     model.failure = Some(DeviceFailure::Fault);
 }
