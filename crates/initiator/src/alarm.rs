@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -12,24 +12,41 @@ pub(crate) struct Alarm {
     fd: OwnedFd,
     /// The thread sleeps, or is about to.
     asleep: AtomicBool,
+    /// Rings that have not been read from `fd` yet. Only the thread itself looks at this.
+    owed: AtomicU64,
 }
 
 impl Alarm {
     pub(crate) fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let asleep = AtomicBool::new(false);
-        Ok(Self { fd, asleep })
+        Ok(Self {
+            fd,
+            asleep: AtomicBool::new(false),
+            owed: AtomicU64::new(0),
+        })
     }
 
     /// To be called when there is something new: the thread will look for it.
     pub(crate) fn ring(&self) {
+        if self.finds_asleep() {
+            self.wake();
+        }
+    }
+
+    /// True once for each time the thread sleeps.
+    fn finds_asleep(&self) -> bool {
         // Either this sees that the thread sleeps, or the thread sees what is new before it does.
         fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
-            // Any number wakes it, whichever way its bytes are read; if the counter is full it is
-            // awake anyway.
-            let _awake = rustix::io::write(&self.fd, &[0, 0, 0, 1, 0, 0, 0, 0]);
-        }
+        self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed)
+    }
+
+    #[expect(
+        clippy::host_endian_bytes,
+        reason = "the kernel counts in the host's order"
+    )]
+    fn wake(&self) {
+        // Fails only if the counter is full, and then it wakes, too.
+        let _awake = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
     }
 
     /// The thread is about to sleep: it must look once more whether there is something new.
@@ -39,12 +56,25 @@ impl Alarm {
     }
 
     /// The thread is awake.
+    #[expect(
+        clippy::host_endian_bytes,
+        reason = "the kernel counts in the host's order"
+    )]
     pub(crate) fn get_up(&self) {
-        if !self.asleep.swap(false, Ordering::Relaxed) {
-            // It was rung. Whoever rings this moment and has not written yet wakes it once for
-            // nothing.
-            let _none = rustix::io::read(&self.fd, &mut [0; 8]);
+        let rung = !self.asleep.swap(false, Ordering::Relaxed);
+        let owed = self.owed.load(Ordering::Relaxed) + u64::from(rung);
+        if owed == 0 {
+            return;
         }
+        // Who rang may not have written yet. It wakes the thread once for nothing, and what it
+        // wrote must be read then: else the thread never sleeps again.
+        let mut written = [0; 8];
+        let read = match rustix::io::read(&self.fd, &mut written) {
+            Ok(_) => u64::from_ne_bytes(written),
+            Err(_) => 0,
+        };
+        self.owed
+            .store(owed.saturating_sub(read), Ordering::Relaxed);
     }
 }
 
@@ -83,6 +113,31 @@ mod tests {
         alarm.get_up();
         alarm.ring();
         assert!(!is_rung(&alarm, Duration::ZERO), "it got up by itself");
+    }
+
+    /// Whoever rings may be held up between looking and writing, while the thread wakes for
+    /// something else. What is written late wakes it once, and not for ever.
+    #[test]
+    fn who_writes_late_wakes_it_once() {
+        let alarm = Alarm::new().unwrap();
+        alarm.lie_down();
+        assert!(alarm.finds_asleep());
+        alarm.get_up();
+        alarm.lie_down();
+        assert!(
+            alarm.finds_asleep(),
+            "a second before the first has written"
+        );
+        alarm.get_up();
+        for _ in 0..2 {
+            alarm.wake();
+            alarm.lie_down();
+            assert!(is_rung(&alarm, Duration::ZERO));
+            alarm.get_up();
+            alarm.lie_down();
+            assert!(!is_rung(&alarm, Duration::ZERO), "once");
+            alarm.get_up();
+        }
     }
 
     /// A thread that sleeps whenever it finds nothing gets everything, in time.

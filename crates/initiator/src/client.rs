@@ -3,9 +3,10 @@
 //! Everything that can be decided is decided in `session/`; here are a channel of commands to the
 //! thread, and answers back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
+use std::mem;
 use std::os::fd::AsFd as _;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex};
@@ -136,6 +137,9 @@ enum Command {
     Detach(SessionId),
     Stop,
 }
+
+/// A request that its session has not taken yet, and who waits for it.
+type Waiting = (Request<Vec<u8>>, Ticket);
 
 /// Who waits for a request. One that is dropped, wherever it is then, says that all has stopped.
 struct Ticket {
@@ -508,8 +512,8 @@ struct Loop<P, W> {
     alarm: Arc<Alarm>,
     start: std::time::Instant,
     tickets: BTreeMap<(SessionId, RequestId), Ticket>,
-    /// Requests that found their session full, in order.
-    backlog: Vec<(SessionId, Request<Vec<u8>>, Ticket)>,
+    /// Requests that found their session full, in order. Sessions without any are not in it.
+    backlog: BTreeMap<SessionId, VecDeque<Waiting>>,
     attaching: Vec<(SessionId, Instant, Sender<Option<SessionId>>)>,
     notices: BTreeMap<SessionId, Vec<Notice>>,
     /// Which ports wait for room to send.
@@ -529,7 +533,7 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
             alarm,
             start: std::time::Instant::now(),
             tickets: BTreeMap::new(),
-            backlog: Vec::new(),
+            backlog: BTreeMap::new(),
             attaching: Vec::new(),
             notices: BTreeMap::new(),
             room: Vec::new(),
@@ -544,7 +548,8 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
                 return Ok(());
             }
             let mut busy = self.driver.turn(now);
-            busy |= self.take_events(now);
+            busy |= self.take_events();
+            busy |= self.retry_backlog(now);
             self.end_attaching(now);
             if !busy {
                 self.wait()?;
@@ -642,12 +647,33 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
         ticket: Ticket,
     ) {
         // Nobody overtakes who waits already.
-        if self.backlog.iter().any(|(other, ..)| *other == session) {
-            return self.backlog.push((session, request, ticket));
+        if let Some(waiting) = self.backlog.get_mut(&session) {
+            return waiting.push_back((request, ticket));
         }
         if let Some(refused) = self.try_submit(now, session, request, ticket) {
-            self.backlog.push(refused);
+            self.backlog.entry(session).or_default().push_back(refused);
         }
+    }
+
+    /// Gives sessions what they have room for. There may be some after any turn: besides the end of
+    /// a request the time makes it, when sectors have been closed for long enough (§15, 10).
+    ///
+    /// Whether anything was taken.
+    fn retry_backlog(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        let mut backlog = mem::take(&mut self.backlog);
+        backlog.retain(|id, waiting| {
+            while let Some((request, ticket)) = waiting.pop_front() {
+                if let Some(refused) = self.try_submit(now, *id, request, ticket) {
+                    waiting.push_front(refused);
+                    return true;
+                }
+                any = true;
+            }
+            false
+        });
+        self.backlog = backlog;
+        any
     }
 
     /// Gives the request back if the session is full.
@@ -657,7 +683,7 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
         id: SessionId,
         request: Request<Vec<u8>>,
         ticket: Ticket,
-    ) -> Option<(SessionId, Request<Vec<u8>>, Ticket)> {
+    ) -> Option<Waiting> {
         let Some(session) = self.driver.session_mut(id) else {
             ticket.end(None, Err(ClientError::Stopped));
             return None;
@@ -670,20 +696,16 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
             Err(Refused {
                 request,
                 why: Refusal::Full,
-            }) => Some((id, request, ticket)),
+            }) => Some((request, ticket)),
             Err(Refused { request, why }) => {
-                let buffer = match request {
-                    Request::Read { buffer, .. } | Request::Write { buffer, .. } => Some(buffer),
-                    _ => None,
-                };
-                ticket.end(buffer, Err(why.into()));
+                ticket.end(buffer_of(request), Err(why.into()));
                 None
             }
         }
     }
 
     /// Whether there was anything.
-    fn take_events(&mut self, now: Instant) -> bool {
+    fn take_events(&mut self) -> bool {
         let mut any = false;
         while let Some((id, event)) = self.driver.poll_event() {
             any = true;
@@ -698,12 +720,6 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
                     }
                 }
                 Event::Notice(notice) => self.notice(id, notice),
-            }
-        }
-        if any && !self.backlog.is_empty() {
-            // Those of a session that is still full go back, in the same order.
-            for (session, request, ticket) in std::mem::take(&mut self.backlog) {
-                self.submit(now, session, request, ticket);
             }
         }
         any
@@ -746,11 +762,14 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
                 self.tickets.insert(key, ticket);
             }
         }
+        for (request, ticket) in self.backlog.remove(&id).unwrap_or_default() {
+            ticket.end(buffer_of(request), Err(Error::Closed.into()));
+        }
     }
 
     fn info(&mut self, id: SessionId, with_notices: bool) -> Option<DiskInfo> {
         let notices = self.notices.get_mut(&id).filter(|_| with_notices);
-        let notices = notices.map(std::mem::take).unwrap_or_default();
+        let notices = notices.map(mem::take).unwrap_or_default();
         let session = self.driver.session_mut(id)?;
         Some(DiskInfo {
             identity: session.identity()?.clone(),
@@ -758,6 +777,13 @@ impl<P: Port, W: Waiter<P>> Loop<P, W> {
             stats: *session.stats(),
             notices,
         })
+    }
+}
+
+fn buffer_of(request: Request<Vec<u8>>) -> Option<Vec<u8>> {
+    match request {
+        Request::Read { buffer, .. } | Request::Write { buffer, .. } => Some(buffer),
+        _ => None,
     }
 }
 

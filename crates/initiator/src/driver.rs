@@ -88,8 +88,8 @@ impl<P: Port> Driver<P> {
             return false;
         };
         loop {
-            self.scratch.resize(session.frame_bytes(), 0);
-            let Some(transmit) = session.poll_farewell(now, &mut self.scratch) else {
+            let out = room(&mut self.scratch, session.frame_bytes());
+            let Some(transmit) = session.poll_farewell(now, out) else {
                 return true;
             };
             post(&mut self.outboxes, &mut self.scratch, transmit);
@@ -134,10 +134,10 @@ impl<P: Port> Driver<P> {
     /// [`poll_timeout`](Self::poll_timeout).
     pub fn turn(&mut self, now: Instant) -> bool {
         self.look_at_ports(now);
-        let received = self.receive(now);
+        let more = self.receive(now);
         self.handle_timeouts(now);
-        let sent = self.transmit(now);
-        received || sent
+        self.transmit(now);
+        more
     }
 
     /// The next event of a session.
@@ -227,18 +227,18 @@ impl<P: Port> Driver<P> {
         }
     }
 
-    /// Whether there may be more, and room for it.
-    fn transmit(&mut self, now: Instant) -> bool {
+    /// Sends until there is nothing more, or no room for it.
+    fn transmit(&mut self, now: Instant) {
         loop {
             for (outbox, port) in self.outboxes.iter_mut().zip(&mut self.ports) {
                 outbox.send(port);
             }
             if self.outboxes.iter().any(|outbox| !outbox.frames.is_empty()) {
                 // A send buffer is full. Sessions choose the port, so all have to wait.
-                return false;
+                return;
             }
             if !self.encode(now) {
-                return false;
+                return;
             }
         }
     }
@@ -247,17 +247,16 @@ impl<P: Port> Driver<P> {
     fn encode(&mut self, now: Instant) -> bool {
         let mut any = false;
         if let Some(discovery) = &mut self.discovery {
-            self.scratch.resize(aoede_wire::MIN_FRAME_BYTES, 0);
-            while let Some(transmit) = discovery.poll_transmit(&mut self.scratch) {
+            let bytes = aoede_wire::MIN_FRAME_BYTES;
+            while let Some(transmit) = discovery.poll_transmit(room(&mut self.scratch, bytes)) {
                 any = true;
                 post(&mut self.outboxes, &mut self.scratch, transmit);
-                self.scratch.resize(aoede_wire::MIN_FRAME_BYTES, 0);
             }
         }
         for (_, session) in &mut self.sessions {
             loop {
-                self.scratch.resize(session.frame_bytes(), 0);
-                let Some(transmit) = session.poll_transmit(now, &mut self.scratch) else {
+                let out = room(&mut self.scratch, session.frame_bytes());
+                let Some(transmit) = session.poll_transmit(now, out) else {
                     break;
                 };
                 any = true;
@@ -268,6 +267,15 @@ impl<P: Port> Driver<P> {
         }
         any
     }
+}
+
+/// So many bytes of a buffer, which grows if it is shorter. A longer one keeps its length: to make
+/// it longer again would clear the rest each time.
+fn room(buffer: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    if buffer.len() < bytes {
+        buffer.resize(bytes, 0);
+    }
+    buffer.get_mut(..bytes).unwrap_or_default()
 }
 
 /// Puts the frame in `scratch` into its port's outbox; whether that is full now.
@@ -281,22 +289,65 @@ fn post(outboxes: &mut [Outbox], scratch: &mut Vec<u8>, transmit: crate::Transmi
 /// Frames that wait to be sent on one port, and buffers for more.
 #[derive(Debug, Default)]
 struct Outbox {
-    frames: Vec<Vec<u8>>,
+    frames: Vec<Encoded>,
     spare: Vec<Vec<u8>>,
+}
+
+/// A frame, at the start of a buffer for any.
+#[derive(Debug)]
+struct Encoded {
+    buffer: Vec<u8>,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Encoded {
+    fn as_ref(&self) -> &[u8] {
+        self.buffer.get(..self.len).unwrap_or(&self.buffer)
+    }
 }
 
 impl Outbox {
     fn post(&mut self, scratch: &mut Vec<u8>, len: usize) -> bool {
-        let mut frame = mem::replace(scratch, self.spare.pop().unwrap_or_default());
-        frame.truncate(len);
-        self.frames.push(frame);
+        let buffer = mem::replace(scratch, self.spare.pop().unwrap_or_default());
+        self.frames.push(Encoded { buffer, len });
         self.frames.len() >= BATCH
     }
 
     fn send<P: Port>(&mut self, port: &mut P) {
         if !self.frames.is_empty() {
             let done = port.send(&self.frames).min(self.frames.len());
-            self.spare.extend(self.frames.drain(..done));
+            let sent = self.frames.drain(..done);
+            self.spare.extend(sent.map(|frame| frame.buffer));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aoede_link::sim::SimNet;
+
+    /// A short frame does not clear the buffer behind it, and nothing of what is there is sent.
+    #[test]
+    fn a_short_frame_leaves_the_rest_of_its_buffer_alone() {
+        let net = SimNet::new(1);
+        let mut other = net.attach("other", 1500);
+        let mut driver = Driver::new(vec![net.attach("eth0", 1500)]);
+        driver.scratch = vec![0xA5; 1514];
+        driver.attach("e1.1".parse().unwrap(), Settings::default(), 1);
+        driver.turn(Instant::START);
+        let question = other.receive().unwrap();
+        assert_eq!(question.len(), 60);
+        // §4: no string, so its length and all behind it are zero.
+        assert_eq!(question[24..], [0; 36]);
+        let [buffer] = driver.outboxes[0].spare.as_slice() else {
+            panic!("one buffer was used");
+        };
+        assert_eq!(buffer.len(), 1514);
+        assert_eq!(buffer[60..], [0xA5; 1454]);
+        driver.discover();
+        driver.turn(Instant::START);
+        assert_eq!(other.receive().unwrap().len(), 60);
+        assert_eq!(driver.scratch.len(), 1514, "discovery needs less");
     }
 }

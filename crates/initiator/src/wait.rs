@@ -1,11 +1,15 @@
 //! The one place where the client's thread waits.
 
+use std::array;
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use aoede_link::{Change, Monitor, PacketPort, Port as _};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::settings::MAX_PORTS;
 
 /// Waits for whatever ports there are.
 pub trait Waiter<P> {
@@ -26,7 +30,7 @@ pub trait Waiter<P> {
     ) -> io::Result<()>;
 }
 
-/// Waits for packet sockets, and watches their interfaces.
+/// Waits for packet sockets, [`MAX_PORTS`] at most, and watches their interfaces.
 #[derive(Debug)]
 pub struct PollWaiter {
     monitor: Monitor,
@@ -86,18 +90,24 @@ impl Waiter<PacketPort> for PollWaiter {
     ) -> io::Result<()> {
         let timeout = patience.map(Timespec::try_from).transpose();
         let timeout = timeout.map_err(|_| io::ErrorKind::InvalidInput)?;
-        let mut fds = Vec::with_capacity(ports.len() + 2);
-        fds.push(PollFd::new(&wake, PollFlags::IN));
-        fds.push(PollFd::new(&self.monitor, PollFlags::IN));
-        for (port, &room) in ports.iter().zip(room) {
+        let port_fds = ports.iter().zip(room).map(|(port, &room)| {
             let wanted = if room {
                 PollFlags::IN | PollFlags::OUT
             } else {
                 PollFlags::IN
             };
-            fds.push(PollFd::from_borrowed_fd(port.as_fd(), wanted));
+            PollFd::from_borrowed_fd(port.as_fd(), wanted)
+        });
+        let monitor = PollFd::new(&self.monitor, PollFlags::IN);
+        let mut fds: [_; 2 + MAX_PORTS] = array::from_fn(|_| PollFd::new(&wake, PollFlags::IN));
+        let others = iter::once(monitor).chain(port_fds);
+        let mut used = 1;
+        for (place, fd) in fds.iter_mut().skip(1).zip(others) {
+            *place = fd;
+            used += 1;
         }
-        match poll(&mut fds, timeout.as_ref()) {
+        let fds = fds.get_mut(..used).unwrap_or_default();
+        match poll(fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

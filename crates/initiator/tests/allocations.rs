@@ -1,4 +1,5 @@
-//! Data does not allocate: not a read or a write, sent, repeated or answered.
+//! Data does not allocate: not a read or a write, sent, repeated or answered. Nor does waiting for
+//! it.
 #![expect(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -7,14 +8,18 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use aoede_initiator::{Event, Instant, LocalPort, PortId, Request, Session, Settings, Wanted};
+use aoede_initiator::{
+    Event, Instant, LocalPort, PollWaiter, PortId, Request, Session, Settings, Waiter as _, Wanted,
+};
 use aoede_target::{
     Action, Arrival, DATA_OFFSET, Exports, Outcome, PortFacts, Target, TargetSettings,
     merge_write_response,
 };
 use aoede_wire::{Address, MacAddr};
+use rustix::event::{EventfdFlags, eventfd};
 
 /// The system's allocator, with a count for each thread.
 struct Counting;
@@ -105,6 +110,22 @@ fn share(answers: Vec<Vec<u8>>, port: &PortFacts) -> Vec<Vec<u8>> {
 #[test]
 fn data_does_not_allocate() {
     allocates_nothing(Wanted::NOTHING);
+}
+
+#[test]
+fn waiting_does_not_allocate() {
+    let mut waiter = PollWaiter::new().unwrap();
+    for (number, patience) in [(1, Duration::from_secs(600)), (0, Duration::from_millis(1))] {
+        let wake = eventfd(number, EventfdFlags::NONBLOCK).unwrap();
+        let waits = (0..8).map(|_| {
+            let wait = || waiter.wait(&mut [], &[], wake.as_fd(), Some(patience));
+            let (result, count) = counted(wait);
+            result.unwrap();
+            count
+        });
+        // News of an interface may come in between, and allocates.
+        assert_eq!(waits.min(), Some(0));
+    }
 }
 
 #[test]

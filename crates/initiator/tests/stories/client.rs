@@ -12,6 +12,7 @@ use aoede_initiator::{
 };
 use aoede_link::Port as _;
 use aoede_link::sim::{Faults, SimNet, SimPort};
+use aoede_target::DeviceFailure;
 use aoede_wire::{Address, ConfigCommand, ReserveCommand};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -72,12 +73,22 @@ impl Waiter<SimPort> for Other {
 }
 
 fn client(faults: Faults, lasts: u32) -> Client {
+    client_of(faults, lasts, |_| {})
+}
+
+/// With a target that is changed before it is first asked.
+fn client_of(
+    faults: Faults,
+    lasts: u32,
+    change: impl FnOnce(&mut Model) + Send + 'static,
+) -> Client {
     Client::start(move || {
         let net = SimNet::new(5);
         net.set_faults(faults);
         let port = net.attach("target", 1500);
         let initiator = net.attach("initiator", 1500);
-        let model = Model::new(settings(E1_1, SECTORS), ALL);
+        let mut model = Model::new(settings(E1_1, SECTORS), ALL);
+        change(&mut model);
         let other = Other {
             net,
             port,
@@ -196,6 +207,67 @@ fn a_queue_has_many_requests_under_way() {
     };
     assert!(done.token == 2 && done.result.is_ok());
     assert_eq!(queue.under_way(), 0);
+}
+
+/// The sectors of a write that failed stay closed for a while, and take the session's room. That
+/// it ends is no event, but whoever waits for the room must get it.
+#[test]
+fn room_that_comes_with_time_is_used() {
+    let settings = Settings {
+        requests: 1,
+        ..quick()
+    };
+    let client = client_of(Faults::default(), u32::MAX, fails);
+    let disk = client.attach(E1_1, settings, PATIENCE).unwrap();
+    let (done, ended) = mpsc::channel();
+    for lba in 0..4 {
+        let buffer = vec![1; 512];
+        disk.begin(lba, Request::Write { lba, buffer }, &done);
+    }
+    for lba in 0..4 {
+        let one = ended.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(one.token, lba, "in order");
+        assert!(matches!(one.result, Err(ClientError::Failed(_))));
+    }
+}
+
+/// Requests that wait for room when the last handle goes end, with their buffers.
+#[test]
+fn who_waits_for_room_hears_that_the_disk_is_gone() {
+    let settings = Settings {
+        requests: 1,
+        linger: Duration::from_secs(3600),
+        ..quick()
+    };
+    let client = client_of(Faults::default(), u32::MAX, fails);
+    let disk = client.attach(E1_1, settings, PATIENCE).unwrap();
+    for lba in 0..2 {
+        let failed = disk.write_at(lba, &[1; 512]);
+        assert!(matches!(
+            failed,
+            Err(ClientError::Failed(Error::Device { .. }))
+        ));
+    }
+    let (done, ended) = mpsc::channel();
+    for lba in 2..5 {
+        let buffer = vec![lba as u8; 512];
+        disk.begin(lba, Request::Write { lba, buffer }, &done);
+    }
+    drop(disk);
+    for lba in 2..5 {
+        let one = ended.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(one.token, lba, "in order");
+        assert_eq!(one.buffer, Some(vec![lba as u8; 512]));
+        assert!(matches!(
+            one.result,
+            Err(ClientError::Failed(Error::Closed))
+        ));
+    }
+    drop(client);
+}
+
+fn fails(model: &mut Model) {
+    model.failure = Some(DeviceFailure::Fault);
 }
 
 /// One thread asks, another hears; each request ends, also those that were not taken.
