@@ -7,7 +7,9 @@
 )]
 
 use std::{
-    path::PathBuf,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -216,6 +218,7 @@ fn info_says_what_is_so_of_our_target() -> Result<()> {
     for (field, value) in [
         ("write_cache", json!(false)),
         ("flush", json!(true)),
+        ("flush_is_empty", json!(false)),
         ("trim", json!(true)),
         ("config_string", json!("")),
         ("mask", json!([])),
@@ -251,6 +254,8 @@ fn info_says_what_is_so_of_vblade() -> Result<()> {
     check_size_and_path(&scene, &mut info, 16, 0x4019)?;
     for (field, value) in [
         ("model", json!("Coraid EtherDrive vblade")),
+        ("flush", json!(true)),
+        ("flush_is_empty", json!(true)),
         ("trim", json!(false)),
         ("config_string", json!("")),
         ("mask", json!([])),
@@ -260,6 +265,65 @@ fn info_says_what_is_so_of_vblade() -> Result<()> {
         ensure!(info[field] == value, "{field}: {info:#}");
     }
     Ok(())
+}
+
+/// vblade says that it knows FLUSH CACHE, and acknowledges it without a sync.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_flush_that_does_nothing_is_not_believed() -> Result<()> {
+    let scene = Scene::new(Maker::Vblade)?;
+    let info = scene.text("info e1.1 -i ini0")?;
+    let line = "flush            acknowledged, but proves nothing";
+    ensure!(info.lines().any(|found| found == line), "{info}");
+
+    let (source, record) = (
+        scene.folder.image("source.img", 4096)?,
+        scene.folder.join("record"),
+    );
+    let copy = scene.aoede(&format!(
+        "copy {} e1.1 -i ini0 --state {}",
+        source.display(),
+        record.display()
+    ))?;
+    ensure!(copy.code == 0, "{copy:?}");
+    ensure!(
+        copy.stderr
+            .contains("e1.1 has no flush that proves anything"),
+        "{copy:?}"
+    );
+
+    let socket = scene.folder.join("nbd");
+    let mut command = Command::new(aoede_binary()?);
+    command.args(["attach", "e1.1", "-i", "ini0", "--socket"]);
+    command.arg(&socket);
+    let mut attach = Process::spawn_split("aoede attach", Some(&scene.initiator), command)?;
+    attach
+        .stderr
+        .wait_for("the target answers flushes without doing them", SOON)?;
+    attach.stdout.wait_for("\n", SOON)?;
+    // Neither flush (bit 2) nor FUA (bit 3) is offered, but flags are (bit 0).
+    let flags = transmission_flags(&socket)?;
+    ensure!(flags & 0b1101 == 1, "{flags:#b}");
+    attach.kill()
+}
+
+/// What an NBD server offers to who asks for its export without a name, in the old way.
+fn transmission_flags(socket: &Path) -> Result<u16> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(SOON))?;
+    let mut greeting = [0; 18];
+    stream.read_exact(&mut greeting)?;
+    ensure!(greeting[..16] == *b"NBDMAGICIHAVEOPT", "{greeting:02x?}");
+    // Fixed newstyle, no zeros; then the option 1, without a name.
+    stream.write_all(&[0, 0, 0, 3])?;
+    stream.write_all(b"IHAVEOPT\0\0\0\x01\0\0\0\0")?;
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer)?;
+    ensure!(
+        answer[..8] == (SECTORS * 512).to_be_bytes(),
+        "{answer:02x?}"
+    );
+    Ok(u16::from_be_bytes([answer[8], answer[9]]))
 }
 
 /// What the file and `ip link` say, too.

@@ -173,8 +173,7 @@ struct DiskFacts {
     physical_sector_bytes: u64,
     write_cache: bool,
     flush: bool,
-    /// Of the 2014 AoEde, it does nothing.
-    #[serde(skip)]
+    /// It is answered, but not done.
     flush_is_empty: bool,
     trim: bool,
     config_string: Known<String>,
@@ -217,7 +216,7 @@ impl DiskFacts {
             physical_sector_bytes: (SECTOR_BYTES as u64) << identity.physical_sector_exponent,
             write_cache: identity.write_cache,
             flush: identity.flush || identity.flush_ext,
-            flush_is_empty: info.notices.contains(&Notice::FlushProvesNothing),
+            flush_is_empty: identity.flush_is_empty,
             trim: identity.trim_blocks > 0,
             config_string: told.config_string,
             mask: told.mask,
@@ -274,7 +273,7 @@ impl Facts for DiskFacts {
     fn text(&self) -> String {
         let bytes = u64::try_from(self.size_bytes).unwrap_or(u64::MAX);
         let flush = match (self.flush, self.flush_is_empty) {
-            (true, true) => "known, but does nothing",
+            (true, true) => "acknowledged, but proves nothing",
             (known, _) => yes_or_no(known),
         };
         let sheet = output::sheet([

@@ -211,8 +211,8 @@ impl<'a> Copy<'a> {
             self.record = Some(Record { file, state });
         } else {
             eprintln!(
-                "aoede: {} has no flush: what it acknowledges must be believed, and a copy that is \
-                 interrupted begins anew",
+                "aoede: {} has no flush that proves anything: a power cut of the target may take \
+                 what was copied, and a copy that is interrupted begins anew",
                 state.destination.name()
             );
         }
