@@ -60,16 +60,9 @@ pub(crate) struct Plainly;
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ExtensionArgs {
     /// Extensions to ask the disk for, separated by commas; of these it uses those that it knows
-    /// [default: all but checksums].
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_enum,
-        value_delimiter = ',',
-        default_values_t = ExtensionName::DEFAULT,
-        hide_default_value = true
-    )]
-    extensions: Vec<ExtensionName>,
+    /// [default: all but checksums; of copy and bench: nor congestion].
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
+    extensions: Option<Vec<ExtensionName>>,
 
     /// Ask for no extensions: plain AoE.
     #[arg(long, conflicts_with = "extensions")]
@@ -97,14 +90,6 @@ pub(crate) enum ExtensionName {
 }
 
 impl ExtensionName {
-    /// The same as [`Wanted::default`].
-    const DEFAULT: [Self; 4] = [
-        Self::CoalescedRead,
-        Self::CoalescedWriteReply,
-        Self::Tags,
-        Self::Congestion,
-    ];
-
     pub(crate) fn wanted(names: &[Self]) -> Wanted {
         let mut wanted = Wanted::NOTHING;
         for name in names {
@@ -156,10 +141,10 @@ impl Asks for Plainly {
 
 impl Asks for ExtensionArgs {
     fn wanted(&self) -> Wanted {
-        if self.no_extensions {
-            Wanted::NOTHING
-        } else {
-            ExtensionName::wanted(&self.extensions)
+        match &self.extensions {
+            _ if self.no_extensions => Wanted::NOTHING,
+            Some(names) => ExtensionName::wanted(names),
+            None => Wanted::default(),
         }
     }
 }
@@ -187,10 +172,10 @@ impl<A: Asks> ReachArgs<A> {
 
 impl ReachArgs {
     /// The same without the measurement of congestion, for who has no half a second to lose; with
-    /// it if other extensions than the usual ones were asked for, and this among them.
+    /// it if it was asked for by name.
     pub(crate) fn settings_without_measuring(&self) -> Settings {
         let mut settings = self.settings();
-        settings.wanted.congestion &= self.asks.extensions != ExtensionName::DEFAULT;
+        settings.wanted.congestion &= self.asks.extensions.is_some();
         settings
     }
 }
@@ -434,6 +419,16 @@ mod tests {
         };
         assert!(!measures(&[]) && !measures(&["--extensions", "tags"]));
         assert!(measures(&["--extensions", "congestion"]));
+        // Who names what is usual, in whatever order, has named it.
+        for usual in [
+            "coalesced_read,coalesced_write_reply,tags,congestion",
+            "tags,congestion,coalesced_write_reply,coalesced_read",
+        ] {
+            assert!(measures(&["--extensions", usual]));
+            let named = wanted(&["--extensions", usual]).unwrap();
+            assert_eq!(named, Wanted::default());
+        }
+        assert!(!measures(&["--no-extensions"]));
         assert!(wanted(&["--extensions", "tags", "--no-extensions"]).is_err());
     }
 
