@@ -604,7 +604,13 @@ fn reservations(maker: Maker) -> Result<()> {
 
     // Held by others: only force takes it.
     let holder = text(STRANGER);
-    let set = scene.text(&format!("set e1.1 -i ini0 --reserve {holder}"))?;
+    let for_other = format!("set e1.1 -i ini0 --reserve {holder}");
+    scene.fails(
+        &for_other,
+        &["could not use the disk on ini0", &own, "`me`", "--force"],
+    )?;
+    ensure!(error()? == 0, "nothing has changed");
+    let set = scene.text(&format!("{for_other} --force"))?;
     ensure!(set == format!("reserved by  {holder}\n"), "{set}");
     for line in ["--release", "--reserve me"] {
         scene.fails(
