@@ -20,6 +20,7 @@ use aoede_e2e::{
     aoe::{Addressing, Response, ata, config},
     aoede_binary, as_nobody, public_copy, run,
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -408,6 +409,42 @@ fn info_names_extensions_and_leaves_none_in_force() -> Result<()> {
     table.extend(names);
     ensure!(answers(&nic, &table)? == [0x7f]);
     ensure!(answers(&nic, &read)? == [0x70, 0x71]);
+    Ok(())
+}
+
+/// What is in force after a command would meet the next user of the MAC, so a signal does not end it
+/// at once.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_interrupted_info_leaves_no_extension_in_force() -> Result<()> {
+    let scene = Scene::new(Maker::Aoede)?;
+    let (nic, e1_1) = scene.by_hand(None)?;
+    let mut read = e1_1.ata(0x70, ata::READ, 0, 1, b"");
+    read.push(1);
+    read.extend([0, 0, 0, 0x71, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+    let mut command = Command::new(aoede_binary()?);
+    // It measures for half a second when all is agreed on.
+    command.args(["info", "e1.1", "-i", "ini0", "--extensions"]);
+    let mut info = Process::spawn_split("aoede info", Some(&scene.initiator), command)?;
+    let end = Instant::now() + SOON;
+    let mut is_in_force = false;
+    while !is_in_force {
+        ensure!(Instant::now() < end, "nothing is agreed on");
+        nic.send(&read)?;
+        while let Some(answer) = nic.receive(Duration::from_millis(10))? {
+            is_in_force |= Response(&answer).tag() == 0x71;
+        }
+    }
+    info.signal(Signal::INT)?;
+    let status = info.wait(SOON)?;
+    ensure!(status.code() == Some(1), "{status}");
+    let said = info.stderr.text();
+    ensure!(said.contains("interrupted"), "{said}");
+    ensure!(info.stdout.text().is_empty(), "{}", info.stdout.text());
+    // Answers to what was sent before.
+    while nic.receive(QUIET)?.is_some() {}
+    ensure!(answers(&nic, &read)? == [0x70]);
     Ok(())
 }
 

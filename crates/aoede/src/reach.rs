@@ -11,6 +11,8 @@ use aoede_link::{Interface, Monitor};
 use aoede_wire::{Address, MacAddr};
 use clap::{Args, ValueEnum};
 
+use crate::stop::Stop;
+
 /// Options of every command that looks at a network.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct InterfaceArgs {
@@ -252,7 +254,10 @@ const OTHER_PATHS: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What is known about a disk when all is found out about its paths, or `patience` is over.
-pub(crate) fn settled(disk: &Disk, patience: Duration) -> anyhow::Result<DiskInfo> {
+///
+/// # Errors
+/// Those of [`pause`], or the initiator has ended.
+pub(crate) fn settled(disk: &Disk, patience: Duration, stop: &Stop) -> anyhow::Result<DiskInfo> {
     let start = Instant::now();
     let mut notices = Vec::new();
     loop {
@@ -263,7 +268,26 @@ pub(crate) fn settled(disk: &Disk, patience: Duration) -> anyhow::Result<DiskInf
             info.notices = notices;
             return Ok(info);
         }
-        thread::sleep(LOOK_AGAIN);
+        pause(LOOK_AGAIN, stop)?;
+    }
+}
+
+/// Waits for so long, or until somebody wants the command to end.
+///
+/// # Errors
+/// Somebody does: the disk is then to be dropped as at any other end, which takes back what was
+/// agreed on with it.
+pub(crate) fn pause(time: Duration, stop: &Stop) -> anyhow::Result<()> {
+    let until = Instant::now() + time;
+    loop {
+        if stop.take() {
+            bail!("interrupted");
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(LOOK_AGAIN));
     }
 }
 

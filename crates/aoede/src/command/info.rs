@@ -1,5 +1,8 @@
 //! `aoede info`: what a disk on the network says of itself, and what the way to it can do.
 
+use std::time::Duration;
+
+use anyhow::Context as _;
 use aoede_initiator::{
     Answer, ClientError, Disk, DiskInfo, Error, Features, Notice, PathInfo, Request, Wanted,
 };
@@ -11,6 +14,7 @@ use crate::escape;
 use crate::output::{self, Facts, OutputArgs};
 use crate::reach::{self, Asks, ExtensionName, Network, ReachArgs};
 use crate::size::Size;
+use crate::stop::Stop;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,12 +61,17 @@ impl Asks for EveryExtension {
 
 pub(super) fn run(args: &InfoArgs) -> anyhow::Result<()> {
     let (network, disk) = args.reach.attach(args.address)?;
-    let told = ask(&disk)?;
-    let info = reach::settled(&disk, args.reach.timeout)?;
+    // Before, a signal ends the process at once.
+    let stop = Stop::on_signals().context("cannot prepare for signals")?;
+    let told = ask(&disk, &stop)?;
+    let info = reach::settled(&disk, args.reach.timeout, &stop)?;
     warn_of_others(args.address, &info, &network);
     let facts = DiskFacts::new(args, &info, told, &network);
     args.output.print(&facts)
 }
+
+/// How often signals are looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What the control commands tell.
 struct Told {
@@ -72,7 +81,7 @@ struct Told {
 }
 
 /// All at once, so that a target that is silent about several is waited for once.
-fn ask(disk: &Disk) -> anyhow::Result<Told> {
+fn ask(disk: &Disk, stop: &Stop) -> anyhow::Result<Told> {
     let mut queue = disk.queue(3);
     queue.submit(
         0,
@@ -95,7 +104,11 @@ fn ask(disk: &Disk) -> anyhow::Result<Told> {
         mask: Known::No(UNKNOWN),
         reservation: Known::No(UNKNOWN),
     };
-    while let Some(done) = queue.wait() {
+    while queue.under_way() > 0 {
+        let Some(done) = queue.wait_for(LOOK) else {
+            reach::pause(Duration::ZERO, stop)?;
+            continue;
+        };
         match (done.token, done.result) {
             (_, Ok(Answer::Config(string))) => {
                 told.config_string = Known::Yes(escape::escape(&string));
