@@ -320,7 +320,8 @@ fn find(names: &[String], monitor: &mut Monitor) -> anyhow::Result<Vec<Interface
 /// Names that an error lists; more are only counted.
 const MOST_LISTED: usize = 16;
 
-fn no_such(name: &str, all: &[Interface]) -> String {
+/// What to say of an interface that does not exist, where `all` do.
+pub(crate) fn no_such(name: &str, all: &[Interface]) -> String {
     let usable = all.iter().filter(|one| one.ethernet);
     let mut usable: Vec<&str> = usable.map(|one| one.name.as_str()).collect();
     usable.sort_unstable();
