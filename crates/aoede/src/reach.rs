@@ -2,13 +2,14 @@
 //! initiator on them, and errors that tell a person what to do.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use aoede_initiator::{Client, ClientError, Disk, DiskInfo, MAX_PORTS, PortId, Settings, Wanted};
 use aoede_link::{Interface, Monitor};
-use aoede_wire::{Address, MacAddr};
+use aoede_wire::{Address, MacAddr, SECTOR_BYTES};
 use clap::{Args, ValueEnum};
 
 use crate::stop::Stop;
@@ -249,6 +250,19 @@ impl Network {
     }
 }
 
+/// Bytes of a frame before its data, from the destination MAC on (§3.1).
+const BEFORE_DATA: usize = 36;
+
+/// Bytes of a frame that carries so many sectors, from the destination MAC on.
+pub(crate) fn frame_bytes(sectors: u8) -> usize {
+    BEFORE_DATA + usize::from(sectors) * SECTOR_BYTES
+}
+
+/// MAC addresses as people write them.
+pub(crate) fn texts(macs: &[MacAddr]) -> Vec<String> {
+    macs.iter().map(MacAddr::to_string).collect()
+}
+
 /// How long answers on other interfaces may take to come after the first.
 const OTHER_PATHS: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -366,13 +380,22 @@ const MIN_PATIENCE: Duration = Duration::from_millis(100);
 const MAX_PATIENCE: Duration = Duration::from_secs(3600);
 
 fn patience(text: &str) -> Result<Duration, String> {
+    time_within(text, MIN_PATIENCE..=MAX_PATIENCE)
+}
+
+/// Parses a time with its unit.
+///
+/// # Errors
+/// It is none, or out of `range`: what to tell a person.
+pub(crate) fn time_within(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
     let time = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a time such as 500ms or 5s"))?;
-    if (MIN_PATIENCE..=MAX_PATIENCE).contains(&time) {
-        Ok(time)
-    } else {
-        Err("from 100ms to 1h, please".to_owned())
+    if range.contains(&time) {
+        return Ok(time);
     }
+    let (least, most) = range.into_inner();
+    let [least, most] = [least, most].map(humantime::format_duration);
+    Err(format!("from {least} to {most}, please"))
 }
 
 #[cfg(test)]
@@ -467,6 +490,8 @@ mod tests {
             parse(&["--give-up", "1h"]).unwrap().give_up,
             Duration::from_secs(3600)
         );
+        let error = time_within("9ms", Duration::from_millis(10)..=MAX_PATIENCE).unwrap_err();
+        assert_eq!(error, "from 10ms to 1h, please");
         for wrong in ["5", "99ms", "3601s", "soon"] {
             assert!(parse(&["--timeout", wrong]).is_err(), "{wrong}");
             assert!(parse(&["--give-up", wrong]).is_err(), "{wrong}");
@@ -506,6 +531,11 @@ mod tests {
         assert_eq!(error.to_string(), "17 interfaces: at most 16 can be used");
         let found = find(&names(&["lo"]), &mut monitor).unwrap();
         assert_eq!((found[0].name.as_str(), found[0].ethernet), ("lo", false));
+    }
+
+    #[test]
+    fn a_frame_has_36_bytes_before_its_sectors() {
+        assert_eq!([0, 2, 17].map(frame_bytes), [36, 1060, 8740]);
     }
 
     #[test]

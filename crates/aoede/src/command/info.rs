@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use aoede_initiator::{
     Answer, ClientError, Disk, DiskInfo, Error, Features, Notice, PathInfo, Request, Wanted,
 };
-use aoede_wire::{Address, ConfigCommand, MacAddr, ReserveCommand, SECTOR_BYTES};
+use aoede_wire::{Address, ConfigCommand, ReserveCommand, SECTOR_BYTES};
 use clap::{Args, ValueEnum as _};
 use serde::{Serialize, Serializer};
 
@@ -113,8 +113,10 @@ fn ask(disk: &Disk, stop: &Stop) -> anyhow::Result<Told> {
             (_, Ok(Answer::Config(string))) => {
                 told.config_string = Known::Yes(escape::escape(&string));
             }
-            (_, Ok(Answer::Mask(macs))) => told.mask = Known::Yes(names(&macs)),
-            (_, Ok(Answer::Reservation(macs))) => told.reservation = Known::Yes(names(&macs)),
+            (_, Ok(Answer::Mask(macs))) => told.mask = Known::Yes(reach::texts(&macs)),
+            (_, Ok(Answer::Reservation(macs))) => {
+                told.reservation = Known::Yes(reach::texts(&macs));
+            }
             (_, Ok(_) | Err(ClientError::Failed(Error::UnknownCommand))) => {}
             (token, Err(ClientError::Failed(Error::Silent))) => match token {
                 0 => told.config_string = Known::No(SILENT),
@@ -208,9 +210,6 @@ struct PathFacts {
     round_trip_us: Option<u128>,
 }
 
-/// Bytes of a frame before its data, from the destination MAC on (§3.1).
-const BEFORE_DATA: usize = 36;
-
 impl DiskFacts {
     fn new(args: &InfoArgs, info: &DiskInfo, told: Told, network: &Network) -> Self {
         let identity = &info.identity;
@@ -252,7 +251,7 @@ impl PathFacts {
             mac: path.mac.to_string(),
             ready: path.ready,
             sectors_per_frame: path.sectors_per_frame,
-            frame_bytes: BEFORE_DATA + usize::from(path.sectors_per_frame) * SECTOR_BYTES,
+            frame_bytes: reach::frame_bytes(path.sectors_per_frame),
             buffer_count: path.buffer_count,
             firmware: path.firmware,
             round_trip_us: (round_trip_us > 0).then_some(round_trip_us),
@@ -360,8 +359,4 @@ fn yes_or_no(yes: bool) -> &'static str {
 
 fn or(text: &str, empty: &str) -> String {
     if text.is_empty() { empty } else { text }.to_owned()
-}
-
-fn names(macs: &[MacAddr]) -> Vec<String> {
-    macs.iter().map(MacAddr::to_string).collect()
 }

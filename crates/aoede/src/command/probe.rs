@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use aoede_initiator::{Disk, PathInfo, Wanted};
-use aoede_wire::{Address, SECTOR_BYTES};
+use aoede_wire::Address;
 use clap::Args;
 use serde::Serialize;
 
@@ -102,9 +102,6 @@ struct PathFacts {
     answered: Option<u32>,
 }
 
-/// Bytes of a frame before its data, from the destination MAC on (§3.1).
-const BEFORE_DATA: usize = 36;
-
 impl ProbeFacts {
     fn has_silent_path(&self) -> bool {
         self.paths.iter().any(|path| path.answered == Some(0))
@@ -117,7 +114,7 @@ impl PathFacts {
             interface: network.name(path.port).to_owned(),
             mac: path.mac.to_string(),
             buffer_count: path.buffer_count,
-            probe_bytes: BEFORE_DATA + usize::from(path.sectors_per_frame) * SECTOR_BYTES,
+            probe_bytes: reach::frame_bytes(path.sectors_per_frame),
             probes: path.measured.map(|_| path.probes),
             answered: path.measured,
         }

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::escape;
 use crate::output::{self, Facts, OutputArgs};
-use crate::reach::{Network, Plainly, ReachArgs};
+use crate::reach::{self, Network, Plainly, ReachArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -223,7 +223,7 @@ impl Change<'_> {
             self.stays_in(&now, &edited(&now, &directives), network)?;
         }
         match self.disk.mask(&directives)? {
-            Answer::Mask(macs) => Ok(State::Mask(names(&macs))),
+            Answer::Mask(macs) => Ok(State::Mask(reach::texts(&macs))),
             Answer::MaskRefused { error, index } => {
                 let mac = directives.get(usize::from(index));
                 let mac = mac.map_or_else(String::new, |directive| format!("{}: ", directive.mac));
@@ -254,7 +254,7 @@ impl Change<'_> {
                 let holders = self.disk.reserve(ReserveCommand::Read, &[])?;
                 bail!(
                     "it is reserved by {}, not by {}; --force takes it from them",
-                    names(&holders).join(", "),
+                    reach::texts(&holders).join(", "),
                     network.names()
                 )
             }
@@ -265,9 +265,9 @@ impl Change<'_> {
         ensure!(
             sorted(&holders) == sorted(&macs),
             "it is reserved by {} now",
-            names(&holders).join(", ")
+            reach::texts(&holders).join(", ")
         );
-        Ok(State::Reservation(names(&holders)))
+        Ok(State::Reservation(reach::texts(&holders)))
     }
 
     /// # Errors
@@ -357,10 +357,6 @@ impl Facts for SetFacts {
         };
         output::sheet([(name, value)])
     }
-}
-
-fn names(macs: &[MacAddr]) -> Vec<String> {
-    macs.iter().map(MacAddr::to_string).collect()
 }
 
 #[cfg(test)]
@@ -472,7 +468,7 @@ mod tests {
             serde_json::to_string(&released).unwrap(),
             r#"{"address":"e1.1","reservation":[]}"#
         );
-        let masked = facts(State::Mask(names(&[A, B])));
+        let masked = facts(State::Mask(reach::texts(&[A, B])));
         assert_eq!(
             masked.text(),
             "may use it  02:00:00:00:00:0a, 02:00:00:00:00:0b\n"
