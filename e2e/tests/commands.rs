@@ -7,7 +7,9 @@
 )]
 
 use std::{
-    path::PathBuf,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -18,6 +20,7 @@ use aoede_e2e::{
     aoe::{Addressing, Response, ata, config},
     aoede_binary, as_nobody, public_copy, run,
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -216,6 +219,7 @@ fn info_says_what_is_so_of_our_target() -> Result<()> {
     for (field, value) in [
         ("write_cache", json!(false)),
         ("flush", json!(true)),
+        ("flush_is_empty", json!(false)),
         ("trim", json!(true)),
         ("config_string", json!("")),
         ("mask", json!([])),
@@ -251,6 +255,8 @@ fn info_says_what_is_so_of_vblade() -> Result<()> {
     check_size_and_path(&scene, &mut info, 16, 0x4019)?;
     for (field, value) in [
         ("model", json!("Coraid EtherDrive vblade")),
+        ("flush", json!(true)),
+        ("flush_is_empty", json!(true)),
         ("trim", json!(false)),
         ("config_string", json!("")),
         ("mask", json!([])),
@@ -260,6 +266,65 @@ fn info_says_what_is_so_of_vblade() -> Result<()> {
         ensure!(info[field] == value, "{field}: {info:#}");
     }
     Ok(())
+}
+
+/// vblade says that it knows FLUSH CACHE, and acknowledges it without a sync.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_flush_that_does_nothing_is_not_believed() -> Result<()> {
+    let scene = Scene::new(Maker::Vblade)?;
+    let info = scene.text("info e1.1 -i ini0")?;
+    let line = "flush            acknowledged, but proves nothing";
+    ensure!(info.lines().any(|found| found == line), "{info}");
+
+    let (source, record) = (
+        scene.folder.image("source.img", 4096)?,
+        scene.folder.join("record"),
+    );
+    let copy = scene.aoede(&format!(
+        "copy {} e1.1 -i ini0 --state {}",
+        source.display(),
+        record.display()
+    ))?;
+    ensure!(copy.code == 0, "{copy:?}");
+    ensure!(
+        copy.stderr
+            .contains("e1.1 has no flush that proves anything"),
+        "{copy:?}"
+    );
+
+    let socket = scene.folder.join("nbd");
+    let mut command = Command::new(aoede_binary()?);
+    command.args(["attach", "e1.1", "-i", "ini0", "--socket"]);
+    command.arg(&socket);
+    let mut attach = Process::spawn_split("aoede attach", Some(&scene.initiator), command)?;
+    attach
+        .stderr
+        .wait_for("the target answers flushes without doing them", SOON)?;
+    attach.stdout.wait_for("\n", SOON)?;
+    // Neither flush (bit 2) nor FUA (bit 3) is offered, but flags are (bit 0).
+    let flags = transmission_flags(&socket)?;
+    ensure!(flags & 0b1101 == 1, "{flags:#b}");
+    attach.kill()
+}
+
+/// What an NBD server offers to who asks for its export without a name, in the old way.
+fn transmission_flags(socket: &Path) -> Result<u16> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(SOON))?;
+    let mut greeting = [0; 18];
+    stream.read_exact(&mut greeting)?;
+    ensure!(greeting[..16] == *b"NBDMAGICIHAVEOPT", "{greeting:02x?}");
+    // Fixed newstyle, no zeros; then the option 1, without a name.
+    stream.write_all(&[0, 0, 0, 3])?;
+    stream.write_all(b"IHAVEOPT\0\0\0\x01\0\0\0\0")?;
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer)?;
+    ensure!(
+        answer[..8] == (SECTORS * 512).to_be_bytes(),
+        "{answer:02x?}"
+    );
+    Ok(u16::from_be_bytes([answer[8], answer[9]]))
 }
 
 /// What the file and `ip link` say, too.
@@ -344,6 +409,42 @@ fn info_names_extensions_and_leaves_none_in_force() -> Result<()> {
     table.extend(names);
     ensure!(answers(&nic, &table)? == [0x7f]);
     ensure!(answers(&nic, &read)? == [0x70, 0x71]);
+    Ok(())
+}
+
+/// What is in force after a command would meet the next user of the MAC, so a signal does not end it
+/// at once.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_interrupted_info_leaves_no_extension_in_force() -> Result<()> {
+    let scene = Scene::new(Maker::Aoede)?;
+    let (nic, e1_1) = scene.by_hand(None)?;
+    let mut read = e1_1.ata(0x70, ata::READ, 0, 1, b"");
+    read.push(1);
+    read.extend([0, 0, 0, 0x71, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+    let mut command = Command::new(aoede_binary()?);
+    // It measures for half a second when all is agreed on.
+    command.args(["info", "e1.1", "-i", "ini0", "--extensions"]);
+    let mut info = Process::spawn_split("aoede info", Some(&scene.initiator), command)?;
+    let end = Instant::now() + SOON;
+    let mut is_in_force = false;
+    while !is_in_force {
+        ensure!(Instant::now() < end, "nothing is agreed on");
+        nic.send(&read)?;
+        while let Some(answer) = nic.receive(Duration::from_millis(10))? {
+            is_in_force |= Response(&answer).tag() == 0x71;
+        }
+    }
+    info.signal(Signal::INT)?;
+    let status = info.wait(SOON)?;
+    ensure!(status.code() == Some(1), "{status}");
+    let said = info.stderr.text();
+    ensure!(said.contains("interrupted"), "{said}");
+    ensure!(info.stdout.text().is_empty(), "{}", info.stdout.text());
+    // Answers to what was sent before.
+    while nic.receive(QUIET)?.is_some() {}
+    ensure!(answers(&nic, &read)? == [0x70]);
     Ok(())
 }
 
@@ -540,7 +641,13 @@ fn reservations(maker: Maker) -> Result<()> {
 
     // Held by others: only force takes it.
     let holder = text(STRANGER);
-    let set = scene.text(&format!("set e1.1 -i ini0 --reserve {holder}"))?;
+    let for_other = format!("set e1.1 -i ini0 --reserve {holder}");
+    scene.fails(
+        &for_other,
+        &["could not use the disk on ini0", &own, "`me`", "--force"],
+    )?;
+    ensure!(error()? == 0, "nothing has changed");
+    let set = scene.text(&format!("{for_other} --force"))?;
     ensure!(set == format!("reserved by  {holder}\n"), "{set}");
     for line in ["--release", "--reserve me"] {
         scene.fails(

@@ -2,14 +2,17 @@
 //! initiator on them, and errors that tell a person what to do.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use aoede_initiator::{Client, ClientError, Disk, DiskInfo, MAX_PORTS, PortId, Settings, Wanted};
 use aoede_link::{Interface, Monitor};
-use aoede_wire::{Address, MacAddr};
+use aoede_wire::{Address, MacAddr, SECTOR_BYTES};
 use clap::{Args, ValueEnum};
+
+use crate::stop::Stop;
 
 /// Options of every command that looks at a network.
 #[derive(Args, Clone, Debug)]
@@ -60,16 +63,9 @@ pub(crate) struct Plainly;
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ExtensionArgs {
     /// Extensions to ask the disk for, separated by commas; of these it uses those that it knows
-    /// [default: all but checksums].
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_enum,
-        value_delimiter = ',',
-        default_values_t = ExtensionName::DEFAULT,
-        hide_default_value = true
-    )]
-    extensions: Vec<ExtensionName>,
+    /// [default: all but checksums; of copy and bench: nor congestion].
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
+    extensions: Option<Vec<ExtensionName>>,
 
     /// Ask for no extensions: plain AoE.
     #[arg(long, conflicts_with = "extensions")]
@@ -97,14 +93,6 @@ pub(crate) enum ExtensionName {
 }
 
 impl ExtensionName {
-    /// The same as [`Wanted::default`].
-    const DEFAULT: [Self; 4] = [
-        Self::CoalescedRead,
-        Self::CoalescedWriteReply,
-        Self::Tags,
-        Self::Congestion,
-    ];
-
     pub(crate) fn wanted(names: &[Self]) -> Wanted {
         let mut wanted = Wanted::NOTHING;
         for name in names {
@@ -156,10 +144,10 @@ impl Asks for Plainly {
 
 impl Asks for ExtensionArgs {
     fn wanted(&self) -> Wanted {
-        if self.no_extensions {
-            Wanted::NOTHING
-        } else {
-            ExtensionName::wanted(&self.extensions)
+        match &self.extensions {
+            _ if self.no_extensions => Wanted::NOTHING,
+            Some(names) => ExtensionName::wanted(names),
+            None => Wanted::default(),
         }
     }
 }
@@ -187,10 +175,10 @@ impl<A: Asks> ReachArgs<A> {
 
 impl ReachArgs {
     /// The same without the measurement of congestion, for who has no half a second to lose; with
-    /// it if other extensions than the usual ones were asked for, and this among them.
+    /// it if it was asked for by name.
     pub(crate) fn settings_without_measuring(&self) -> Settings {
         let mut settings = self.settings();
-        settings.wanted.congestion &= self.asks.extensions != ExtensionName::DEFAULT;
+        settings.wanted.congestion &= self.asks.extensions.is_some();
         settings
     }
 }
@@ -262,12 +250,28 @@ impl Network {
     }
 }
 
+/// Bytes of a frame before its data, from the destination MAC on (§3.1).
+const BEFORE_DATA: usize = 36;
+
+/// Bytes of a frame that carries so many sectors, from the destination MAC on.
+pub(crate) fn frame_bytes(sectors: u8) -> usize {
+    BEFORE_DATA + usize::from(sectors) * SECTOR_BYTES
+}
+
+/// MAC addresses as people write them.
+pub(crate) fn texts(macs: &[MacAddr]) -> Vec<String> {
+    macs.iter().map(MacAddr::to_string).collect()
+}
+
 /// How long answers on other interfaces may take to come after the first.
 const OTHER_PATHS: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What is known about a disk when all is found out about its paths, or `patience` is over.
-pub(crate) fn settled(disk: &Disk, patience: Duration) -> anyhow::Result<DiskInfo> {
+///
+/// # Errors
+/// Those of [`pause`], or the initiator has ended.
+pub(crate) fn settled(disk: &Disk, patience: Duration, stop: &Stop) -> anyhow::Result<DiskInfo> {
     let start = Instant::now();
     let mut notices = Vec::new();
     loop {
@@ -278,7 +282,26 @@ pub(crate) fn settled(disk: &Disk, patience: Duration) -> anyhow::Result<DiskInf
             info.notices = notices;
             return Ok(info);
         }
-        thread::sleep(LOOK_AGAIN);
+        pause(LOOK_AGAIN, stop)?;
+    }
+}
+
+/// Waits for so long, or until somebody wants the command to end.
+///
+/// # Errors
+/// Somebody does: the disk is then to be dropped as at any other end, which takes back what was
+/// agreed on with it.
+pub(crate) fn pause(time: Duration, stop: &Stop) -> anyhow::Result<()> {
+    let until = Instant::now() + time;
+    loop {
+        if stop.take() {
+            bail!("interrupted");
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(LOOK_AGAIN));
     }
 }
 
@@ -311,7 +334,8 @@ fn find(names: &[String], monitor: &mut Monitor) -> anyhow::Result<Vec<Interface
 /// Names that an error lists; more are only counted.
 const MOST_LISTED: usize = 16;
 
-fn no_such(name: &str, all: &[Interface]) -> String {
+/// What to say of an interface that does not exist, where `all` do.
+pub(crate) fn no_such(name: &str, all: &[Interface]) -> String {
     let usable = all.iter().filter(|one| one.ethernet);
     let mut usable: Vec<&str> = usable.map(|one| one.name.as_str()).collect();
     usable.sort_unstable();
@@ -356,13 +380,22 @@ const MIN_PATIENCE: Duration = Duration::from_millis(100);
 const MAX_PATIENCE: Duration = Duration::from_secs(3600);
 
 fn patience(text: &str) -> Result<Duration, String> {
+    time_within(text, MIN_PATIENCE..=MAX_PATIENCE)
+}
+
+/// Parses a time with its unit.
+///
+/// # Errors
+/// It is none, or out of `range`: what to tell a person.
+pub(crate) fn time_within(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
     let time = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a time such as 500ms or 5s"))?;
-    if (MIN_PATIENCE..=MAX_PATIENCE).contains(&time) {
-        Ok(time)
-    } else {
-        Err("from 100ms to 1h, please".to_owned())
+    if range.contains(&time) {
+        return Ok(time);
     }
+    let (least, most) = range.into_inner();
+    let [least, most] = [least, most].map(humantime::format_duration);
+    Err(format!("from {least} to {most}, please"))
 }
 
 #[cfg(test)]
@@ -434,6 +467,16 @@ mod tests {
         };
         assert!(!measures(&[]) && !measures(&["--extensions", "tags"]));
         assert!(measures(&["--extensions", "congestion"]));
+        // Who names what is usual, in whatever order, has named it.
+        for usual in [
+            "coalesced_read,coalesced_write_reply,tags,congestion",
+            "tags,congestion,coalesced_write_reply,coalesced_read",
+        ] {
+            assert!(measures(&["--extensions", usual]));
+            let named = wanted(&["--extensions", usual]).unwrap();
+            assert_eq!(named, Wanted::default());
+        }
+        assert!(!measures(&["--no-extensions"]));
         assert!(wanted(&["--extensions", "tags", "--no-extensions"]).is_err());
     }
 
@@ -447,6 +490,8 @@ mod tests {
             parse(&["--give-up", "1h"]).unwrap().give_up,
             Duration::from_secs(3600)
         );
+        let error = time_within("9ms", Duration::from_millis(10)..=MAX_PATIENCE).unwrap_err();
+        assert_eq!(error, "from 10ms to 1h, please");
         for wrong in ["5", "99ms", "3601s", "soon"] {
             assert!(parse(&["--timeout", wrong]).is_err(), "{wrong}");
             assert!(parse(&["--give-up", wrong]).is_err(), "{wrong}");
@@ -486,6 +531,11 @@ mod tests {
         assert_eq!(error.to_string(), "17 interfaces: at most 16 can be used");
         let found = find(&names(&["lo"]), &mut monitor).unwrap();
         assert_eq!((found[0].name.as_str(), found[0].ethernet), ("lo", false));
+    }
+
+    #[test]
+    fn a_frame_has_36_bytes_before_its_sectors() {
+        assert_eq!([0, 2, 17].map(frame_bytes), [36, 1060, 8740]);
     }
 
     #[test]

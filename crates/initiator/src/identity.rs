@@ -5,6 +5,9 @@ use aoede_wire::SECTOR_BYTES;
 /// Word 69: what trimmed sectors hold does not change, and is zeros.
 const TRIM_ZEROES: u16 = 1 << 14 | 1 << 5;
 
+/// Models of targets that answer FLUSH CACHE without doing it (§15, 7): vblade, the 2014 AoEde.
+const EMPTY_FLUSH: [&str; 2] = ["Coraid EtherDrive vblade", "AoEde virtual blade"];
+
 /// A disk as it describes itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a bit on the wire")]
@@ -23,6 +26,8 @@ pub struct Identity {
     pub flush: bool,
     /// FLUSH CACHE EXT is known.
     pub flush_ext: bool,
+    /// A flush is answered without being done, as far as is known of this kind of target.
+    pub flush_is_empty: bool,
     /// Most blocks of ranges in one TRIM; 0 if it is not known.
     pub trim_blocks: u16,
     /// The disk promises that trimmed sectors read as zeros: bits 14 and 5 of word 69.
@@ -54,14 +59,16 @@ impl Identity {
         let valid = word(83) >> 14 == 0b01;
         let feature = |index: usize, bit: u32| valid && word(index) >> bit & 1 == 1;
         let lba48 = feature(83, 10);
+        let model = string(data, 54..94);
         Some(Self {
             serial: string(data, 20..40),
-            model: string(data, 54..94),
             firmware: string(data, 46..54),
             sectors: if lba48 { number(100, 3) } else { number(60, 2) },
             lba48,
             flush: feature(83, 12),
             flush_ext: feature(83, 13),
+            flush_is_empty: EMPTY_FLUSH.contains(&model.as_str()),
+            model,
             trim_blocks: if word(169) & 1 == 1 {
                 word(105).max(1)
             } else {
@@ -75,6 +82,12 @@ impl Identity {
                 0
             },
         })
+    }
+
+    /// Whether a flush is known, and worth something: what was acknowledged before it is on stable
+    /// storage when it succeeds.
+    pub fn can_flush(&self) -> bool {
+        (self.flush || self.flush_ext) && !self.flush_is_empty
     }
 
     /// Whether the other is the same disk (§15, 2).
@@ -150,6 +163,30 @@ mod tests {
         // Without the fixed bits the words say nothing.
         set(&mut data, 83, 0x3400);
         assert!(!Identity::decode(&data).unwrap().lba48);
+    }
+
+    /// Models as the golden frames and §3.6 have them, and flushes as word 83 of each says.
+    #[test]
+    fn rule_7_the_model_tells_whose_flush_does_nothing() {
+        for (model, word_83, can_flush) in [
+            ("AoEde", 0x7400, true),
+            ("AoEde", 0x5400, true),
+            ("AoEde", 0x6400, true),
+            ("AoEde", 0x4400, false),
+            ("Coraid EtherDrive vblade", 0x5400, false),
+            ("AoEde virtual blade", 0x5400, false),
+            ("another vblade", 0x5400, true),
+        ] {
+            let mut data = [0; 512];
+            data[54..94].fill(b' ');
+            for (at, byte) in model.bytes().enumerate() {
+                data[54 + (at ^ 1)] = byte;
+            }
+            set(&mut data, 83, word_83);
+            let identity = Identity::decode(&data).unwrap();
+            assert_eq!(identity.model, model);
+            assert_eq!(identity.can_flush(), can_flush, "{model} {word_83:#06x}");
+        }
     }
 
     #[test]

@@ -149,9 +149,10 @@ impl Suite {
             "{path:?}"
         );
         ensure!(path.measured.is_none_or(|probes| probes > 0));
-        // Of the 2014 AoEde's flush the initiator warns.
-        let old = expected.firmware == 0x4015;
-        ensure!(told.contains(&Notice::FlushProvesNothing) == old);
+        // Of a flush that does nothing the initiator warns: only ours does it.
+        let ours = expected.firmware == 0x5001;
+        ensure!(told.contains(&Notice::FlushProvesNothing) != ours);
+        ensure!(info.identity.can_flush() == ours, "{:?}", info.identity);
         ensure!(info.identity.sectors == SECTORS as u64 && info.identity.lba48);
         ensure!(!info.identity.model.is_empty());
         Ok(())

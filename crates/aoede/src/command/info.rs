@@ -1,9 +1,12 @@
 //! `aoede info`: what a disk on the network says of itself, and what the way to it can do.
 
+use std::time::Duration;
+
+use anyhow::Context as _;
 use aoede_initiator::{
     Answer, ClientError, Disk, DiskInfo, Error, Features, Notice, PathInfo, Request, Wanted,
 };
-use aoede_wire::{Address, ConfigCommand, MacAddr, ReserveCommand, SECTOR_BYTES};
+use aoede_wire::{Address, ConfigCommand, ReserveCommand, SECTOR_BYTES};
 use clap::{Args, ValueEnum as _};
 use serde::{Serialize, Serializer};
 
@@ -11,6 +14,7 @@ use crate::escape;
 use crate::output::{self, Facts, OutputArgs};
 use crate::reach::{self, Asks, ExtensionName, Network, ReachArgs};
 use crate::size::Size;
+use crate::stop::Stop;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,12 +61,17 @@ impl Asks for EveryExtension {
 
 pub(super) fn run(args: &InfoArgs) -> anyhow::Result<()> {
     let (network, disk) = args.reach.attach(args.address)?;
-    let told = ask(&disk)?;
-    let info = reach::settled(&disk, args.reach.timeout)?;
+    // Before, a signal ends the process at once.
+    let stop = Stop::on_signals().context("cannot prepare for signals")?;
+    let told = ask(&disk, &stop)?;
+    let info = reach::settled(&disk, args.reach.timeout, &stop)?;
     warn_of_others(args.address, &info, &network);
     let facts = DiskFacts::new(args, &info, told, &network);
     args.output.print(&facts)
 }
+
+/// How often signals are looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What the control commands tell.
 struct Told {
@@ -72,7 +81,7 @@ struct Told {
 }
 
 /// All at once, so that a target that is silent about several is waited for once.
-fn ask(disk: &Disk) -> anyhow::Result<Told> {
+fn ask(disk: &Disk, stop: &Stop) -> anyhow::Result<Told> {
     let mut queue = disk.queue(3);
     queue.submit(
         0,
@@ -95,13 +104,19 @@ fn ask(disk: &Disk) -> anyhow::Result<Told> {
         mask: Known::No(UNKNOWN),
         reservation: Known::No(UNKNOWN),
     };
-    while let Some(done) = queue.wait() {
+    while queue.under_way() > 0 {
+        let Some(done) = queue.wait_for(LOOK) else {
+            reach::pause(Duration::ZERO, stop)?;
+            continue;
+        };
         match (done.token, done.result) {
             (_, Ok(Answer::Config(string))) => {
                 told.config_string = Known::Yes(escape::escape(&string));
             }
-            (_, Ok(Answer::Mask(macs))) => told.mask = Known::Yes(names(&macs)),
-            (_, Ok(Answer::Reservation(macs))) => told.reservation = Known::Yes(names(&macs)),
+            (_, Ok(Answer::Mask(macs))) => told.mask = Known::Yes(reach::texts(&macs)),
+            (_, Ok(Answer::Reservation(macs))) => {
+                told.reservation = Known::Yes(reach::texts(&macs));
+            }
             (_, Ok(_) | Err(ClientError::Failed(Error::UnknownCommand))) => {}
             (token, Err(ClientError::Failed(Error::Silent))) => match token {
                 0 => told.config_string = Known::No(SILENT),
@@ -173,8 +188,7 @@ struct DiskFacts {
     physical_sector_bytes: u64,
     write_cache: bool,
     flush: bool,
-    /// Of the 2014 AoEde, it does nothing.
-    #[serde(skip)]
+    /// It is answered, but not done.
     flush_is_empty: bool,
     trim: bool,
     config_string: Known<String>,
@@ -196,9 +210,6 @@ struct PathFacts {
     round_trip_us: Option<u128>,
 }
 
-/// Bytes of a frame before its data, from the destination MAC on (§3.1).
-const BEFORE_DATA: usize = 36;
-
 impl DiskFacts {
     fn new(args: &InfoArgs, info: &DiskInfo, told: Told, network: &Network) -> Self {
         let identity = &info.identity;
@@ -217,7 +228,7 @@ impl DiskFacts {
             physical_sector_bytes: (SECTOR_BYTES as u64) << identity.physical_sector_exponent,
             write_cache: identity.write_cache,
             flush: identity.flush || identity.flush_ext,
-            flush_is_empty: info.notices.contains(&Notice::FlushProvesNothing),
+            flush_is_empty: identity.flush_is_empty,
             trim: identity.trim_blocks > 0,
             config_string: told.config_string,
             mask: told.mask,
@@ -240,7 +251,7 @@ impl PathFacts {
             mac: path.mac.to_string(),
             ready: path.ready,
             sectors_per_frame: path.sectors_per_frame,
-            frame_bytes: BEFORE_DATA + usize::from(path.sectors_per_frame) * SECTOR_BYTES,
+            frame_bytes: reach::frame_bytes(path.sectors_per_frame),
             buffer_count: path.buffer_count,
             firmware: path.firmware,
             round_trip_us: (round_trip_us > 0).then_some(round_trip_us),
@@ -274,7 +285,7 @@ impl Facts for DiskFacts {
     fn text(&self) -> String {
         let bytes = u64::try_from(self.size_bytes).unwrap_or(u64::MAX);
         let flush = match (self.flush, self.flush_is_empty) {
-            (true, true) => "known, but does nothing",
+            (true, true) => "acknowledged, but proves nothing",
             (known, _) => yes_or_no(known),
         };
         let sheet = output::sheet([
@@ -348,8 +359,4 @@ fn yes_or_no(yes: bool) -> &'static str {
 
 fn or(text: &str, empty: &str) -> String {
     if text.is_empty() { empty } else { text }.to_owned()
-}
-
-fn names(macs: &[MacAddr]) -> Vec<String> {
-    macs.iter().map(MacAddr::to_string).collect()
 }

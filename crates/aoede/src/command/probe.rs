@@ -1,16 +1,16 @@
 //! `aoede probe`: how many requests fit into a target's receive buffer (§10).
 
-use std::thread;
 use std::time::Duration;
 
-use anyhow::ensure;
-use aoede_initiator::{PathInfo, Wanted};
-use aoede_wire::{Address, SECTOR_BYTES};
+use anyhow::{Context as _, ensure};
+use aoede_initiator::{Disk, PathInfo, Wanted};
+use aoede_wire::Address;
 use clap::Args;
 use serde::Serialize;
 
 use crate::output::{self, Facts, OutputArgs};
 use crate::reach::{self, Asks, Network, ReachArgs};
+use crate::stop::Stop;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -53,11 +53,15 @@ impl Asks for Congestion {
 const PAUSE: Duration = Duration::from_millis(2200);
 
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<()> {
-    let mut facts = measure(args)?;
+    let reached = args.reach.attach(args.address)?;
+    // Before, a signal ends the process at once.
+    let stop = Stop::on_signals().context("cannot prepare for signals")?;
+    let mut facts = measure(args, &reached, &stop)?;
     if facts.has_silent_path() {
+        drop(reached);
         eprintln!("aoede: somebody on this host has just measured; once more in two seconds");
-        thread::sleep(PAUSE);
-        facts = measure(args)?;
+        reach::pause(PAUSE, &stop)?;
+        facts = measure(args, &args.reach.attach(args.address)?, &stop)?;
     }
     ensure!(
         !facts.has_silent_path(),
@@ -67,13 +71,16 @@ pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<()> {
     args.output.print(&facts)
 }
 
-fn measure(args: &ProbeArgs) -> anyhow::Result<ProbeFacts> {
-    let (network, disk) = args.reach.attach(args.address)?;
-    let info = reach::settled(&disk, args.reach.give_up)?;
+fn measure(
+    args: &ProbeArgs,
+    (network, disk): &(Network, Disk),
+    stop: &Stop,
+) -> anyhow::Result<ProbeFacts> {
+    let info = reach::settled(disk, args.reach.give_up, stop)?;
     let paths = info.paths.iter().filter(|path| path.ready);
     Ok(ProbeFacts {
         address: args.address.to_string(),
-        paths: paths.map(|path| PathFacts::new(path, &network)).collect(),
+        paths: paths.map(|path| PathFacts::new(path, network)).collect(),
     })
 }
 
@@ -95,9 +102,6 @@ struct PathFacts {
     answered: Option<u32>,
 }
 
-/// Bytes of a frame before its data, from the destination MAC on (§3.1).
-const BEFORE_DATA: usize = 36;
-
 impl ProbeFacts {
     fn has_silent_path(&self) -> bool {
         self.paths.iter().any(|path| path.answered == Some(0))
@@ -110,7 +114,7 @@ impl PathFacts {
             interface: network.name(path.port).to_owned(),
             mac: path.mac.to_string(),
             buffer_count: path.buffer_count,
-            probe_bytes: BEFORE_DATA + usize::from(path.sectors_per_frame) * SECTOR_BYTES,
+            probe_bytes: reach::frame_bytes(path.sectors_per_frame),
             probes: path.measured.map(|_| path.probes),
             answered: path.measured,
         }

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::escape;
 use crate::output::{self, Facts, OutputArgs};
-use crate::reach::{Network, Plainly, ReachArgs};
+use crate::reach::{self, Network, Plainly, ReachArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -220,17 +220,10 @@ impl Change<'_> {
             let Answer::Mask(now) = self.disk.mask(&[])? else {
                 bail!("the target does not tell its mask list");
             };
-            let out = shut_out(&now, &directives, &self.mine);
-            let interface = out.and_then(|at| network.interface_at(at));
-            if let Some((name, mac)) = interface {
-                bail!(
-                    "after that this host could not use the disk on {name} ({mac}) any more; add \
-                     `me`, or use --force"
-                );
-            }
+            self.stays_in(&now, &edited(&now, &directives), network)?;
         }
         match self.disk.mask(&directives)? {
-            Answer::Mask(macs) => Ok(State::Mask(names(&macs))),
+            Answer::Mask(macs) => Ok(State::Mask(reach::texts(&macs))),
             Answer::MaskRefused { error, index } => {
                 let mac = directives.get(usize::from(index));
                 let mac = mac.map_or_else(String::new, |directive| format!("{}: ", directive.mac));
@@ -247,6 +240,10 @@ impl Change<'_> {
 
     fn reservation(&self, network: &Network) -> anyhow::Result<State> {
         let macs = self.macs(&self.args.reserve);
+        if !self.args.force {
+            let now = self.disk.reserve(ReserveCommand::Read, &[])?;
+            self.stays_in(&now, &macs, network)?;
+        }
         let command = if self.args.force {
             ReserveCommand::ForceSet
         } else {
@@ -257,7 +254,7 @@ impl Change<'_> {
                 let holders = self.disk.reserve(ReserveCommand::Read, &[])?;
                 bail!(
                     "it is reserved by {}, not by {}; --force takes it from them",
-                    names(&holders).join(", "),
+                    reach::texts(&holders).join(", "),
                     network.names()
                 )
             }
@@ -268,9 +265,22 @@ impl Change<'_> {
         ensure!(
             sorted(&holders) == sorted(&macs),
             "it is reserved by {} now",
-            names(&holders).join(", ")
+            reach::texts(&holders).join(", ")
         );
-        Ok(State::Reservation(names(&holders)))
+        Ok(State::Reservation(reach::texts(&holders)))
+    }
+
+    /// # Errors
+    /// This host may use the disk now, and may not when `new` has taken the place of the list `now`.
+    fn stays_in(&self, now: &[MacAddr], new: &[MacAddr], network: &Network) -> anyhow::Result<()> {
+        let out = shut_out(now, new, &self.mine);
+        if let Some((name, mac)) = out.and_then(|at| network.interface_at(at)) {
+            bail!(
+                "after that this host could not use the disk on {name} ({mac}) any more; add \
+                 `me`, or use --force"
+            );
+        }
+        Ok(())
     }
 
     /// Every address once.
@@ -291,8 +301,8 @@ impl Change<'_> {
     }
 }
 
-/// Which of our addresses, if any, the list admits now and not when these directives have acted.
-fn shut_out(list: &[MacAddr], directives: &[Directive], mine: &[MacAddr]) -> Option<usize> {
+/// A mask list when these directives have acted.
+fn edited(list: &[MacAddr], directives: &[Directive]) -> Vec<MacAddr> {
     let mut new = list.to_vec();
     for directive in directives {
         new.retain(|mac| *mac != directive.mac);
@@ -300,9 +310,15 @@ fn shut_out(list: &[MacAddr], directives: &[Directive], mine: &[MacAddr]) -> Opt
             new.push(directive.mac);
         }
     }
+    new
+}
+
+/// Which of our addresses, if any, one list admits and another does not. They are masks or
+/// reservations: an empty one admits everybody.
+fn shut_out(now: &[MacAddr], new: &[MacAddr], mine: &[MacAddr]) -> Option<usize> {
     let admits = |list: &[MacAddr], mac| list.is_empty() || list.contains(mac);
     mine.iter()
-        .position(|mac| admits(list, mac) && !admits(&new, mac))
+        .position(|mac| admits(now, mac) && !admits(new, mac))
 }
 
 #[derive(Serialize)]
@@ -341,10 +357,6 @@ impl Facts for SetFacts {
         };
         output::sheet([(name, value)])
     }
-}
-
-fn names(macs: &[MacAddr]) -> Vec<String> {
-    macs.iter().map(MacAddr::to_string).collect()
 }
 
 #[cfg(test)]
@@ -419,16 +431,23 @@ mod tests {
             mac,
         };
         // An empty list admits everyone; a list of others does not.
-        assert_eq!(shut_out(&[], &[add(B)], &[A]), Some(0));
-        assert_eq!(shut_out(&[], &[add(B), add(A)], &[A]), None);
-        assert_eq!(shut_out(&[A, B], &[delete(A)], &[A]), Some(0));
-        assert_eq!(shut_out(&[A], &[delete(A)], &[A]), None);
-        assert_eq!(shut_out(&[], &[add(A)], &[A, B]), Some(1));
+        let after =
+            |list: &[MacAddr], edit: &[Directive], mine| shut_out(list, &edited(list, edit), mine);
+        assert_eq!(after(&[], &[add(B)], &[A]), Some(0));
+        assert_eq!(after(&[], &[add(B), add(A)], &[A]), None);
+        assert_eq!(after(&[A, B], &[delete(A)], &[A]), Some(0));
+        assert_eq!(after(&[A], &[delete(A)], &[A]), None);
+        assert_eq!(after(&[], &[add(A)], &[A, B]), Some(1));
         // Who is out already loses nothing.
-        assert_eq!(shut_out(&[A], &[add(A)], &[A, B]), None);
+        assert_eq!(after(&[A], &[add(A)], &[A, B]), None);
         // In the order of the directives.
-        assert_eq!(shut_out(&[A, B], &[add(A), delete(A)], &[A]), Some(0));
-        assert_eq!(shut_out(&[A, B], &[delete(A), add(A)], &[A]), None);
+        assert_eq!(after(&[A, B], &[add(A), delete(A)], &[A]), Some(0));
+        assert_eq!(after(&[A, B], &[delete(A), add(A)], &[A]), None);
+        // A reservation is replaced as a whole, and released by an empty one.
+        assert_eq!(shut_out(&[], &[B], &[A]), Some(0));
+        assert_eq!(shut_out(&[A, B], &[B], &[A]), Some(0));
+        assert_eq!(shut_out(&[B], &[B], &[A]), None);
+        assert_eq!(shut_out(&[A], &[], &[A]), None);
     }
 
     #[test]
@@ -449,7 +468,7 @@ mod tests {
             serde_json::to_string(&released).unwrap(),
             r#"{"address":"e1.1","reservation":[]}"#
         );
-        let masked = facts(State::Mask(names(&[A, B])));
+        let masked = facts(State::Mask(reach::texts(&[A, B])));
         assert_eq!(
             masked.text(),
             "may use it  02:00:00:00:00:0a, 02:00:00:00:00:0b\n"

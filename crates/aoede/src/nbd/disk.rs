@@ -24,7 +24,7 @@ pub trait Backing: Sync {
 pub struct Facts {
     /// Size in sectors.
     pub sectors: u64,
-    /// It knows FLUSH CACHE.
+    /// It knows FLUSH CACHE, and does it.
     pub flush: bool,
     /// It knows TRIM.
     pub trim: bool,
@@ -37,7 +37,7 @@ impl Backing for Disk {
         let identity = self.identity()?;
         Ok(Facts {
             sectors: identity.sectors,
-            flush: identity.flush || identity.flush_ext,
+            flush: identity.can_flush(),
             trim: identity.trim_blocks > 0,
             trim_zeroes: identity.trim_zeroes,
         })

@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Losses;
 use super::wait::Waiter;
+use crate::reach::no_such;
 use crate::worker::Worker;
 
 /// A config string of 1024 bytes needs this (§1 of the protocol).
@@ -61,10 +62,8 @@ impl Seats {
                 .interface(name)
                 .with_context(|| format!("cannot ask the kernel about interface {name}"))?;
             let Some(interface) = found else {
-                bail!(
-                    "no interface {name}; there are: {}",
-                    known_names(&mut monitor)?
-                );
+                let all = monitor.interfaces().unwrap_or_default();
+                bail!("{}", no_such(name, &all));
             };
             check(&interface)?;
             let same = |seat: &&Seat| {
@@ -326,23 +325,6 @@ fn check(interface: &Interface) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// The Ethernet interfaces of this host, to choose from.
-fn known_names(monitor: &mut Monitor) -> anyhow::Result<String> {
-    let interfaces = monitor
-        .interfaces()
-        .context("cannot ask the kernel about interfaces")?;
-    let names: Vec<_> = interfaces
-        .into_iter()
-        .filter(|interface| interface.ethernet)
-        .map(|interface| interface.name)
-        .collect();
-    Ok(if names.is_empty() {
-        "no Ethernet interfaces at all".to_owned()
-    } else {
-        names.join(", ")
-    })
 }
 
 fn facts(interface: &Interface, data_bytes: usize) -> PortFacts {

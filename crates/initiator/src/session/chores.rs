@@ -94,11 +94,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     }
 
     /// A target has told which disk it is.
-    pub(super) fn identified(&mut self, now: Instant, index: usize, identity: Identity) {
+    pub(super) fn identified(&mut self, now: Instant, index: usize, mut identity: Identity) {
         let Some(path) = self.paths.get_mut(index) else {
             return;
         };
         let (port, mac) = (path.port, path.mac);
+        identity.flush_is_empty |= path.is_old();
         let established = matches!(path.state, State::Ready | State::Silent);
         let returned = path.state != State::Ready;
         let must_agree = core::mem::take(&mut path.must_agree);
@@ -165,7 +166,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         path.entry_misses = 0;
         path.negotiate_after = now + NEGOTIATE_EVERY;
         path.prove_anew(mtu);
-        let (port, mac, old) = (path.port, path.mac, path.is_old());
+        let (port, mac) = (path.port, path.mac);
         if features.checksum().is_some() {
             // Sectors in a frame are fewer now (§11).
             self.ask |= 1_u32.checked_shl(port.0.into()).unwrap_or(0);
@@ -174,7 +175,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.attached = true;
             self.last_heard = now;
             self.notify(Notice::Attached);
-            if old {
+            let empty = self.identity.as_ref().is_some_and(|it| it.flush_is_empty);
+            if empty {
                 self.notify(Notice::FlushProvesNothing);
             }
         }

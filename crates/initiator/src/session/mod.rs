@@ -85,7 +85,7 @@ pub enum Notice {
         /// In sectors.
         sectors: u64,
     },
-    /// The target is the 2014 AoEde, whose FLUSH does nothing (§15, 7).
+    /// The target is vblade or the 2014 AoEde, whose FLUSH does nothing (§15, 7).
     FlushProvesNothing,
     /// The target speaks another version of the protocol: everything fails.
     VersionRefused,

@@ -518,6 +518,7 @@ mod tests {
             lba48,
             flush: true,
             flush_ext: true,
+            flush_is_empty: false,
             trim_blocks: 1,
             trim_zeroes: false,
             write_cache: false,

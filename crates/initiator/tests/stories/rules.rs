@@ -635,14 +635,29 @@ fn rule_7_the_flush_is_the_one_that_the_disk_knows() {
 }
 
 #[test]
-fn rule_7_the_flush_of_the_old_program_comes_with_a_warning() {
-    let mut bench = Bench::new(1500, OLD, quick());
-    bench.models[0].firmware = Some(0x4015);
-    bench.attach();
-    assert!(bench.notices.contains(&Notice::FlushProvesNothing));
-    let mut bench = Bench::attached(1500, ALL);
-    bench.read(0, 1);
-    assert!(!bench.notices.contains(&Notice::FlushProvesNothing));
+fn rule_7_a_flush_that_does_nothing_comes_with_a_warning() {
+    let is_told = |firmware, vblade: bool| {
+        let mut bench = Bench::new(1500, Speaks::Nothing, quick());
+        bench.models[0].firmware = firmware;
+        bench.run_with(ms(500), |answer| {
+            if vblade && answer.len() == 548 {
+                // Words 27 to 46 as in the golden frame of vblade; the checksum is left out.
+                answer[36 + 54..36 + 94]
+                    .copy_from_slice(b"oCardiE htrerDvi ebvaled                ");
+                answer[36 + 510..].fill(0);
+            }
+        });
+        let identity = bench.session.identity().unwrap();
+        assert!(identity.flush && bench.session.is_attached());
+        let told = bench.notices.contains(&Notice::FlushProvesNothing);
+        assert_eq!(identity.can_flush(), !told);
+        told
+    };
+    assert!(!is_told(None, false));
+    assert!(is_told(None, true));
+    // The 2014 AoEde, whatever it calls itself.
+    assert!(is_told(Some(0x4015), false));
+    assert!(!is_told(Some(0x4019), false));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use aoede_initiator::{Disk, Identity, Notice};
+use aoede_initiator::{Disk, Identity};
 use aoede_wire::{Address, SECTOR_BYTES};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -233,15 +233,7 @@ pub(super) struct LocalSink {
 
 impl WriteEnd {
     pub(super) fn disk(disk: Disk) -> anyhow::Result<Self> {
-        let info = disk.info()?;
-        if info.notices.contains(&Notice::FlushProvesNothing) {
-            eprintln!(
-                "aoede: {} acknowledges a flush without doing anything: a power cut may take what \
-                 was copied, and what was recorded of it",
-                disk.address()
-            );
-        }
-        let identity = info.identity;
+        let identity = disk.info()?.identity;
         Ok(Self::Disk { disk, identity })
     }
 
@@ -355,7 +347,7 @@ impl WriteEnd {
     /// Whether it can be said when something is on stable storage.
     pub(super) fn can_sync(&self) -> bool {
         match self {
-            Self::Disk { identity, .. } => identity.flush || identity.flush_ext,
+            Self::Disk { identity, .. } => identity.can_flush(),
             Self::Local(_) => true,
         }
     }

@@ -26,7 +26,7 @@ use serde::Serialize;
 
 use super::usage;
 use crate::output::{Facts, OutputArgs};
-use crate::reach::{Network, ReachArgs};
+use crate::reach::{self, Network, ReachArgs};
 use crate::size::Size;
 use crate::stop::Stop;
 use ends::{Place, ReadEnd, WriteEnd};
@@ -211,8 +211,8 @@ impl<'a> Copy<'a> {
             self.record = Some(Record { file, state });
         } else {
             eprintln!(
-                "aoede: {} has no flush: what it acknowledges must be believed, and a copy that is \
-                 interrupted begins anew",
+                "aoede: {} has no flush that proves anything: a power cut of the target may take \
+                 what was copied, and a copy that is interrupted begins anew",
                 state.destination.name()
             );
         }
@@ -444,11 +444,5 @@ const MIN_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write a time such as 500ms or 5s"))?;
-    if (MIN_INTERVAL..=MAX_INTERVAL).contains(&time) {
-        Ok(time)
-    } else {
-        Err("from 10ms to 1h, please".to_owned())
-    }
+    reach::time_within(text, MIN_INTERVAL..=MAX_INTERVAL)
 }
