@@ -233,14 +233,13 @@ impl StateFile {
     /// # Errors
     /// What the file system said. The old record is still there then.
     pub(super) fn save(&self, state: &State) -> io::Result<()> {
-        let mut new = self.path.clone().into_os_string();
-        new.push(".new");
-        let new = PathBuf::from(new);
-        let mut file = File::create(&new)?;
-        file.write_all(state.encode()?.as_bytes())?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&new, &self.path)?;
+        // A name that nothing has: what is beside the record is not ours.
+        let mut new = tempfile::Builder::new()
+            .prefix(".aoede-copy-")
+            .tempfile_in(folder_of(&self.path))?;
+        new.write_all(state.encode()?.as_bytes())?;
+        new.as_file().sync_all()?;
+        new.persist(&self.path)?;
         sync_folder_of(&self.path)
     }
 
@@ -258,10 +257,14 @@ impl StateFile {
 
 /// Makes the name of a file as stable as its content.
 pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
+    folder.unwrap_or_else(|| Path::new("."))
 }
 
 #[cfg(test)]
@@ -308,6 +311,23 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         file.remove().unwrap();
         assert_eq!(file.load().unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_beside_a_record_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("record.new"), "mine").unwrap();
+        fs::write(path("source"), "mine, too").unwrap();
+        std::os::unix::fs::symlink("source", path("other.new")).unwrap();
+        for name in ["record", "other"] {
+            let file = StateFile::new(path(name));
+            file.save(&state()).unwrap();
+            assert_eq!(file.load().unwrap(), Some(state()));
+        }
+        assert_eq!(fs::read(path("record.new")).unwrap(), b"mine");
+        assert_eq!(fs::read(path("source")).unwrap(), b"mine, too");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5);
     }
 
     /// What the text looks like is a promise to later versions.
