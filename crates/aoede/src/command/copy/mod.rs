@@ -19,7 +19,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use aoede_wire::SECTOR_BYTES;
 use clap::Args;
 use serde::Serialize;
@@ -276,10 +276,11 @@ impl<'a> Copy<'a> {
         drop(watch);
         let why = match end {
             Ok(End::All) => match settled {
-                Ok(()) => return Ok(zero_bytes),
+                Ok(()) if ledger.is_complete(self.bytes) => return Ok(zero_bytes),
+                Ok(()) => anyhow!("not everything has arrived"),
                 Err(error) => error,
             },
-            Ok(End::Stopped) => anyhow::anyhow!("interrupted"),
+            Ok(End::Stopped) => anyhow!("interrupted"),
             Ok(End::Failed(error)) | Err(error) => error,
         };
         let stable = Size(ledger.stable_to());
@@ -313,8 +314,9 @@ impl<'a> Copy<'a> {
             );
         }
         let why = match end {
-            Ok(End::All) => return Ok(()),
-            Ok(End::Stopped) => anyhow::anyhow!("interrupted"),
+            Ok(End::All) if ledger.written_to() == self.bytes => return Ok(()),
+            Ok(End::All) => anyhow!("not everything was read"),
+            Ok(End::Stopped) => anyhow!("interrupted"),
             Ok(End::Failed(error)) | Err(error) => error,
         };
         Err(why.context("all is copied, but not compared; --resume --verify compares again"))
