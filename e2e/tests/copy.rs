@@ -312,6 +312,16 @@ fn ctrl_c_leaves_a_copy_that_goes_on() -> Result<()> {
     let scene = Scene::new(Maker::under_test(), bytes, 9000)?;
     noise(&scene.path("source.img"), bytes, 31)?;
     let mut copy = scene.interrupt_at(&["source.img", "e1.1"], MIB)?;
+    // It cannot end meanwhile.
+    copy.signal(Signal::STOP)?;
+    for option in ["--resume", "--force"] {
+        scene.fail(
+            &["source.img", "e1.1", option],
+            1,
+            &["another copy to the same destination"],
+        )?;
+    }
+    copy.signal(Signal::CONT)?;
     copy.signal(Signal::INT)?;
     let status = copy.wait(SOON)?;
     let said = copy.stderr.text();

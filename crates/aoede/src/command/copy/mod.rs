@@ -1,13 +1,14 @@
 //! `aoede copy`: between an AoE disk and a file, a block device or another AoE disk.
 //!
 //! `ends.rs` says what may be copied where; `pump.rs` is the loop between a source and a sink, which
-//! are in `file.rs` and `disk.rs`; `ledger.rs` and `state.rs` let an interrupted copy go on. Pure
-//! are `ledger.rs`, `plan.rs`, `pump.rs` and `zeros.rs`.
+//! are in `file.rs` and `disk.rs`; `ledger.rs` and `state.rs` let an interrupted copy go on;
+//! `lock.rs` keeps two copies apart. Pure are `ledger.rs`, `plan.rs`, `pump.rs` and `zeros.rs`.
 
 mod disk;
 mod ends;
 mod file;
 mod ledger;
+mod lock;
 mod plan;
 mod pump;
 mod state;
@@ -31,6 +32,7 @@ use crate::size::Size;
 use crate::stop::Stop;
 use ends::{Place, ReadEnd, WriteEnd};
 use ledger::Ledger;
+use lock::Lock;
 use pump::End;
 use state::{State, StateFile, sync_folder_of};
 use watch::{Record, Watch};
@@ -146,6 +148,7 @@ struct Copy<'a> {
     from: u64,
     /// None if it cannot be known what is on stable storage.
     record: Option<Record>,
+    _lock: Lock,
 }
 
 impl<'a> Copy<'a> {
@@ -175,6 +178,11 @@ impl<'a> Copy<'a> {
             }
         }
         let file = StateFile::new(state_path(args, &destination, to_name)?);
+        if let Some(folder) = file.path().parent() {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("{}: give another --state", folder.display()))?;
+        }
+        let lock = Lock::of(file.path())?;
         file.is_ours()?;
         let from = if args.resume {
             earlier(&file, &state, &destination)?
@@ -192,6 +200,7 @@ impl<'a> Copy<'a> {
             bytes,
             from: from.unwrap_or(0),
             record: None,
+            _lock: lock,
         };
         copy.prepare(file, state)?;
         Ok(copy)
@@ -202,10 +211,6 @@ impl<'a> Copy<'a> {
         state.stable_bytes = self.from;
         if self.destination.can_sync() {
             let path = file.path();
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("{}: give another --state", folder.display()))?;
-            }
             file.save(&state)
                 .with_context(|| format!("the record {}: give another --state", path.display()))?;
             self.record = Some(Record { file, state });
