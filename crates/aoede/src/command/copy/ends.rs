@@ -64,12 +64,8 @@ impl Local {
         if !is_device && !kind.is_file() {
             bail!("{name} is neither a regular file nor a block device");
         }
-        let bytes = if is_device {
-            let end = (&file).seek(io::SeekFrom::End(0));
-            end.with_context(|| format!("{name}: asking for its size"))?
-        } else {
-            metadata.len()
-        };
+        let bytes =
+            bytes_of(&file, is_device).with_context(|| format!("{name}: asking for its size"))?;
         // The name that is the same from everywhere.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         Ok(Self {
@@ -137,13 +133,12 @@ impl ReadEnd {
     pub(super) fn side(&self) -> Side {
         match self {
             Self::Disk { disk, identity } => disk_side(disk, identity),
-            Self::Local(LocalSource { local, .. }) if local.is_device => device_side(local),
-            Self::Local(LocalSource { local, modified }) => Side::File {
-                path: local.text(),
-                bytes: local.bytes,
-                modified: *modified,
-                inode: None,
-            },
+            Self::Local(LocalSource { local, .. }) if local.is_device => {
+                device_side(local, local.bytes)
+            }
+            Self::Local(LocalSource { local, modified }) => {
+                source_side(local, local.bytes, *modified)
+            }
         }
     }
 
@@ -161,19 +156,38 @@ impl ReadEnd {
         }
     }
 
-    /// Whether a file is still what it was when it was opened. Of a disk nobody can tell.
-    pub(super) fn is_unchanged(&self) -> anyhow::Result<bool> {
-        Ok(match self {
-            Self::Local(LocalSource {
-                local,
-                modified: was,
-            }) => {
-                let metadata = local.file.metadata().with_context(|| local.text())?;
-                let same_size = local.is_device || metadata.len() == local.bytes;
-                same_size && modified(local)? == *was
+    /// Whether it is still what it was when it was opened, as far as that can be seen: of the
+    /// content of a disk or device nobody can tell.
+    ///
+    /// # Errors
+    /// What has changed, or that it cannot be asked.
+    pub(super) fn check_unchanged(&self) -> anyhow::Result<()> {
+        let now = match self {
+            Self::Disk { disk, .. } => {
+                let identity = disk
+                    .identity()
+                    .with_context(|| disk.address().to_string())?;
+                disk_side(disk, &identity)
             }
-            Self::Disk { .. } => true,
-        })
+            Self::Local(LocalSource { local, .. }) => {
+                let bytes = bytes_of(&local.file, local.is_device).with_context(|| local.text())?;
+                if local.is_device {
+                    device_side(local, bytes)
+                } else {
+                    source_side(local, bytes, modified(local)?)
+                }
+            }
+        };
+        self.side().check(&now)
+    }
+}
+
+/// Its size now.
+fn bytes_of(mut file: &File, is_device: bool) -> io::Result<u64> {
+    if is_device {
+        file.seek(io::SeekFrom::End(0))
+    } else {
+        Ok(file.metadata()?.len())
     }
 }
 
@@ -210,10 +224,19 @@ fn disk_side(disk: &Disk, identity: &Identity) -> Side {
     }
 }
 
-fn device_side(local: &Local) -> Side {
+fn device_side(local: &Local, bytes: u64) -> Side {
     Side::Device {
         path: local.text(),
-        bytes: local.bytes,
+        bytes,
+    }
+}
+
+fn source_side(local: &Local, bytes: u64, modified: Option<Modified>) -> Side {
+    Side::File {
+        path: local.text(),
+        bytes,
+        modified,
+        inode: None,
     }
 }
 
@@ -285,7 +308,9 @@ impl WriteEnd {
     pub(super) fn side(&self, bytes: u64) -> Side {
         match self {
             Self::Disk { disk, identity } => disk_side(disk, identity),
-            Self::Local(LocalSink { local, .. }) if local.is_device => device_side(local),
+            Self::Local(LocalSink { local, .. }) if local.is_device => {
+                device_side(local, local.bytes)
+            }
             // As it will be: it is as large as its source.
             Self::Local(LocalSink { local, inode }) => Side::File {
                 path: local.text(),
@@ -440,6 +465,30 @@ impl Comparer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_changes_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("source");
+        fs::write(&path, "1234").unwrap();
+        let source = ReadEnd::path(&path).unwrap();
+        source.check_unchanged().unwrap();
+        let file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.set_len(5).unwrap();
+        let error = source.check_unchanged().unwrap_err().to_string();
+        assert!(
+            error.ends_with("source has 5 bytes now, and had 4 when the copy began"),
+            "{error}"
+        );
+        file.set_len(4).unwrap();
+        let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        file.set_modified(long_ago).unwrap();
+        let error = source.check_unchanged().unwrap_err().to_string();
+        assert!(
+            error.ends_with("source was changed since the copy began"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn what_reads_as_an_address_is_a_disk() {

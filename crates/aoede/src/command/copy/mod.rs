@@ -232,12 +232,9 @@ impl<'a> Copy<'a> {
         let start = Instant::now();
         let zero_bytes = self.copy()?;
         let seconds = start.elapsed().as_secs_f64();
-        if !self.source.is_unchanged()? {
+        if let Err(error) = self.source.check_unchanged() {
             self.forget()?;
-            bail!(
-                "{} was changed while it was copied: the copy is half old and half new",
-                self.source.side().name()
-            );
+            bail!("{error:#}: the copy is half old and half new");
         }
         let mut verified = None;
         if self.args.verify {

@@ -141,7 +141,11 @@ impl Side {
         }
     }
 
-    fn check(&self, now: &Self) -> anyhow::Result<()> {
+    /// Whether it is the same `now`.
+    ///
+    /// # Errors
+    /// What has changed, in words for a person.
+    pub(super) fn check(&self, now: &Self) -> anyhow::Result<()> {
         let name = now.name();
         if self.name() != name {
             bail!("it was {} when the copy began, not {name}", self.name());
