@@ -9,9 +9,10 @@ use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOp
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use aoede_initiator::{Disk, Identity, Notice};
+use aoede_initiator::{Disk, Identity, Notice, Request};
 use aoede_wire::{Address, SECTOR_BYTES};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -21,10 +22,13 @@ use super::file::{FileComparer, FileSink, FileSource, Zeros};
 use super::pump::{Sink, Source};
 use super::state::{Modified, Side};
 use super::zeros::is_zero;
+use crate::stop::Stop;
 
 /// Where a disk is looked at to see whether it is blank, at its beginning and at its end: partition
 /// tables and the headers of file systems lie there.
-const EDGE_BYTES: usize = 1 << 20;
+const EDGE_BYTES: u64 = 1 << 20;
+/// How often signals are looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// One end of a copy, as it is named on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +114,12 @@ impl ReadEnd {
     /// # Errors
     /// It is not there, may not be read, or is nothing that can be copied.
     pub(super) fn path(path: &Path) -> anyhow::Result<Self> {
-        let file = File::open(path).with_context(|| path.display().to_string())?;
+        // A pipe is not waited for, but refused.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)
+            .with_context(|| path.display().to_string())?;
         let local = Local::of(file, path)?;
         if !local.lock(FlockOperation::NonBlockingLockShared) {
             eprintln!(
@@ -180,6 +189,35 @@ impl ReadEnd {
         };
         self.side().check(&now)
     }
+}
+
+/// Whole sectors of a disk, or the news that a stop was asked for.
+fn read_disk(disk: &Disk, from: u64, bytes: u64, stop: &Stop) -> anyhow::Result<Vec<u8>> {
+    let name = || disk.address().to_string();
+    let lba = from / SECTOR_BYTES as u64;
+    let buffer = vec![0; usize::try_from(bytes)?];
+    let mut queue = disk.queue(1);
+    let taken = queue.submit(0, Request::Read { lba, buffer });
+    taken.with_context(name)?;
+    loop {
+        if stop.take() {
+            bail!("interrupted");
+        }
+        if let Some(done) = queue.wait_for(LOOK) {
+            done.result.with_context(name)?;
+            return done.buffer.context("the data of a read is missing");
+        }
+    }
+}
+
+/// What a file or device has; behind its end are zeros.
+fn read_local(local: &Local, from: u64, bytes: u64) -> anyhow::Result<Vec<u8>> {
+    let mut data = vec![0; usize::try_from(bytes)?];
+    let there = local.bytes.saturating_sub(from).min(bytes);
+    let (content, _) = data.split_at_mut(usize::try_from(there)?);
+    let read = local.file.read_exact_at(content, from);
+    read.with_context(|| local.text())?;
+    Ok(data)
 }
 
 /// Its size now.
@@ -348,33 +386,27 @@ impl WriteEnd {
     /// Whether it has nothing that could be lost: an empty file, a disk with zeros at both ends.
     ///
     /// # Errors
-    /// It cannot be read.
-    pub(super) fn is_blank(&self) -> anyhow::Result<bool> {
+    /// It cannot be read, or a stop was asked for.
+    pub(super) fn is_blank(&self, stop: &Stop) -> anyhow::Result<bool> {
         let Some(room) = self.room() else {
             return Ok(self.file_bytes() == Some(0));
         };
-        let edge = EDGE_BYTES.min(usize::try_from(room).unwrap_or(EDGE_BYTES));
-        let mut data = vec![0; edge];
-        for from in [0, room - edge as u64] {
-            let name = match self {
-                Self::Disk { disk, .. } => disk.address().to_string(),
-                Self::Local(LocalSink { local, .. }) => local.text(),
-            };
-            let read = match self {
-                Self::Disk { disk, .. } => disk
-                    .read_at(from / SECTOR_BYTES as u64, &mut data)
-                    .map_err(anyhow::Error::from),
-                Self::Local(LocalSink { local, .. }) => {
-                    let read = local.file.read_exact_at(&mut data, from);
-                    read.map_err(anyhow::Error::from)
-                }
-            };
-            read.with_context(|| format!("{name}: looking whether it is blank"))?;
+        let edge = room.min(EDGE_BYTES);
+        for from in [0, room - edge] {
+            let data = self.read(from, edge, stop);
+            let data = data.context("looking whether it is blank")?;
             if !is_zero(&data) {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    fn read(&self, from: u64, bytes: u64, stop: &Stop) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Self::Disk { disk, .. } => read_disk(disk, from, bytes, stop),
+            Self::Local(LocalSink { local, .. }) => read_local(local, from, bytes),
+        }
     }
 
     /// Whether it can be said when something is on stable storage.
@@ -481,11 +513,24 @@ mod tests {
             "{error}"
         );
         file.set_len(4).unwrap();
-        let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1);
         file.set_modified(long_ago).unwrap();
         let error = source.check_unchanged().unwrap_err().to_string();
         assert!(
             error.ends_with("source was changed since the copy began"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+        let error = ReadEnd::path(&path).unwrap_err().to_string();
+        assert!(
+            error.ends_with("pipe is neither a regular file nor a block device"),
             "{error}"
         );
     }

@@ -107,7 +107,6 @@ pub(super) fn run(args: &CopyArgs) -> anyhow::Result<()> {
         }
         _ => {}
     }
-    let stop = Stop::on_signals().context("cannot prepare for signals")?;
     let network = args.reach.interfaces.open()?;
     let source = match &args.source {
         Place::Disk(address) => ReadEnd::disk(attach(args, &network, *address)?)?,
@@ -116,13 +115,27 @@ pub(super) fn run(args: &CopyArgs) -> anyhow::Result<()> {
     if source.bytes() == 0 {
         bail!("{} is empty", source.side().name());
     }
+    // A signal that comes before ends the process at once, as nothing is to be finished. A disk that
+    // is attached is to be taken leave of.
+    let early = match &source {
+        ReadEnd::Disk { .. } => Some(stop_on_signals()?),
+        ReadEnd::Local(_) => None,
+    };
     let destination = match &args.destination {
         Place::Disk(address) => WriteEnd::disk(attach(args, &network, *address)?)?,
         Place::Path(path) => WriteEnd::path(path, &source)?,
     };
+    let stop = match early {
+        Some(stop) => stop,
+        None => stop_on_signals()?,
+    };
     let mut copy = Copy::begin(args, &stop, source, destination)?;
     let facts = copy.run()?;
     args.output.print(&facts)
+}
+
+fn stop_on_signals() -> anyhow::Result<Stop> {
+    Stop::on_signals().context("cannot prepare for signals")
 }
 
 fn attach(
@@ -190,7 +203,7 @@ impl<'a> Copy<'a> {
             None
         };
         if from.is_none() && !args.force {
-            may_overwrite(&file, to_name, &destination)?;
+            may_overwrite(&file, to_name, &destination, stop)?;
         }
         let mut copy = Self {
             args,
@@ -358,7 +371,12 @@ fn earlier(file: &StateFile, now: &State, destination: &WriteEnd) -> anyhow::Res
 }
 
 /// Whether nothing would be lost.
-fn may_overwrite(file: &StateFile, name: &str, destination: &WriteEnd) -> anyhow::Result<()> {
+fn may_overwrite(
+    file: &StateFile,
+    name: &str,
+    destination: &WriteEnd,
+    stop: &Stop,
+) -> anyhow::Result<()> {
     let path = file.path();
     if path.exists() {
         bail!(
@@ -367,7 +385,7 @@ fn may_overwrite(file: &StateFile, name: &str, destination: &WriteEnd) -> anyhow
             path.display()
         );
     }
-    if !destination.is_blank()? {
+    if !destination.is_blank(stop)? {
         bail!("{name} is not empty; --force overwrites it");
     }
     Ok(())
