@@ -1,6 +1,7 @@
 //! The two ends of a copy: what they are, whether they may be used, and how each is known again.
 //!
-//! Nothing is changed here before [`WriteEnd::prepare`].
+//! Nothing is changed here before [`WriteEnd::prepare`], but that an empty file is made where there
+//! was none; it is removed again if the copy is refused.
 
 use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions};
@@ -290,6 +291,33 @@ pub(super) enum WriteEnd {
 pub(super) struct LocalSink {
     local: Local,
     inode: u64,
+    /// An empty file that we have made, and locked, until it is prepared.
+    fresh: Option<PathBuf>,
+}
+
+impl Drop for LocalSink {
+    fn drop(&mut self) {
+        if let Some(path) = &self.fresh {
+            // If it stays, it is only untidy.
+            let _untidy = fs::remove_file(path);
+        }
+    }
+}
+
+/// Opens it, or makes an empty file, and says whether that was made.
+fn open_or_make(options: &mut OpenOptions, path: &Path) -> io::Result<(File, bool)> {
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => return Ok((result?, false)),
+    }
+    match options.create_new(true).open(path) {
+        // A link to nothing, or somebody was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let file = options.create_new(false).create(true).open(path)?;
+            Ok((file, false))
+        }
+        result => Ok((result?, true)),
+    }
 }
 
 impl WriteEnd {
@@ -319,10 +347,8 @@ impl WriteEnd {
         if is_device {
             // The kernel's way to say: not while it is mounted, or part of something.
             options.custom_flags(OFlags::EXCL.bits().cast_signed());
-        } else {
-            options.create(true);
         }
-        let file = match options.open(path) {
+        let (file, is_new) = match open_or_make(&mut options, path) {
             Err(error) if is_device && error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
                 bail!(
                     "{name} is in use (mounted, a part of another device, or open); free it first"
@@ -340,7 +366,13 @@ impl WriteEnd {
         if !local.lock(FlockOperation::NonBlockingLockExclusive) {
             bail!("{name} is in use by another process (it is locked); stop that first");
         }
-        Ok(Self::Local(LocalSink { local, inode }))
+        // Only now, as nobody else has it.
+        let fresh = is_new.then(|| local.path.clone());
+        Ok(Self::Local(LocalSink {
+            local,
+            inode,
+            fresh,
+        }))
     }
 
     pub(super) fn side(&self, bytes: u64) -> Side {
@@ -350,7 +382,7 @@ impl WriteEnd {
                 device_side(local, local.bytes)
             }
             // As it will be: it is as large as its source.
-            Self::Local(LocalSink { local, inode }) => Side::File {
+            Self::Local(LocalSink { local, inode, .. }) => Side::File {
                 path: local.text(),
                 bytes,
                 modified: None,
@@ -421,10 +453,12 @@ impl WriteEnd {
     ///
     /// # Errors
     /// What the file system said.
-    pub(super) fn prepare(&self, from: u64, bytes: u64) -> anyhow::Result<()> {
-        let Self::Local(LocalSink { local, .. }) = self else {
+    pub(super) fn prepare(&mut self, from: u64, bytes: u64) -> anyhow::Result<()> {
+        let Self::Local(LocalSink { local, fresh, .. }) = self else {
             return Ok(());
         };
+        // From here on it stays.
+        *fresh = None;
         if local.is_device {
             return Ok(());
         }
@@ -533,6 +567,32 @@ mod tests {
             error.ends_with("pipe is neither a regular file nor a block device"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_destination_that_was_made_goes_if_nothing_comes_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("source"), "1234").unwrap();
+        fs::write(path("empty"), "").unwrap();
+        std::os::unix::fs::symlink("nothing", path("link")).unwrap();
+        let source = ReadEnd::path(&path("source")).unwrap();
+        let open = |name: &str| WriteEnd::path(&path(name), &source).unwrap();
+
+        let sink = open("new");
+        assert!(path("new").exists());
+        WriteEnd::path(&path("new"), &source).unwrap_err();
+        assert!(path("new").exists(), "it is the first one's");
+        drop(sink);
+        assert!(!path("new").exists());
+        drop(open("empty"));
+        assert!(path("empty").exists(), "it was there before");
+        drop(open("link"));
+
+        let mut sink = open("new");
+        sink.prepare(0, 512).unwrap();
+        drop(sink);
+        assert_eq!(fs::metadata(path("new")).unwrap().len(), 512);
     }
 
     #[test]
