@@ -228,6 +228,9 @@ impl<'a> Copy<'a> {
                 .with_context(|| format!("the record {}: give another --state", path.display()))?;
             self.record = Some(Record { file, state });
         } else {
+            // What an earlier copy recorded will not be true any more.
+            let removed = file.remove();
+            removed.with_context(|| format!("removing {}", file.path().display()))?;
             eprintln!(
                 "aoede: {} has no flush: what it acknowledges must be believed, and a copy that is \
                  interrupted begins anew",

@@ -247,14 +247,15 @@ impl StateFile {
         sync_folder_of(&self.path)
     }
 
-    /// Removes the record, if there is one.
+    /// Removes the record, if there is one, for good: a power cut does not bring it back.
     ///
     /// # Errors
     /// What the file system said.
     pub(super) fn remove(&self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
+            Err(error) => Err(error),
+            Ok(()) => sync_folder_of(&self.path),
         }
     }
 }
