@@ -326,7 +326,9 @@ fn ctrl_c_leaves_a_copy_that_goes_on() -> Result<()> {
     let status = copy.wait(SOON)?;
     let said = copy.stderr.text();
     ensure!(
-        status.code() == Some(1) && said.contains("--resume") && said.contains("interrupted"),
+        status.code() == Some(1)
+            && said.contains("aoede: interrupted; ")
+            && said.contains("192 MiB are copied, and --resume goes on from there"),
         "{status}: {said}"
     );
     let stable = recorded(&scene.record()).context("no record")?;
@@ -365,7 +367,11 @@ fn what_has_changed_is_not_gone_on_with() -> Result<()> {
     let mut damaged = record.clone();
     damaged[40] ^= 1;
     fs::write(scene.record(), damaged)?;
-    scene.fail(&arguments, 1, &["record", "it is damaged", "--force"])?;
+    scene.fail(
+        &arguments,
+        1,
+        &["record: it is damaged; begin anew with --force instead of --resume"],
+    )?;
     fs::write(scene.record(), record)?;
 
     // Another target at the same address, whose serial number is another.
@@ -465,6 +471,14 @@ fn what_would_be_lost_and_what_does_not_fit_is_refused() -> Result<()> {
     ensure!(fs::read(&scene.image)? == expected, "wrong content");
 
     scene.fail(&["small.img", "e1.1"], 1, &["e1.1 is not empty; --force"])?;
+    scene.fail(
+        &["small.img", "e1.1", "--resume"],
+        1,
+        &[
+            "e1.1 is not empty, and there is no record",
+            "--force instead of --resume",
+        ],
+    )?;
     scene.fail(
         &["e1.1", "small.img"],
         1,

@@ -192,8 +192,9 @@ impl<'a> Copy<'a> {
         }
         let file = StateFile::new(state_path(args, &destination, to_name)?);
         if let Some(folder) = file.path().parent() {
-            std::fs::create_dir_all(folder)
-                .with_context(|| format!("{}: give another --state", folder.display()))?;
+            let made = std::fs::create_dir_all(folder);
+            made.with_context(|| folder.display().to_string())
+                .map_err(|error| advise(&error, "give another --state"))?;
         }
         let lock = Lock::of(file.path())?;
         file.is_ours()?;
@@ -203,7 +204,7 @@ impl<'a> Copy<'a> {
             None
         };
         if from.is_none() && !args.force {
-            may_overwrite(&file, to_name, &destination, stop)?;
+            may_overwrite(&file, to_name, &destination, args.resume, stop)?;
         }
         let mut copy = Self {
             args,
@@ -224,8 +225,10 @@ impl<'a> Copy<'a> {
         state.stable_bytes = self.from;
         if self.destination.can_sync() {
             let path = file.path();
-            file.save(&state)
-                .with_context(|| format!("the record {}: give another --state", path.display()))?;
+            let saved = file.save(&state);
+            saved
+                .with_context(|| format!("the record {}", path.display()))
+                .map_err(|error| advise(&error, "give another --state"))?;
             self.record = Some(Record { file, state });
         } else {
             // What an earlier copy recorded will not be true any more.
@@ -303,12 +306,13 @@ impl<'a> Copy<'a> {
         };
         let stable = Size(ledger.stable_to());
         Err(if can_resume {
-            why.context(format!(
-                "{stable} of {} are copied; with --resume the copy goes on from there",
-                Size(self.bytes)
-            ))
+            let bytes = Size(self.bytes);
+            advise(
+                &why,
+                &format!("{stable} of {bytes} are copied, and --resume goes on from there"),
+            )
         } else {
-            why.context("the copy is not complete")
+            advise(&why, "the copy is not complete")
         })
     }
 
@@ -337,7 +341,14 @@ impl<'a> Copy<'a> {
             Ok(End::Stopped) => anyhow!("interrupted"),
             Ok(End::Failed(error)) | Err(error) => error,
         };
-        Err(why.context("all is copied, but not compared; --resume --verify compares again"))
+        Err(advise(
+            &why,
+            if self.record.is_some() {
+                "all is copied, but not compared; --resume --verify compares again"
+            } else {
+                "all is copied, but not compared"
+            },
+        ))
     }
 
     /// Removes the record: there is nothing to go on with.
@@ -353,19 +364,31 @@ impl<'a> Copy<'a> {
     }
 }
 
+/// The cause, and behind it what can be done or what it means.
+fn advise(cause: &anyhow::Error, advice: &str) -> anyhow::Error {
+    anyhow!("{cause:#}; {advice}")
+}
+
+/// What helps where `--resume` does not. The two exclude each other.
+const ANEW: &str = "begin anew with --force instead of --resume";
+
 /// How far an earlier run came, if there was one.
 fn earlier(file: &StateFile, now: &State, destination: &WriteEnd) -> anyhow::Result<Option<u64>> {
-    let Some(before) = file.load().context("begin anew with --force")? else {
+    let before = file.load().map_err(|error| advise(&error, ANEW))?;
+    let Some(before) = before else {
         return Ok(None);
     };
-    before.check(now).with_context(|| {
+    before.check(now).map_err(|error| {
         let path = file.path().display();
-        format!("the copy recorded in {path} cannot go on; begin anew with --force")
+        advise(
+            &error,
+            &format!("the copy recorded in {path} cannot go on: {ANEW}"),
+        )
     })?;
     let there = destination.file_bytes();
     if let Some(there) = there.filter(|&there| there < before.stable_bytes) {
         bail!(
-            "{} has only {there} bytes, and {} were copied; begin anew with --force",
+            "{} has only {there} bytes, and {} were copied; {ANEW}",
             now.destination.name(),
             before.stable_bytes
         );
@@ -378,6 +401,7 @@ fn may_overwrite(
     file: &StateFile,
     name: &str,
     destination: &WriteEnd,
+    resumes: bool,
     stop: &Stop,
 ) -> anyhow::Result<()> {
     let path = file.path();
@@ -389,6 +413,13 @@ fn may_overwrite(
         );
     }
     if !destination.is_blank(stop)? {
+        if resumes {
+            bail!(
+                "{name} is not empty, and there is no record {} of a copy to it; --force instead of \
+                 --resume overwrites it",
+                path.display()
+            );
+        }
         bail!("{name} is not empty; --force overwrites it");
     }
     Ok(())
@@ -475,5 +506,20 @@ fn interval(text: &str) -> Result<Duration, String> {
         Ok(time)
     } else {
         Err("from 10ms to 1h, please".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_comes_before_the_advice() {
+        let cause = anyhow!("no space").context("/srv/record");
+        let error = advise(&cause, "give another --state");
+        assert_eq!(
+            format!("{error:#}"),
+            "/srv/record: no space; give another --state"
+        );
     }
 }
