@@ -284,7 +284,6 @@ impl<'a> Copy<'a> {
         let mut sink = self.destination.sink(depth)?;
         let mut ledger = Ledger::new(self.from);
         let record = self.record.as_mut();
-        let can_resume = record.is_some();
         let every = self.args.sync_every;
         let mut watch = Watch::new(self.stop, "copying", self.from, self.bytes, record, every);
         let end = pump::run(&mut *source, &mut *sink, &mut ledger, &mut watch);
@@ -304,8 +303,8 @@ impl<'a> Copy<'a> {
             Ok(End::Stopped) => anyhow!("interrupted"),
             Ok(End::Failed(error)) | Err(error) => error,
         };
-        let stable = Size(ledger.stable_to());
-        Err(if can_resume {
+        Err(if let Some(record) = &self.record {
+            let stable = Size(record.state.stable_bytes);
             let bytes = Size(self.bytes);
             advise(
                 &why,
