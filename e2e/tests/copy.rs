@@ -7,7 +7,8 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -102,17 +103,18 @@ impl Scene {
         let mut command = self.command(arguments)?;
         command.args(["--sync-every", "10ms"]);
         let mut copy = Process::spawn("aoede copy", Some(&self.initiator), command)?;
-        loop {
-            if recorded(&self.record()).is_some_and(|bytes| bytes >= stable_bytes) {
-                return Ok(Some(copy));
-            }
+        let start = Instant::now();
+        // Without a sleep: a moment later it may have ended.
+        while recorded(&self.record()).is_none_or(|bytes| bytes < stable_bytes) {
             if !copy.is_running() {
                 let status = copy.wait(SOON)?;
                 ensure!(status.success(), "{status}:\n{}", copy.stderr.text());
                 return Ok(None);
             }
-            std::thread::yield_now();
+            ensure!(start.elapsed() < LONG, "{stable_bytes} bytes: not in time");
+            thread::yield_now();
         }
+        Ok(Some(copy))
     }
 
     /// The same, and it must not have ended.
