@@ -564,6 +564,12 @@ fn a_device_is_written_if_it_is_free_and_read() -> Result<()> {
     exclusive.read(true).custom_flags(libc::O_EXCL);
     let taken = exclusive.open(&device.0)?;
     scene.fail(&["e1.1", name, "--force"], 1, &[name, "is in use (mounted"])?;
+    // As the source it is used with a warning, and refused as it is too large.
+    scene.fail(
+        &[name, "e1.1"],
+        1,
+        &["is in use: what changes while it is copied", "17825792"],
+    )?;
     drop(taken);
     scene.fail(&["e1.1", name], 1, &["is not empty; --force"])?;
     scene.succeed(&["e1.1", name, "--force", "--verify"])?;

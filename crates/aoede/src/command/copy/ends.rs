@@ -122,7 +122,8 @@ impl ReadEnd {
             .open(path)
             .with_context(|| path.display().to_string())?;
         let local = Local::of(file, path)?;
-        if !local.lock(FlockOperation::NonBlockingLockShared) {
+        let is_taken = local.is_device && is_taken(path);
+        if is_taken || !local.lock(FlockOperation::NonBlockingLockShared) {
             eprintln!(
                 "aoede: {} is in use: what changes while it is copied is half old and half new",
                 local.text()
@@ -163,6 +164,17 @@ impl ReadEnd {
                 local.bytes,
                 2 * depth,
             )),
+        }
+    }
+
+    /// Whole sectors; what the last sector of a file lacks is zeros.
+    ///
+    /// # Errors
+    /// It cannot be read, or a stop was asked for.
+    pub(super) fn read(&self, from: u64, bytes: u64, stop: &Stop) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Self::Disk { disk, .. } => read_disk(disk, from, bytes, stop),
+            Self::Local(LocalSource { local, .. }) => read_local(local, from, bytes),
         }
     }
 
@@ -228,6 +240,16 @@ fn bytes_of(mut file: &File, is_device: bool) -> io::Result<u64> {
     } else {
         Ok(file.metadata()?.len())
     }
+}
+
+/// Whether a device is mounted, or part of something: the kernel does not give it exclusively then.
+fn is_taken(path: &Path) -> bool {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .custom_flags(OFlags::EXCL.bits().cast_signed());
+    let opened = options.open(path);
+    opened.is_err_and(|error| error.raw_os_error() == Some(Errno::BUSY.raw_os_error()))
 }
 
 /// Whether two names are one file or device.
@@ -434,7 +456,9 @@ impl WriteEnd {
         Ok(true)
     }
 
-    fn read(&self, from: u64, bytes: u64, stop: &Stop) -> anyhow::Result<Vec<u8>> {
+    /// # Errors
+    /// It cannot be read, or a stop was asked for.
+    pub(super) fn read(&self, from: u64, bytes: u64, stop: &Stop) -> anyhow::Result<Vec<u8>> {
         match self {
             Self::Disk { disk, .. } => read_disk(disk, from, bytes, stop),
             Self::Local(LocalSink { local, .. }) => read_local(local, from, bytes),
