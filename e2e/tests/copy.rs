@@ -385,6 +385,33 @@ fn what_has_changed_is_not_gone_on_with() -> Result<()> {
         &["e1.1 is another disk now", "serial number"],
     )?;
     scene.target.stop()?;
+
+    // One that differs in its content alone: at sector 1000.
+    let image = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&scene.image)?;
+    let mut was = [0; 5];
+    image.read_exact_at(&mut was, 512_007)?;
+    image.write_all_at(b"other", 512_007)?;
+    scene.target = Export::new(&scene.image, "tgt0").start(&scene.host, Maker::Aoede)?;
+    let record = fs::read(scene.record())?;
+    scene.fail(
+        &arguments,
+        1,
+        &[
+            "e1.1 differs from ",
+            "at sector 1000, where it was copied",
+            "--force instead of --resume",
+        ],
+    )?;
+    ensure!(
+        fs::read(scene.record())? == record,
+        "the record has changed"
+    );
+    scene.target.stop()?;
+    image.write_all_at(&was, 512_007)?;
+
     scene.target = Export::new(&scene.image, "tgt0").start(&scene.host, Maker::Aoede)?;
     let told = scene.succeed(&arguments)?;
     ensure!(told["resumed_at_bytes"].as_u64() >= Some(MIB), "{told}");
@@ -419,11 +446,12 @@ fn a_sector_that_was_corrupted_is_found() -> Result<()> {
     let mut scene = Scene::new(Maker::under_test(), bytes, 9000)?;
     noise(&scene.path("source.img"), bytes, 61)?;
     scene
-        .interrupt_at(&["source.img", "e1.1"], 8 * MIB)?
+        .interrupt_at(&["source.img", "e1.1"], 24 * MIB)?
         .kill()?;
     scene.target.stop()?;
     let image = OpenOptions::new().write(true).open(&scene.image)?;
-    for sector in [12_345, 1_234] {
+    // Between the first MiB and an eighth of what was copied: a resumed copy does not look there.
+    for sector in [5_432, 2_345] {
         image.write_all_at(b"corrupted", sector * SECTOR + 7)?;
     }
     let maker = Maker::under_test();
@@ -431,13 +459,15 @@ fn a_sector_that_was_corrupted_is_found() -> Result<()> {
     scene.fail(
         &["source.img", "e1.1", "--resume", "--verify"],
         1,
-        &["e1.1 differs from ", "source.img at sector 1234:"],
+        &["e1.1 differs from ", "source.img at sector 2345:"],
     )?;
     ensure!(!scene.record().exists(), "there is nothing to go on with");
 
     // In a file: the disk is the source.
     let back = scene.path("back.img");
-    scene.interrupt_at(&["e1.1", "back.img"], 8 * MIB)?.kill()?;
+    scene
+        .interrupt_at(&["e1.1", "back.img"], 24 * MIB)?
+        .kill()?;
     let file = OpenOptions::new().write(true).open(&back)?;
     file.write_all_at(&[0; 512], 4321 * SECTOR)?;
     scene.fail(

@@ -203,6 +203,9 @@ impl<'a> Copy<'a> {
         } else {
             None
         };
+        if let Some(from) = from.filter(|&from| from > 0) {
+            still_there(from, &source, &destination, (from_name, to_name), stop)?;
+        }
         if from.is_none() && !args.force {
             may_overwrite(&file, to_name, &destination, args.resume, stop)?;
         }
@@ -393,6 +396,30 @@ fn earlier(file: &StateFile, now: &State, destination: &WriteEnd) -> anyhow::Res
         );
     }
     Ok(Some(before.stable_bytes))
+}
+
+/// Compares samples of what an earlier run has copied: another disk may have come to the same
+/// address, with the same serial number.
+fn still_there(
+    end: u64,
+    source: &ReadEnd,
+    destination: &WriteEnd,
+    (from_name, to_name): (&str, &str),
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    for (from, bytes) in plan::samples(end) {
+        let doing = "looking whether what was copied is still there";
+        let expected = source.read(from, bytes, stop).context(doing)?;
+        let found = destination.read(from, bytes, stop).context(doing)?;
+        if let Some(differs) = file::differs_at(&expected, &found) {
+            bail!(
+                "{to_name} differs from {from_name} at sector {}, where it was copied: one of them \
+                 is not what it was; {ANEW}",
+                (from + differs as u64) / SECTOR_BYTES as u64
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Whether nothing would be lost.
