@@ -16,6 +16,7 @@ use aoede_e2e::{
     Export, Finished, Maker, Namespace, Process, Random, Scratch, TargetProcess, aoede_binary, run,
     succeed, wait_until,
 };
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -255,26 +256,54 @@ fn it_goes_to_vblade_and_back_in_small_frames() -> Result<()> {
     both_ways(Maker::Vblade, 1500)
 }
 
+/// Makes a file of so many bytes from a seed.
+type Make = fn(&Path, u64, u64) -> Result<()>;
+
+/// Makes a file full of noise, with a hole in every other MiB, and written zeros in every eighth.
+fn patchy(path: &Path, bytes: u64, seed: u64) -> Result<()> {
+    noise(path, bytes, seed)?;
+    let file = OpenOptions::new().write(true).open(path)?;
+    for from in (0..bytes).step_by(8 << 20) {
+        for at in [1, 3, 5, 7] {
+            // Odd places, so that no hole is whole requests.
+            let (from, len) = (from + at * MIB - 1234, MIB + 4321);
+            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(&file, punch, from, len)?;
+        }
+        file.write_all_at(&vec![0; 300_000], from + 4 * MIB)?;
+    }
+    Ok(())
+}
+
 /// Killed several times at random places, it comes to its end, and every byte is right.
-fn killed(arguments: [&str; 2], bytes: u64, seed: u64) -> Result<()> {
+fn killed(arguments: [&str; 2], bytes: u64, seed: u64, make: Make) -> Result<()> {
     let scene = Scene::new(Maker::under_test(), bytes, 9000)?;
     let mut random = Random::new(seed);
-    let original = if arguments[0] == "e1.1" {
-        let file = File::options().write(true).open(&scene.image)?;
-        let other = scene.path("original.img");
-        noise(&other, bytes, seed)?;
-        file.write_all_at(&fs::read(&other)?, 0)?;
-        other
+    let original = scene.path("original.img");
+    make(&original, bytes, seed)?;
+    // What is at the destination before must not shine through.
+    let old = scene.path("old.img");
+    noise(&old, bytes, seed + 1)?;
+    let (on_disk, source) = if arguments[0] == "e1.1" {
+        fs::rename(old, scene.path(arguments[1]))?;
+        (&original, None)
     } else {
-        noise(&scene.path(arguments[0]), bytes, seed)?;
-        scene.path(arguments[0])
+        (&old, Some(scene.path(arguments[0])))
     };
+    File::options()
+        .write(true)
+        .open(&scene.image)?
+        .write_all_at(&fs::read(on_disk)?, 0)?;
+    if let Some(source) = source {
+        fs::hard_link(&original, source)?;
+    }
+    let begin = [&arguments[..], &["--force"]].concat();
     let resume = [&arguments[..], &["--resume"]].concat();
     let mut last = 0;
     for round in 0..4 {
         let span = usize::try_from((bytes - last) / 3)?;
         let at = last + 1 + random.below(span) as u64;
-        let first = if round == 0 { &arguments[..] } else { &resume };
+        let first = if round == 0 { &begin } else { &resume };
         let mut copy = scene
             .interrupt_at(first, at)
             .with_context(|| format!("seed {seed}, round {round}, {at} of {bytes} bytes"))?;
@@ -298,13 +327,25 @@ fn killed(arguments: [&str; 2], bytes: u64, seed: u64) -> Result<()> {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_copy_to_a_disk_that_is_killed_goes_on() -> Result<()> {
-    killed(["source.img", "e1.1"], 192 * MIB, 21)
+    killed(["source.img", "e1.1"], 192 * MIB, 21, noise)
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_copy_to_a_file_that_is_killed_goes_on() -> Result<()> {
-    killed(["e1.1", "back.img"], 192 * MIB, 22)
+    killed(["e1.1", "back.img"], 192 * MIB, 22, noise)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_sparse_copy_to_a_disk_that_is_killed_goes_on() -> Result<()> {
+    killed(["source.img", "e1.1"], 256 * MIB, 23, patchy)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_sparse_copy_to_a_file_that_is_killed_goes_on() -> Result<()> {
+    killed(["e1.1", "back.img"], 256 * MIB, 24, patchy)
 }
 
 #[test]
