@@ -35,13 +35,13 @@ impl Lock {
             if !opened.is_file() || opened.len() > 0 {
                 bail!("{name} is no lock of a copy; give another --state");
             }
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::WOULDBLOCK) => bail!(
-                    "another copy to the same destination is under way ({name} is locked); wait \
-                     for its end or stop it"
-                ),
-                // Where there are no locks, there is nothing to ask.
-                Ok(()) | Err(_) => {}
+            // Any other error means that there are no locks here.
+            let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+            if taken == Err(Errno::WOULDBLOCK) {
+                bail!(
+                    "another copy to the same destination is under way ({name} is locked); wait for \
+                     its end or stop it"
+                );
             }
             // Its last holder may have removed it since it was opened.
             let there = fs::symlink_metadata(&path);
