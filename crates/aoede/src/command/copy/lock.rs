@@ -117,13 +117,16 @@ mod tests {
         let record = folder.path().join("record");
         let (inside, taken) = (AtomicU32::new(0), AtomicU32::new(0));
         std::thread::scope(|scope| {
-            for _ in 0..4 {
+            for _ in 0..8 {
                 scope.spawn(|| {
-                    while taken.load(Ordering::Relaxed) < 200 {
+                    while taken.load(Ordering::Relaxed) < 1000 {
                         if let Ok(_lock) = Lock::of(&record) {
-                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
-                            taken.fetch_add(1, Ordering::Relaxed);
+                            let others = inside.fetch_add(1, Ordering::SeqCst);
+                            // The others are to have their turn while it is held.
+                            (0..20).for_each(|_| std::thread::yield_now());
                             inside.fetch_sub(1, Ordering::SeqCst);
+                            taken.fetch_add(1, Ordering::Relaxed);
+                            assert_eq!(others, 0);
                         }
                     }
                 });
