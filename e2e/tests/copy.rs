@@ -7,7 +7,8 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,6 +16,7 @@ use aoede_e2e::{
     Export, Finished, Maker, Namespace, Process, Random, Scratch, TargetProcess, aoede_binary, run,
     succeed, wait_until,
 };
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -102,17 +104,18 @@ impl Scene {
         let mut command = self.command(arguments)?;
         command.args(["--sync-every", "10ms"]);
         let mut copy = Process::spawn("aoede copy", Some(&self.initiator), command)?;
-        loop {
-            if recorded(&self.record()).is_some_and(|bytes| bytes >= stable_bytes) {
-                return Ok(Some(copy));
-            }
+        let start = Instant::now();
+        // Without a sleep: a moment later it may have ended.
+        while recorded(&self.record()).is_none_or(|bytes| bytes < stable_bytes) {
             if !copy.is_running() {
                 let status = copy.wait(SOON)?;
                 ensure!(status.success(), "{status}:\n{}", copy.stderr.text());
                 return Ok(None);
             }
-            std::thread::yield_now();
+            ensure!(start.elapsed() < LONG, "{stable_bytes} bytes: not in time");
+            thread::yield_now();
         }
+        Ok(Some(copy))
     }
 
     /// The same, and it must not have ended.
@@ -253,26 +256,54 @@ fn it_goes_to_vblade_and_back_in_small_frames() -> Result<()> {
     both_ways(Maker::Vblade, 1500)
 }
 
+/// Makes a file of so many bytes from a seed.
+type Make = fn(&Path, u64, u64) -> Result<()>;
+
+/// Makes a file full of noise, with a hole in every other MiB, and written zeros in every eighth.
+fn patchy(path: &Path, bytes: u64, seed: u64) -> Result<()> {
+    noise(path, bytes, seed)?;
+    let file = OpenOptions::new().write(true).open(path)?;
+    for from in (0..bytes).step_by(8 << 20) {
+        for at in [1, 3, 5, 7] {
+            // Odd places, so that no hole is whole requests.
+            let (from, len) = (from + at * MIB - 1234, MIB + 4321);
+            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(&file, punch, from, len)?;
+        }
+        file.write_all_at(&vec![0; 300_000], from + 4 * MIB)?;
+    }
+    Ok(())
+}
+
 /// Killed several times at random places, it comes to its end, and every byte is right.
-fn killed(arguments: [&str; 2], bytes: u64, seed: u64) -> Result<()> {
+fn killed(arguments: [&str; 2], bytes: u64, seed: u64, make: Make) -> Result<()> {
     let scene = Scene::new(Maker::under_test(), bytes, 9000)?;
     let mut random = Random::new(seed);
-    let original = if arguments[0] == "e1.1" {
-        let file = File::options().write(true).open(&scene.image)?;
-        let other = scene.path("original.img");
-        noise(&other, bytes, seed)?;
-        file.write_all_at(&fs::read(&other)?, 0)?;
-        other
+    let original = scene.path("original.img");
+    make(&original, bytes, seed)?;
+    // What is at the destination before must not shine through.
+    let old = scene.path("old.img");
+    noise(&old, bytes, seed + 1)?;
+    let (on_disk, source) = if arguments[0] == "e1.1" {
+        fs::rename(old, scene.path(arguments[1]))?;
+        (&original, None)
     } else {
-        noise(&scene.path(arguments[0]), bytes, seed)?;
-        scene.path(arguments[0])
+        (&old, Some(scene.path(arguments[0])))
     };
+    File::options()
+        .write(true)
+        .open(&scene.image)?
+        .write_all_at(&fs::read(on_disk)?, 0)?;
+    if let Some(source) = source {
+        fs::hard_link(&original, source)?;
+    }
+    let begin = [&arguments[..], &["--force"]].concat();
     let resume = [&arguments[..], &["--resume"]].concat();
     let mut last = 0;
     for round in 0..4 {
         let span = usize::try_from((bytes - last) / 3)?;
         let at = last + 1 + random.below(span) as u64;
-        let first = if round == 0 { &arguments[..] } else { &resume };
+        let first = if round == 0 { &begin } else { &resume };
         let mut copy = scene
             .interrupt_at(first, at)
             .with_context(|| format!("seed {seed}, round {round}, {at} of {bytes} bytes"))?;
@@ -296,13 +327,25 @@ fn killed(arguments: [&str; 2], bytes: u64, seed: u64) -> Result<()> {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_copy_to_a_disk_that_is_killed_goes_on() -> Result<()> {
-    killed(["source.img", "e1.1"], 192 * MIB, 21)
+    killed(["source.img", "e1.1"], 192 * MIB, 21, noise)
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_copy_to_a_file_that_is_killed_goes_on() -> Result<()> {
-    killed(["e1.1", "back.img"], 192 * MIB, 22)
+    killed(["e1.1", "back.img"], 192 * MIB, 22, noise)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_sparse_copy_to_a_disk_that_is_killed_goes_on() -> Result<()> {
+    killed(["source.img", "e1.1"], 256 * MIB, 23, patchy)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_sparse_copy_to_a_file_that_is_killed_goes_on() -> Result<()> {
+    killed(["e1.1", "back.img"], 256 * MIB, 24, patchy)
 }
 
 #[test]
@@ -312,11 +355,23 @@ fn ctrl_c_leaves_a_copy_that_goes_on() -> Result<()> {
     let scene = Scene::new(Maker::under_test(), bytes, 9000)?;
     noise(&scene.path("source.img"), bytes, 31)?;
     let mut copy = scene.interrupt_at(&["source.img", "e1.1"], MIB)?;
+    // It cannot end meanwhile.
+    copy.signal(Signal::STOP)?;
+    for option in ["--resume", "--force"] {
+        scene.fail(
+            &["source.img", "e1.1", option],
+            1,
+            &["another copy to the same destination"],
+        )?;
+    }
+    copy.signal(Signal::CONT)?;
     copy.signal(Signal::INT)?;
     let status = copy.wait(SOON)?;
     let said = copy.stderr.text();
     ensure!(
-        status.code() == Some(1) && said.contains("--resume") && said.contains("interrupted"),
+        status.code() == Some(1)
+            && said.contains("aoede: interrupted; ")
+            && said.contains("192 MiB are copied, and --resume goes on from there"),
         "{status}: {said}"
     );
     let stable = recorded(&scene.record()).context("no record")?;
@@ -355,7 +410,11 @@ fn what_has_changed_is_not_gone_on_with() -> Result<()> {
     let mut damaged = record.clone();
     damaged[40] ^= 1;
     fs::write(scene.record(), damaged)?;
-    scene.fail(&arguments, 1, &["record", "it is damaged", "--force"])?;
+    scene.fail(
+        &arguments,
+        1,
+        &["record: it is damaged; begin anew with --force instead of --resume"],
+    )?;
     fs::write(scene.record(), record)?;
 
     // Another target at the same address, whose serial number is another.
@@ -367,6 +426,33 @@ fn what_has_changed_is_not_gone_on_with() -> Result<()> {
         &["e1.1 is another disk now", "serial number"],
     )?;
     scene.target.stop()?;
+
+    // One that differs in its content alone: at sector 1000.
+    let image = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&scene.image)?;
+    let mut was = [0; 5];
+    image.read_exact_at(&mut was, 512_007)?;
+    image.write_all_at(b"other", 512_007)?;
+    scene.target = Export::new(&scene.image, "tgt0").start(&scene.host, Maker::Aoede)?;
+    let record = fs::read(scene.record())?;
+    scene.fail(
+        &arguments,
+        1,
+        &[
+            "e1.1 differs from ",
+            "at sector 1000, where it was copied",
+            "--force instead of --resume",
+        ],
+    )?;
+    ensure!(
+        fs::read(scene.record())? == record,
+        "the record has changed"
+    );
+    scene.target.stop()?;
+    image.write_all_at(&was, 512_007)?;
+
     scene.target = Export::new(&scene.image, "tgt0").start(&scene.host, Maker::Aoede)?;
     let told = scene.succeed(&arguments)?;
     ensure!(told["resumed_at_bytes"].as_u64() >= Some(MIB), "{told}");
@@ -401,11 +487,12 @@ fn a_sector_that_was_corrupted_is_found() -> Result<()> {
     let mut scene = Scene::new(Maker::under_test(), bytes, 9000)?;
     noise(&scene.path("source.img"), bytes, 61)?;
     scene
-        .interrupt_at(&["source.img", "e1.1"], 8 * MIB)?
+        .interrupt_at(&["source.img", "e1.1"], 24 * MIB)?
         .kill()?;
     scene.target.stop()?;
     let image = OpenOptions::new().write(true).open(&scene.image)?;
-    for sector in [12_345, 1_234] {
+    // Between the first MiB and an eighth of what was copied: a resumed copy does not look there.
+    for sector in [5_432, 2_345] {
         image.write_all_at(b"corrupted", sector * SECTOR + 7)?;
     }
     let maker = Maker::under_test();
@@ -413,13 +500,15 @@ fn a_sector_that_was_corrupted_is_found() -> Result<()> {
     scene.fail(
         &["source.img", "e1.1", "--resume", "--verify"],
         1,
-        &["e1.1 differs from ", "source.img at sector 1234:"],
+        &["e1.1 differs from ", "source.img at sector 2345:"],
     )?;
     ensure!(!scene.record().exists(), "there is nothing to go on with");
 
     // In a file: the disk is the source.
     let back = scene.path("back.img");
-    scene.interrupt_at(&["e1.1", "back.img"], 8 * MIB)?.kill()?;
+    scene
+        .interrupt_at(&["e1.1", "back.img"], 24 * MIB)?
+        .kill()?;
     let file = OpenOptions::new().write(true).open(&back)?;
     file.write_all_at(&[0; 512], 4321 * SECTOR)?;
     scene.fail(
@@ -455,6 +544,14 @@ fn what_would_be_lost_and_what_does_not_fit_is_refused() -> Result<()> {
     ensure!(fs::read(&scene.image)? == expected, "wrong content");
 
     scene.fail(&["small.img", "e1.1"], 1, &["e1.1 is not empty; --force"])?;
+    scene.fail(
+        &["small.img", "e1.1", "--resume"],
+        1,
+        &[
+            "e1.1 is not empty, and there is no record",
+            "--force instead of --resume",
+        ],
+    )?;
     scene.fail(
         &["e1.1", "small.img"],
         1,
@@ -538,6 +635,12 @@ fn a_device_is_written_if_it_is_free_and_read() -> Result<()> {
     exclusive.read(true).custom_flags(libc::O_EXCL);
     let taken = exclusive.open(&device.0)?;
     scene.fail(&["e1.1", name, "--force"], 1, &[name, "is in use (mounted"])?;
+    // As the source it is used with a warning, and refused as it is too large.
+    scene.fail(
+        &[name, "e1.1"],
+        1,
+        &["is in use: what changes while it is copied", "17825792"],
+    )?;
     drop(taken);
     scene.fail(&["e1.1", name], 1, &["is not empty; --force"])?;
     scene.succeed(&["e1.1", name, "--force", "--verify"])?;

@@ -20,8 +20,8 @@ pub struct StopHandle {
 
 impl Stop {
     /// Takes SIGTERM, SIGINT and SIGHUP over for the whole process: from now on they ask for a stop
-    /// instead of ending it. A second one asks again and so changes nothing: what has begun is
-    /// finished. A SIGHUP that is ignored (nohup) stays so.
+    /// instead of ending it. A second one asks again; what that means is for the caller to say. A
+    /// SIGHUP that is ignored (nohup) stays so.
     ///
     /// # Errors
     /// What the kernel said.

@@ -116,7 +116,6 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
             Size(MOST_BYTES)
         )));
     }
-    let stop = Stop::on_signals().context("cannot prepare for signals")?;
     let mut settings = args.reach.settings_without_measuring();
     settings.requests = settings.requests.max(args.queue_depth);
     if args.coalesce == Coalesce::Off {
@@ -125,16 +124,22 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     let network = args.reach.interfaces.open()?;
     let disk = network.attach(args.address, settings, args.reach.timeout)?;
-    settle(&disk, args.reach.timeout)?;
+    // A signal that comes before ends the process at once; from here on the disk is to be taken
+    // leave of.
+    let stop = Stop::on_signals().context("cannot prepare for signals")?;
+    settle(&disk, args.reach.timeout, &stop)?;
     let report = measure(args, &disk, &stop)?;
     args.output.print(&report)
 }
 
 /// Waits until all is found out about the disk's paths: with measuring frame sizes, or congestion,
 /// nothing else shall be measured.
-fn settle(disk: &Disk, patience: Duration) -> anyhow::Result<()> {
+fn settle(disk: &Disk, patience: Duration, stop: &Stop) -> anyhow::Result<()> {
     let until = Instant::now() + patience;
     while Instant::now() < until && !disk.info()?.paths.iter().all(|path| path.settled) {
+        if stop.take() {
+            bail!("interrupted");
+        }
         thread::sleep(LOOK);
     }
     Ok(())
@@ -260,8 +265,13 @@ impl<'a> Load<'a> {
 
     /// Waits for what is under way.
     fn drain(&mut self) -> anyhow::Result<()> {
-        while let Some(done) = self.queue.wait() {
-            self.take_back(done, Instant::now())?;
+        while self.queue.under_way() > 0 {
+            if self.stop.take() {
+                bail!("interrupted");
+            }
+            if let Some(done) = self.queue.wait_for(LOOK) {
+                self.take_back(done, Instant::now())?;
+            }
         }
         Ok(())
     }

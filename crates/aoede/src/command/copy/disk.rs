@@ -42,10 +42,10 @@ impl DiskSource {
         }
     }
 
-    fn fill(&mut self) {
+    fn fill(&mut self) -> anyhow::Result<()> {
         while self.queue.under_way() < self.depth {
             if self.spare.is_empty() && self.unmade == 0 {
-                return;
+                return Ok(());
             }
             // A disk does not tell where its holes are.
             let all_data = Segment {
@@ -56,7 +56,7 @@ impl DiskSource {
                 .plan
                 .next(|_| Ok::<_, std::convert::Infallible>(all_data));
             let Ok(Some(part)) = part else {
-                return;
+                return Ok(());
             };
             let mut buffer = self.spare.pop().unwrap_or_else(|| {
                 self.unmade -= 1;
@@ -64,15 +64,17 @@ impl DiskSource {
             });
             buffer.resize(usize::try_from(part.to - part.from).unwrap_or(REQUEST), 0);
             let lba = part.from / SECTOR;
-            // It has room, as was just seen.
-            let _taken = self.queue.submit(part.from, Request::Read { lba, buffer });
+            let request = Request::Read { lba, buffer };
+            let taken = self.queue.submit(part.from, request);
+            taken.with_context(|| reading(&self.name, part.from))?;
         }
+        Ok(())
     }
 }
 
 impl Source for DiskSource {
     fn next(&mut self, patience: Duration) -> anyhow::Result<Next> {
-        self.fill();
+        self.fill()?;
         if self.queue.under_way() == 0 {
             let starved = self.spare.is_empty() && self.unmade == 0;
             return Ok(if starved { Next::Starved } else { Next::End });
@@ -81,13 +83,14 @@ impl Source for DiskSource {
             return Ok(Next::Later);
         };
         // The next request is to be on its way before this one's data is looked at.
-        self.fill();
+        self.fill()?;
         let from = done.token;
         if let Err(error) = done.result {
             self.spare.extend(done.buffer);
             return Err(error).with_context(|| reading(&self.name, from));
         }
-        let buffer = done.buffer.unwrap_or_default();
+        let buffer = done.buffer.context("the data of a read is missing");
+        let buffer = buffer.with_context(|| reading(&self.name, from))?;
         let content = if zeros::is_zero(&buffer) {
             let bytes = buffer.len() as u64;
             self.spare.push(buffer);
@@ -228,10 +231,10 @@ impl DiskSink {
     }
 
     /// Sends of the backlog what the queue has room for.
-    fn send(&mut self) {
+    fn send(&mut self) -> anyhow::Result<()> {
         while self.queue.under_way() < self.depth {
             let Some(part) = self.backlog.pop_front() else {
-                return;
+                return Ok(());
             };
             let lba = part.from / SECTOR;
             let (kind, bytes, request) = match part.content {
@@ -274,16 +277,17 @@ impl DiskSink {
                     kind,
                 },
                 request,
-            );
+            )?;
         }
+        Ok(())
     }
 
-    fn launch(&mut self, flight: Flight, request: Request<Vec<u8>>) {
+    fn launch(&mut self, flight: Flight, request: Request<Vec<u8>>) -> anyhow::Result<()> {
         let token = self.next_flight;
         self.next_flight += 1;
         self.flights.insert(token, flight);
-        // There is room: the caller has looked.
-        let _taken = self.queue.submit(token, request);
+        let taken = self.queue.submit(token, request);
+        taken.with_context(|| self.name.clone())
     }
 
     fn land(&mut self, done: Completion) -> anyhow::Result<()> {
@@ -372,8 +376,7 @@ impl Sink for DiskSink {
             }),
         }
         self.chunks.insert(from, unfinished);
-        self.send();
-        Ok(())
+        self.send()
     }
 
     fn begin_sync(&mut self) -> anyhow::Result<()> {
@@ -399,12 +402,12 @@ impl Sink for DiskSink {
                     bytes: 0,
                     kind: Kind::Flush,
                 };
-                self.launch(flight, Request::Flush);
+                self.launch(flight, Request::Flush)?;
             }
             if let Some(done) = self.queue.wait_for(patience) {
                 self.land(done)?;
             }
-            self.send();
+            self.send()?;
         }
         Ok(self.events.pop_front())
     }
@@ -460,10 +463,10 @@ impl DiskComparer {
         self.difference
     }
 
-    fn send(&mut self) {
+    fn send(&mut self) -> anyhow::Result<()> {
         while self.queue.under_way() < self.depth {
             let Some((chunk, from, to)) = self.backlog else {
-                return;
+                return Ok(());
             };
             let bytes = (to - from).min(REQUEST_BYTES);
             self.backlog = (from + bytes < to).then_some((chunk, from + bytes, to));
@@ -473,9 +476,10 @@ impl DiskComparer {
             self.next_flight += 1;
             self.flights.insert(token, (chunk, from));
             let lba = from / SECTOR;
-            // There is room, as was just seen.
-            let _taken = self.queue.submit(token, Request::Read { lba, buffer });
+            let taken = self.queue.submit(token, Request::Read { lba, buffer });
+            taken.with_context(|| reading(&self.name, from))?;
         }
+        Ok(())
     }
 
     fn land(&mut self, done: Completion) -> anyhow::Result<()> {
@@ -483,7 +487,8 @@ impl DiskComparer {
             return Ok(());
         };
         done.result.with_context(|| reading(&self.name, from))?;
-        let found = done.buffer.unwrap_or_default();
+        let found = done.buffer.context("the data of a read is missing");
+        let found = found.with_context(|| reading(&self.name, from))?;
         let Some(chunk) = self.chunks.get_mut(&at) else {
             return Ok(());
         };
@@ -529,8 +534,7 @@ impl Sink for DiskComparer {
                 expected: chunk.content,
             },
         );
-        self.send();
-        Ok(())
+        self.send()
     }
 
     fn begin_sync(&mut self) -> anyhow::Result<()> {
@@ -543,7 +547,7 @@ impl Sink for DiskComparer {
             if let Some(done) = self.queue.wait_for(patience) {
                 self.land(done)?;
             }
-            self.send();
+            self.send()?;
         }
         Ok(self.events.pop_front())
     }

@@ -1,6 +1,7 @@
 //! The two ends of a copy: what they are, whether they may be used, and how each is known again.
 //!
-//! Nothing is changed here before [`WriteEnd::prepare`].
+//! Nothing is changed here before [`WriteEnd::prepare`], but that an empty file is made where there
+//! was none; it is removed again if the copy is refused.
 
 use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions};
@@ -9,9 +10,10 @@ use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOp
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use aoede_initiator::{Disk, Identity};
+use aoede_initiator::{Disk, Identity, Request};
 use aoede_wire::{Address, SECTOR_BYTES};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -21,10 +23,13 @@ use super::file::{FileComparer, FileSink, FileSource, Zeros};
 use super::pump::{Sink, Source};
 use super::state::{Modified, Side};
 use super::zeros::is_zero;
+use crate::stop::Stop;
 
 /// Where a disk is looked at to see whether it is blank, at its beginning and at its end: partition
 /// tables and the headers of file systems lie there.
-const EDGE_BYTES: usize = 1 << 20;
+const EDGE_BYTES: u64 = 1 << 20;
+/// How often signals are looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// One end of a copy, as it is named on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,12 +69,8 @@ impl Local {
         if !is_device && !kind.is_file() {
             bail!("{name} is neither a regular file nor a block device");
         }
-        let bytes = if is_device {
-            let end = (&file).seek(io::SeekFrom::End(0));
-            end.with_context(|| format!("{name}: asking for its size"))?
-        } else {
-            metadata.len()
-        };
+        let bytes =
+            bytes_of(&file, is_device).with_context(|| format!("{name}: asking for its size"))?;
         // The name that is the same from everywhere.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         Ok(Self {
@@ -114,9 +115,15 @@ impl ReadEnd {
     /// # Errors
     /// It is not there, may not be read, or is nothing that can be copied.
     pub(super) fn path(path: &Path) -> anyhow::Result<Self> {
-        let file = File::open(path).with_context(|| path.display().to_string())?;
+        // A pipe is not waited for, but refused.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)
+            .with_context(|| path.display().to_string())?;
         let local = Local::of(file, path)?;
-        if !local.lock(FlockOperation::NonBlockingLockShared) {
+        let is_taken = local.is_device && is_taken(path);
+        if is_taken || !local.lock(FlockOperation::NonBlockingLockShared) {
             eprintln!(
                 "aoede: {} is in use: what changes while it is copied is half old and half new",
                 local.text()
@@ -137,13 +144,12 @@ impl ReadEnd {
     pub(super) fn side(&self) -> Side {
         match self {
             Self::Disk { disk, identity } => disk_side(disk, identity),
-            Self::Local(LocalSource { local, .. }) if local.is_device => device_side(local),
-            Self::Local(LocalSource { local, modified }) => Side::File {
-                path: local.text(),
-                bytes: local.bytes,
-                modified: *modified,
-                inode: None,
-            },
+            Self::Local(LocalSource { local, .. }) if local.is_device => {
+                device_side(local, local.bytes)
+            }
+            Self::Local(LocalSource { local, modified }) => {
+                source_side(local, local.bytes, *modified)
+            }
         }
     }
 
@@ -161,20 +167,89 @@ impl ReadEnd {
         }
     }
 
-    /// Whether a file is still what it was when it was opened. Of a disk nobody can tell.
-    pub(super) fn is_unchanged(&self) -> anyhow::Result<bool> {
-        Ok(match self {
-            Self::Local(LocalSource {
-                local,
-                modified: was,
-            }) => {
-                let metadata = local.file.metadata().with_context(|| local.text())?;
-                let same_size = local.is_device || metadata.len() == local.bytes;
-                same_size && modified(local)? == *was
-            }
-            Self::Disk { .. } => true,
-        })
+    /// Whole sectors; what the last sector of a file lacks is zeros.
+    ///
+    /// # Errors
+    /// It cannot be read, or a stop was asked for.
+    pub(super) fn read(&self, from: u64, bytes: u64, stop: &Stop) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Self::Disk { disk, .. } => read_disk(disk, from, bytes, stop),
+            Self::Local(LocalSource { local, .. }) => read_local(local, from, bytes),
+        }
     }
+
+    /// Whether it is still what it was when it was opened, as far as that can be seen: of the
+    /// content of a disk or device nobody can tell.
+    ///
+    /// # Errors
+    /// What has changed, or that it cannot be asked.
+    pub(super) fn check_unchanged(&self) -> anyhow::Result<()> {
+        let now = match self {
+            Self::Disk { disk, .. } => {
+                let identity = disk
+                    .identity()
+                    .with_context(|| disk.address().to_string())?;
+                disk_side(disk, &identity)
+            }
+            Self::Local(LocalSource { local, .. }) => {
+                let bytes = bytes_of(&local.file, local.is_device).with_context(|| local.text())?;
+                if local.is_device {
+                    device_side(local, bytes)
+                } else {
+                    source_side(local, bytes, modified(local)?)
+                }
+            }
+        };
+        self.side().check(&now)
+    }
+}
+
+/// Whole sectors of a disk, or the news that a stop was asked for.
+fn read_disk(disk: &Disk, from: u64, bytes: u64, stop: &Stop) -> anyhow::Result<Vec<u8>> {
+    let name = || disk.address().to_string();
+    let lba = from / SECTOR_BYTES as u64;
+    let buffer = vec![0; usize::try_from(bytes)?];
+    let mut queue = disk.queue(1);
+    let taken = queue.submit(0, Request::Read { lba, buffer });
+    taken.with_context(name)?;
+    loop {
+        if stop.take() {
+            bail!("interrupted");
+        }
+        if let Some(done) = queue.wait_for(LOOK) {
+            done.result.with_context(name)?;
+            return done.buffer.context("the data of a read is missing");
+        }
+    }
+}
+
+/// What a file or device has; behind its end are zeros.
+fn read_local(local: &Local, from: u64, bytes: u64) -> anyhow::Result<Vec<u8>> {
+    let mut data = vec![0; usize::try_from(bytes)?];
+    let there = local.bytes.saturating_sub(from).min(bytes);
+    let (content, _) = data.split_at_mut(usize::try_from(there)?);
+    let read = local.file.read_exact_at(content, from);
+    read.with_context(|| local.text())?;
+    Ok(data)
+}
+
+/// Its size now.
+fn bytes_of(mut file: &File, is_device: bool) -> io::Result<u64> {
+    if is_device {
+        file.seek(io::SeekFrom::End(0))
+    } else {
+        Ok(file.metadata()?.len())
+    }
+}
+
+/// Whether a device is mounted, or part of something: the kernel does not give it exclusively then.
+fn is_taken(path: &Path) -> bool {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .custom_flags(OFlags::EXCL.bits().cast_signed());
+    let opened = options.open(path);
+    opened.is_err_and(|error| error.raw_os_error() == Some(Errno::BUSY.raw_os_error()))
 }
 
 /// Whether two names are one file or device.
@@ -210,10 +285,19 @@ fn disk_side(disk: &Disk, identity: &Identity) -> Side {
     }
 }
 
-fn device_side(local: &Local) -> Side {
+fn device_side(local: &Local, bytes: u64) -> Side {
     Side::Device {
         path: local.text(),
-        bytes: local.bytes,
+        bytes,
+    }
+}
+
+fn source_side(local: &Local, bytes: u64, modified: Option<Modified>) -> Side {
+    Side::File {
+        path: local.text(),
+        bytes,
+        modified,
+        inode: None,
     }
 }
 
@@ -229,6 +313,33 @@ pub(super) enum WriteEnd {
 pub(super) struct LocalSink {
     local: Local,
     inode: u64,
+    /// An empty file that we have made, and locked, until it is prepared.
+    fresh: Option<PathBuf>,
+}
+
+impl Drop for LocalSink {
+    fn drop(&mut self) {
+        if let Some(path) = &self.fresh {
+            // If it stays, it is only untidy.
+            let _untidy = fs::remove_file(path);
+        }
+    }
+}
+
+/// Opens it, or makes an empty file, and says whether that was made.
+fn open_or_make(options: &mut OpenOptions, path: &Path) -> io::Result<(File, bool)> {
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => return Ok((result?, false)),
+    }
+    match options.create_new(true).open(path) {
+        // A link to nothing, or somebody was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let file = options.create_new(false).create(true).open(path)?;
+            Ok((file, false))
+        }
+        result => Ok((result?, true)),
+    }
 }
 
 impl WriteEnd {
@@ -250,10 +361,8 @@ impl WriteEnd {
         if is_device {
             // The kernel's way to say: not while it is mounted, or part of something.
             options.custom_flags(OFlags::EXCL.bits().cast_signed());
-        } else {
-            options.create(true);
         }
-        let file = match options.open(path) {
+        let (file, is_new) = match open_or_make(&mut options, path) {
             Err(error) if is_device && error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
                 bail!(
                     "{name} is in use (mounted, a part of another device, or open); free it first"
@@ -271,15 +380,23 @@ impl WriteEnd {
         if !local.lock(FlockOperation::NonBlockingLockExclusive) {
             bail!("{name} is in use by another process (it is locked); stop that first");
         }
-        Ok(Self::Local(LocalSink { local, inode }))
+        // Only now, as nobody else has it.
+        let fresh = is_new.then(|| local.path.clone());
+        Ok(Self::Local(LocalSink {
+            local,
+            inode,
+            fresh,
+        }))
     }
 
     pub(super) fn side(&self, bytes: u64) -> Side {
         match self {
             Self::Disk { disk, identity } => disk_side(disk, identity),
-            Self::Local(LocalSink { local, .. }) if local.is_device => device_side(local),
+            Self::Local(LocalSink { local, .. }) if local.is_device => {
+                device_side(local, local.bytes)
+            }
             // As it will be: it is as large as its source.
-            Self::Local(LocalSink { local, inode }) => Side::File {
+            Self::Local(LocalSink { local, inode, .. }) => Side::File {
                 path: local.text(),
                 bytes,
                 modified: None,
@@ -315,33 +432,29 @@ impl WriteEnd {
     /// Whether it has nothing that could be lost: an empty file, a disk with zeros at both ends.
     ///
     /// # Errors
-    /// It cannot be read.
-    pub(super) fn is_blank(&self) -> anyhow::Result<bool> {
+    /// It cannot be read, or a stop was asked for.
+    pub(super) fn is_blank(&self, stop: &Stop) -> anyhow::Result<bool> {
         let Some(room) = self.room() else {
             return Ok(self.file_bytes() == Some(0));
         };
-        let edge = EDGE_BYTES.min(usize::try_from(room).unwrap_or(EDGE_BYTES));
-        let mut data = vec![0; edge];
-        for from in [0, room - edge as u64] {
-            let name = match self {
-                Self::Disk { disk, .. } => disk.address().to_string(),
-                Self::Local(LocalSink { local, .. }) => local.text(),
-            };
-            let read = match self {
-                Self::Disk { disk, .. } => disk
-                    .read_at(from / SECTOR_BYTES as u64, &mut data)
-                    .map_err(anyhow::Error::from),
-                Self::Local(LocalSink { local, .. }) => {
-                    let read = local.file.read_exact_at(&mut data, from);
-                    read.map_err(anyhow::Error::from)
-                }
-            };
-            read.with_context(|| format!("{name}: looking whether it is blank"))?;
+        let edge = room.min(EDGE_BYTES);
+        for from in [0, room - edge] {
+            let data = self.read(from, edge, stop);
+            let data = data.context("looking whether it is blank")?;
             if !is_zero(&data) {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// # Errors
+    /// It cannot be read, or a stop was asked for.
+    pub(super) fn read(&self, from: u64, bytes: u64, stop: &Stop) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Self::Disk { disk, .. } => read_disk(disk, from, bytes, stop),
+            Self::Local(LocalSink { local, .. }) => read_local(local, from, bytes),
+        }
     }
 
     /// Whether it can be said when something is on stable storage.
@@ -356,10 +469,12 @@ impl WriteEnd {
     ///
     /// # Errors
     /// What the file system said.
-    pub(super) fn prepare(&self, from: u64, bytes: u64) -> anyhow::Result<()> {
-        let Self::Local(LocalSink { local, .. }) = self else {
+    pub(super) fn prepare(&mut self, from: u64, bytes: u64) -> anyhow::Result<()> {
+        let Self::Local(LocalSink { local, fresh, .. }) = self else {
             return Ok(());
         };
+        // From here on it stays.
+        *fresh = None;
         if local.is_device {
             return Ok(());
         }
@@ -432,6 +547,69 @@ impl Comparer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_changes_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("source");
+        fs::write(&path, "1234").unwrap();
+        let source = ReadEnd::path(&path).unwrap();
+        source.check_unchanged().unwrap();
+        let file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.set_len(5).unwrap();
+        let error = source.check_unchanged().unwrap_err().to_string();
+        assert!(
+            error.ends_with("source has 5 bytes now, and had 4 when the copy began"),
+            "{error}"
+        );
+        file.set_len(4).unwrap();
+        let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1);
+        file.set_modified(long_ago).unwrap();
+        let error = source.check_unchanged().unwrap_err().to_string();
+        assert!(
+            error.ends_with("source was changed since the copy began"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+        let error = ReadEnd::path(&path).unwrap_err().to_string();
+        assert!(
+            error.ends_with("pipe is neither a regular file nor a block device"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_destination_that_was_made_goes_if_nothing_comes_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("source"), "1234").unwrap();
+        fs::write(path("empty"), "").unwrap();
+        std::os::unix::fs::symlink("nothing", path("link")).unwrap();
+        let source = ReadEnd::path(&path("source")).unwrap();
+        let open = |name: &str| WriteEnd::path(&path(name), &source).unwrap();
+
+        let sink = open("new");
+        assert!(path("new").exists());
+        WriteEnd::path(&path("new"), &source).unwrap_err();
+        assert!(path("new").exists(), "it is the first one's");
+        drop(sink);
+        assert!(!path("new").exists());
+        drop(open("empty"));
+        assert!(path("empty").exists(), "it was there before");
+        drop(open("link"));
+
+        let mut sink = open("new");
+        sink.prepare(0, 512).unwrap();
+        drop(sink);
+        assert_eq!(fs::metadata(path("new")).unwrap().len(), 512);
+    }
 
     #[test]
     fn what_reads_as_an_address_is_a_disk() {

@@ -63,6 +63,11 @@ impl Ledger {
         self.written_to
     }
 
+    /// Whether a sync has covered everything before `end`: only then the copy is complete.
+    pub(super) fn is_complete(&self, end: u64) -> bool {
+        self.stable_to >= end && self.apart.is_empty()
+    }
+
     /// Bytes on stable storage without a gap.
     pub(super) fn stable_to(&self) -> u64 {
         self.stable_to
@@ -95,6 +100,24 @@ mod tests {
         assert_eq!((ledger.written_to(), ledger.stable_to()), (20, 10));
         ledger.end_sync();
         assert_eq!(ledger.stable_to(), 10, "no sync, no progress");
+    }
+
+    #[test]
+    fn only_what_a_sync_has_covered_without_a_gap_is_complete() {
+        let sync = |ledger: &mut Ledger| {
+            ledger.begin_sync();
+            ledger.end_sync();
+        };
+        let mut ledger = Ledger::new(0);
+        assert!(ledger.is_complete(0) && !ledger.is_complete(30));
+        ledger.finish(0, 10);
+        ledger.finish(20, 30);
+        sync(&mut ledger);
+        assert!(!ledger.is_complete(30), "a gap");
+        ledger.finish(10, 20);
+        assert!(!ledger.is_complete(30), "no sync since");
+        sync(&mut ledger);
+        assert!(ledger.is_complete(30) && !ledger.is_complete(31));
     }
 
     /// What happens next: the number chooses among the chunks under way.

@@ -1,13 +1,14 @@
 //! `aoede copy`: between an AoE disk and a file, a block device or another AoE disk.
 //!
 //! `ends.rs` says what may be copied where; `pump.rs` is the loop between a source and a sink, which
-//! are in `file.rs` and `disk.rs`; `ledger.rs` and `state.rs` let an interrupted copy go on. Pure
-//! are `ledger.rs`, `plan.rs`, `pump.rs` and `zeros.rs`.
+//! are in `file.rs` and `disk.rs`; `ledger.rs` and `state.rs` let an interrupted copy go on;
+//! `lock.rs` keeps two copies apart. Pure are `ledger.rs`, `plan.rs`, `pump.rs` and `zeros.rs`.
 
 mod disk;
 mod ends;
 mod file;
 mod ledger;
+mod lock;
 mod plan;
 mod pump;
 mod state;
@@ -19,7 +20,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use aoede_wire::SECTOR_BYTES;
 use clap::Args;
 use serde::Serialize;
@@ -31,6 +32,7 @@ use crate::size::Size;
 use crate::stop::Stop;
 use ends::{Place, ReadEnd, WriteEnd};
 use ledger::Ledger;
+use lock::Lock;
 use pump::End;
 use state::{State, StateFile, sync_folder_of};
 use watch::{Record, Watch};
@@ -105,7 +107,6 @@ pub(super) fn run(args: &CopyArgs) -> anyhow::Result<()> {
         }
         _ => {}
     }
-    let stop = Stop::on_signals().context("cannot prepare for signals")?;
     let network = args.reach.interfaces.open()?;
     let source = match &args.source {
         Place::Disk(address) => ReadEnd::disk(attach(args, &network, *address)?)?,
@@ -114,13 +115,27 @@ pub(super) fn run(args: &CopyArgs) -> anyhow::Result<()> {
     if source.bytes() == 0 {
         bail!("{} is empty", source.side().name());
     }
+    // A signal that comes before ends the process at once, as nothing is to be finished. A disk that
+    // is attached is to be taken leave of.
+    let early = match &source {
+        ReadEnd::Disk { .. } => Some(stop_on_signals()?),
+        ReadEnd::Local(_) => None,
+    };
     let destination = match &args.destination {
         Place::Disk(address) => WriteEnd::disk(attach(args, &network, *address)?)?,
         Place::Path(path) => WriteEnd::path(path, &source)?,
     };
+    let stop = match early {
+        Some(stop) => stop,
+        None => stop_on_signals()?,
+    };
     let mut copy = Copy::begin(args, &stop, source, destination)?;
     let facts = copy.run()?;
     args.output.print(&facts)
+}
+
+fn stop_on_signals() -> anyhow::Result<Stop> {
+    Stop::on_signals().context("cannot prepare for signals")
 }
 
 fn attach(
@@ -146,6 +161,7 @@ struct Copy<'a> {
     from: u64,
     /// None if it cannot be known what is on stable storage.
     record: Option<Record>,
+    _lock: Lock,
 }
 
 impl<'a> Copy<'a> {
@@ -175,14 +191,23 @@ impl<'a> Copy<'a> {
             }
         }
         let file = StateFile::new(state_path(args, &destination, to_name)?);
+        if let Some(folder) = file.path().parent() {
+            let made = std::fs::create_dir_all(folder);
+            made.with_context(|| folder.display().to_string())
+                .map_err(|error| advise(&error, "give another --state"))?;
+        }
+        let lock = Lock::of(file.path())?;
         file.is_ours()?;
         let from = if args.resume {
             earlier(&file, &state, &destination)?
         } else {
             None
         };
+        if let Some(from) = from.filter(|&from| from > 0) {
+            still_there(from, &source, &destination, (from_name, to_name), stop)?;
+        }
         if from.is_none() && !args.force {
-            may_overwrite(&file, to_name, &destination)?;
+            may_overwrite(&file, to_name, &destination, args.resume, stop)?;
         }
         let mut copy = Self {
             args,
@@ -192,6 +217,7 @@ impl<'a> Copy<'a> {
             bytes,
             from: from.unwrap_or(0),
             record: None,
+            _lock: lock,
         };
         copy.prepare(file, state)?;
         Ok(copy)
@@ -202,14 +228,15 @@ impl<'a> Copy<'a> {
         state.stable_bytes = self.from;
         if self.destination.can_sync() {
             let path = file.path();
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("{}: give another --state", folder.display()))?;
-            }
-            file.save(&state)
-                .with_context(|| format!("the record {}: give another --state", path.display()))?;
+            let saved = file.save(&state);
+            saved
+                .with_context(|| format!("the record {}", path.display()))
+                .map_err(|error| advise(&error, "give another --state"))?;
             self.record = Some(Record { file, state });
         } else {
+            // What an earlier copy recorded will not be true any more.
+            let removed = file.remove();
+            removed.with_context(|| format!("removing {}", file.path().display()))?;
             eprintln!(
                 "aoede: {} has no flush that proves anything: a power cut of the target may take \
                  what was copied, and a copy that is interrupted begins anew",
@@ -227,12 +254,9 @@ impl<'a> Copy<'a> {
         let start = Instant::now();
         let zero_bytes = self.copy()?;
         let seconds = start.elapsed().as_secs_f64();
-        if !self.source.is_unchanged()? {
+        if let Err(error) = self.source.check_unchanged() {
             self.forget()?;
-            bail!(
-                "{} was changed while it was copied: the copy is half old and half new",
-                self.source.side().name()
-            );
+            bail!("{error:#}: the copy is half old and half new");
         }
         let mut verified = None;
         if self.args.verify {
@@ -263,7 +287,6 @@ impl<'a> Copy<'a> {
         let mut sink = self.destination.sink(depth)?;
         let mut ledger = Ledger::new(self.from);
         let record = self.record.as_mut();
-        let can_resume = record.is_some();
         let every = self.args.sync_every;
         let mut watch = Watch::new(self.stop, "copying", self.from, self.bytes, record, every);
         let end = pump::run(&mut *source, &mut *sink, &mut ledger, &mut watch);
@@ -276,20 +299,22 @@ impl<'a> Copy<'a> {
         drop(watch);
         let why = match end {
             Ok(End::All) => match settled {
-                Ok(()) => return Ok(zero_bytes),
+                Ok(()) if ledger.is_complete(self.bytes) => return Ok(zero_bytes),
+                Ok(()) => anyhow!("not everything has arrived"),
                 Err(error) => error,
             },
-            Ok(End::Stopped) => anyhow::anyhow!("interrupted"),
+            Ok(End::Stopped) => anyhow!("interrupted"),
             Ok(End::Failed(error)) | Err(error) => error,
         };
-        let stable = Size(ledger.stable_to());
-        Err(if can_resume {
-            why.context(format!(
-                "{stable} of {} are copied; with --resume the copy goes on from there",
-                Size(self.bytes)
-            ))
+        Err(if let Some(record) = &self.record {
+            let stable = Size(record.state.stable_bytes);
+            let bytes = Size(self.bytes);
+            advise(
+                &why,
+                &format!("{stable} of {bytes} are copied, and --resume goes on from there"),
+            )
         } else {
-            why.context("the copy is not complete")
+            advise(&why, "the copy is not complete")
         })
     }
 
@@ -313,11 +338,19 @@ impl<'a> Copy<'a> {
             );
         }
         let why = match end {
-            Ok(End::All) => return Ok(()),
-            Ok(End::Stopped) => anyhow::anyhow!("interrupted"),
+            Ok(End::All) if ledger.written_to() == self.bytes => return Ok(()),
+            Ok(End::All) => anyhow!("not everything was read"),
+            Ok(End::Stopped) => anyhow!("interrupted"),
             Ok(End::Failed(error)) | Err(error) => error,
         };
-        Err(why.context("all is copied, but not compared; --resume --verify compares again"))
+        Err(advise(
+            &why,
+            if self.record.is_some() {
+                "all is copied, but not compared; --resume --verify compares again"
+            } else {
+                "all is copied, but not compared"
+            },
+        ))
     }
 
     /// Removes the record: there is nothing to go on with.
@@ -333,19 +366,31 @@ impl<'a> Copy<'a> {
     }
 }
 
+/// The cause, and behind it what can be done or what it means.
+fn advise(cause: &anyhow::Error, advice: &str) -> anyhow::Error {
+    anyhow!("{cause:#}; {advice}")
+}
+
+/// What helps where `--resume` does not. The two exclude each other.
+const ANEW: &str = "begin anew with --force instead of --resume";
+
 /// How far an earlier run came, if there was one.
 fn earlier(file: &StateFile, now: &State, destination: &WriteEnd) -> anyhow::Result<Option<u64>> {
-    let Some(before) = file.load().context("begin anew with --force")? else {
+    let before = file.load().map_err(|error| advise(&error, ANEW))?;
+    let Some(before) = before else {
         return Ok(None);
     };
-    before.check(now).with_context(|| {
+    before.check(now).map_err(|error| {
         let path = file.path().display();
-        format!("the copy recorded in {path} cannot go on; begin anew with --force")
+        advise(
+            &error,
+            &format!("the copy recorded in {path} cannot go on: {ANEW}"),
+        )
     })?;
     let there = destination.file_bytes();
     if let Some(there) = there.filter(|&there| there < before.stable_bytes) {
         bail!(
-            "{} has only {there} bytes, and {} were copied; begin anew with --force",
+            "{} has only {there} bytes, and {} were copied; {ANEW}",
             now.destination.name(),
             before.stable_bytes
         );
@@ -353,8 +398,38 @@ fn earlier(file: &StateFile, now: &State, destination: &WriteEnd) -> anyhow::Res
     Ok(Some(before.stable_bytes))
 }
 
+/// Compares samples of what an earlier run has copied: another disk may have come to the same
+/// address, with the same serial number.
+fn still_there(
+    end: u64,
+    source: &ReadEnd,
+    destination: &WriteEnd,
+    (from_name, to_name): (&str, &str),
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    for (from, bytes) in plan::samples(end) {
+        let doing = "looking whether what was copied is still there";
+        let expected = source.read(from, bytes, stop).context(doing)?;
+        let found = destination.read(from, bytes, stop).context(doing)?;
+        if let Some(differs) = file::differs_at(&expected, &found) {
+            bail!(
+                "{to_name} differs from {from_name} at sector {}, where it was copied: one of them \
+                 is not what it was; {ANEW}",
+                (from + differs as u64) / SECTOR_BYTES as u64
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Whether nothing would be lost.
-fn may_overwrite(file: &StateFile, name: &str, destination: &WriteEnd) -> anyhow::Result<()> {
+fn may_overwrite(
+    file: &StateFile,
+    name: &str,
+    destination: &WriteEnd,
+    resumes: bool,
+    stop: &Stop,
+) -> anyhow::Result<()> {
     let path = file.path();
     if path.exists() {
         bail!(
@@ -363,7 +438,14 @@ fn may_overwrite(file: &StateFile, name: &str, destination: &WriteEnd) -> anyhow
             path.display()
         );
     }
-    if !destination.is_blank()? {
+    if !destination.is_blank(stop)? {
+        if resumes {
+            bail!(
+                "{name} is not empty, and there is no record {} of a copy to it; --force instead of \
+                 --resume overwrites it",
+                path.display()
+            );
+        }
         bail!("{name} is not empty; --force overwrites it");
     }
     Ok(())
@@ -445,4 +527,19 @@ const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 
 fn interval(text: &str) -> Result<Duration, String> {
     reach::time_within(text, MIN_INTERVAL..=MAX_INTERVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_comes_before_the_advice() {
+        let cause = anyhow!("no space").context("/srv/record");
+        let error = advise(&cause, "give another --state");
+        assert_eq!(
+            format!("{error:#}"),
+            "/srv/record: no space; give another --state"
+        );
+    }
 }

@@ -14,6 +14,24 @@ pub(super) const HOLE_BYTES: u64 = 64 << 20;
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
+/// What is compared of an earlier run, before a copy goes on, at both of its ends.
+const EDGE: u64 = 1 << 20;
+/// The same, between them.
+const PIECE: u64 = 64 << 10;
+const PIECES: u64 = 7;
+
+/// Where to look whether what was copied before byte `end`, a whole number of sectors, is still
+/// there: from, and how many bytes.
+pub(super) fn samples(end: u64) -> Vec<(u64, u64)> {
+    let edge = end.min(EDGE);
+    let mut samples = vec![(0, edge), (end - edge, edge)];
+    if end > 2 * EDGE {
+        let step = end / (PIECES + 1) / SECTOR * SECTOR;
+        samples.extend((1..=PIECES).map(|piece| (piece * step, PIECE)));
+    }
+    samples
+}
+
 /// What a source has from some place on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Segment {
@@ -101,6 +119,24 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn samples_are_the_edges_and_pieces_between() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(samples(512), [(0, 512), (0, 512)]);
+        assert_eq!(samples(2 * MIB), [(0, MIB), (MIB, MIB)]);
+        let end = 2 * MIB + 512;
+        let found = samples(end);
+        assert_eq!(found.len(), 9);
+        assert_eq!(found[1], (MIB + 512, MIB));
+        // An eighth of it is 262208 bytes, and that has 512 whole sectors.
+        assert_eq!(found[2], (262_144, 65_536));
+        assert_eq!(found[8], (7 * 262_144, 65_536));
+        let all_fit = found.iter().all(|(from, bytes)| from + bytes <= end);
+        assert!(all_fit);
+        let large = samples(1 << 60);
+        assert_eq!(large[8], (7 << 57, 65_536));
+    }
     use proptest::prelude::*;
     use std::convert::Infallible;
 

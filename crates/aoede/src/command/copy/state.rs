@@ -141,7 +141,11 @@ impl Side {
         }
     }
 
-    fn check(&self, now: &Self) -> anyhow::Result<()> {
+    /// Whether it is the same `now`.
+    ///
+    /// # Errors
+    /// What has changed, in words for a person.
+    pub(super) fn check(&self, now: &Self) -> anyhow::Result<()> {
         let name = now.name();
         if self.name() != name {
             bail!("it was {} when the copy began, not {name}", self.name());
@@ -233,35 +237,39 @@ impl StateFile {
     /// # Errors
     /// What the file system said. The old record is still there then.
     pub(super) fn save(&self, state: &State) -> io::Result<()> {
-        let mut new = self.path.clone().into_os_string();
-        new.push(".new");
-        let new = PathBuf::from(new);
-        let mut file = File::create(&new)?;
-        file.write_all(state.encode()?.as_bytes())?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&new, &self.path)?;
+        // A name that nothing has: what is beside the record is not ours.
+        let mut new = tempfile::Builder::new()
+            .prefix(".aoede-copy-")
+            .tempfile_in(folder_of(&self.path))?;
+        new.write_all(state.encode()?.as_bytes())?;
+        new.as_file().sync_all()?;
+        new.persist(&self.path)?;
         sync_folder_of(&self.path)
     }
 
-    /// Removes the record, if there is one.
+    /// Removes the record, if there is one, for good: a power cut does not bring it back.
     ///
     /// # Errors
     /// What the file system said.
     pub(super) fn remove(&self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
+            Err(error) => Err(error),
+            Ok(()) => sync_folder_of(&self.path),
         }
     }
 }
 
 /// Makes the name of a file as stable as its content.
 pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
+    folder.unwrap_or_else(|| Path::new("."))
 }
 
 #[cfg(test)]
@@ -308,6 +316,23 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         file.remove().unwrap();
         assert_eq!(file.load().unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_beside_a_record_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("record.new"), "mine").unwrap();
+        fs::write(path("source"), "mine, too").unwrap();
+        std::os::unix::fs::symlink("source", path("other.new")).unwrap();
+        for name in ["record", "other"] {
+            let file = StateFile::new(path(name));
+            file.save(&state()).unwrap();
+            assert_eq!(file.load().unwrap(), Some(state()));
+        }
+        assert_eq!(fs::read(path("record.new")).unwrap(), b"mine");
+        assert_eq!(fs::read(path("source")).unwrap(), b"mine, too");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5);
     }
 
     /// What the text looks like is a promise to later versions.

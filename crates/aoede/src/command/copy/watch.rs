@@ -11,10 +11,11 @@ use crate::stop::Stop;
 /// Rate and remaining time are for who looks at a terminal; nobody else gets a bar.
 const BAR: &str = "{msg} {bytes} of {total_bytes} [{wide_bar}] {percent:>3} %  {binary_bytes_per_sec}  {eta} left";
 
-/// What became of a record.
+/// A record, and what it says.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) file: StateFile,
+    /// As it was last saved.
     pub(super) state: State,
 }
 
@@ -107,17 +108,22 @@ impl Overseer for Watch<'_> {
         let Some(record) = &mut self.record else {
             return;
         };
-        record.state.stable_bytes = stable_to;
-        // The old record is there still, and right.
-        if let Err(error) = record.file.save(&record.state) {
-            if !self.save_failed {
-                let path = record.file.path().display();
-                let text = format!(
-                    "cannot write {path}: {error}; after an interruption more has to be copied again"
-                );
-                self.say(&text);
+        let mut state = record.state.clone();
+        state.stable_bytes = stable_to;
+        match record.file.save(&state) {
+            Ok(()) => record.state = state,
+            // The old record is there still, and right.
+            Err(error) => {
+                if !self.save_failed {
+                    let path = record.file.path().display();
+                    let text = format!(
+                        "cannot write {path}: {error}; after an interruption more has to be copied \
+                         again"
+                    );
+                    self.say(&text);
+                }
+                self.save_failed = true;
             }
-            self.save_failed = true;
         }
         self.last_sync = Instant::now();
     }
@@ -126,5 +132,32 @@ impl Overseer for Watch<'_> {
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::copy::state::Side;
+    use std::fs;
+
+    #[test]
+    fn what_could_not_be_saved_is_not_recorded() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::new(folder.path().join("record"));
+        let side = |path: &str| Side::Device {
+            path: path.to_owned(),
+            bytes: 4096,
+        };
+        let state = State::new(side("/dev/a"), side("/dev/b"), 4096);
+        let mut record = Record { file, state };
+        let (stop, _handle) = Stop::by_hand().unwrap();
+        let every = Duration::from_secs(1);
+        let mut watch = Watch::new(&stop, "copying", 0, 4096, Some(&mut record), every);
+        watch.stable(1024);
+        fs::remove_dir_all(folder.path()).unwrap();
+        watch.stable(2048);
+        drop(watch);
+        assert_eq!(record.state.stable_bytes, 1024);
     }
 }
