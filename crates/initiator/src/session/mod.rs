@@ -182,6 +182,10 @@ pub struct Session<B> {
     fresh: VecDeque<u32>,
     /// Pieces under way or held, on all paths.
     in_flight: u32,
+    /// Pieces beyond the first of their request. Each request has a place for its first, so these
+    /// are at most as many as there are other places.
+    cut: u32,
+    most_cut: u32,
     next_id: u64,
     uses: u64,
     finished: VecDeque<u32>,
@@ -218,7 +222,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let in_flight = u32::from(settings.in_flight);
         // Each request has one piece that was not sent yet. Of those that were sent as many can be
         // under way as the settings say, and as many again in the queue for another try.
-        let pieces = requests + 2 * in_flight + 1;
+        let most_cut = 2 * in_flight + 1;
+        let pieces = requests + most_cut;
         let [t0, t1, t2, t3, ..] = seed.to_le_bytes();
         Self {
             address,
@@ -239,6 +244,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             again: VecDeque::with_capacity(pieces as usize),
             fresh: VecDeque::with_capacity(pieces as usize),
             in_flight: 0,
+            cut: 0,
+            most_cut,
             next_id: 0,
             uses: 0,
             finished: VecDeque::with_capacity(requests as usize),
@@ -479,11 +486,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return self.finish(now, slot);
         }
         let piece = Piece::new(slot, 0, op.sectors);
+        // There is room: see `cut`. If there were none, nothing was sent, and nobody waits for ever.
+        let Ok(place) = self.pieces.insert(piece) else {
+            op.error = Some(Error::Silent);
+            return self.finish(now, slot);
+        };
         op.pieces = 1;
-        // There is room: see `new`.
-        if let Ok(place) = self.pieces.insert(piece) {
-            self.fresh.push_back(place);
-        }
+        self.fresh.push_back(place);
     }
 
     /// Ends a request that has no pieces any more, and starts those that waited for it.
@@ -524,6 +533,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         op.progress = Some(now);
         if op.pieces == 0 {
             self.finish(now, piece.op);
+        } else {
+            self.cut = self.cut.saturating_sub(1);
         }
     }
 

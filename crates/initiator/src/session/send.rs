@@ -250,7 +250,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             queue.pop_front();
             return Some(front);
         }
-        if self.pieces.is_full() {
+        // Other places are for the first pieces of requests.
+        if self.cut >= self.most_cut {
             return None;
         }
         // The first part of a write keeps its tag: so a late copy of the whole is a duplicate to the
@@ -275,6 +276,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         op.pieces += 1;
         // What was sent as one frame, and may still arrive, is sent as several now.
         op.copies_astray |= was_sent;
+        self.cut += 1;
         self.pieces.insert(first).ok()
     }
 

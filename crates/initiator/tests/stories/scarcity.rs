@@ -1,0 +1,53 @@
+//! Few places, and much that wants them: nothing waits for ever.
+
+use std::time::Duration;
+
+use aoede_initiator::{PortId, Request, RequestId, Settings};
+
+use crate::bench::{Bench, ms, quick};
+use crate::target::Speaks;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn read_at(lba: u64, sectors: usize) -> Request<Vec<u8>> {
+    Request::Read {
+        lba,
+        buffer: vec![0xEE; 512 * sectors],
+    }
+}
+
+fn write_at(lba: u64, sectors: usize, byte: u8) -> Request<Vec<u8>> {
+    Request::Write {
+        lba,
+        buffer: vec![byte; 512 * sectors],
+    }
+}
+
+/// A write that was sent in one frame and is sent in many now, all of which are lost.
+fn narrowed(settings: Settings) -> (Bench, RequestId) {
+    let mut bench = Bench::new(9000, Speaks::Nothing, settings);
+    bench.attach();
+    bench.loses = Box::new(|_, _| true);
+    let id = bench.submit(write_at(0, 17, 1));
+    bench.run(ms(1));
+    bench.set_port(PortId(0), |port| port.mtu = 1500);
+    bench.run(100 * SECOND);
+    (bench, id)
+}
+
+/// Pieces of a request took the places of others, which then never ended.
+#[test]
+fn every_request_has_a_place_for_its_first_piece() {
+    let settings = Settings {
+        requests: 4,
+        in_flight: 1,
+        ..quick()
+    };
+    let (mut bench, _) = narrowed(settings);
+    for lba in [100, 200, 300] {
+        bench.submit(read_at(lba, 1));
+    }
+    bench.run(400 * SECOND);
+    assert_eq!(bench.done.len(), 4);
+    assert!(bench.session.is_idle());
+}
