@@ -176,7 +176,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let front = *self.again.front().or_else(|| self.fresh.front())?;
         let slow = self.ops.get(self.pieces.get(front)?.op)?.is_slow();
         let index = self.pick_path(slow)?;
-        let place = self.cut(front, index)?;
+        let place = self.cut(front, index).or_else(|| {
+            // No place for its parts, or no tag: who needs none may pass.
+            let next = self.first_whole(index)?;
+            self.cut(next, index)
+        })?;
         self.launch(now, place, index);
         let piece = self.pieces.get(place)?;
         let op = self.ops.get(piece.op)?;
@@ -228,27 +232,44 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         best.map(|(_, index)| index)
     }
 
-    /// Cuts from the front of its queue as much as one frame on this path holds, gives it a tag and
-    /// returns its place.
-    fn cut(&mut self, front: u32, index: usize) -> Option<u32> {
+    /// The first piece in the queues that this path can carry as it is, rather one with a tag.
+    fn first_whole(&self, index: usize) -> Option<u32> {
         let payload = self.paths.get(index)?.payload.max(1);
-        let piece = self.pieces.get(front)?;
+        let whole = |tagged: bool| {
+            let mut queued = self.again.iter().chain(&self.fresh).copied();
+            queued.find(|&place| {
+                self.pieces.get(place).is_some_and(|piece| {
+                    let op = self.ops.get(piece.op);
+                    let fits = op.is_some_and(|op| {
+                        !op.is_slow() && piece.sectors <= op.most_sectors(payload)
+                    });
+                    fits && (piece.tag.is_some() || !tagged)
+                })
+            })
+        };
+        whole(true).or_else(|| whole(false))
+    }
+
+    /// Cuts from a piece in a queue as much as one frame on this path holds, gives it a tag and
+    /// returns its place.
+    fn cut(&mut self, queued: u32, index: usize) -> Option<u32> {
+        let payload = self.paths.get(index)?.payload.max(1);
+        let piece = self.pieces.get(queued)?;
         let op = self.ops.get(piece.op)?;
         let most = op.most_sectors(payload);
         let (fits, tag) = (piece.sectors <= most, piece.tag);
-        let again = self.again.front() == Some(&front);
         if fits {
             if tag.is_none() {
                 let tag = self.tags.take(tags(&self.pieces))?;
-                self.pieces.get_mut(front)?.tag = Some(tag);
+                self.pieces.get_mut(queued)?.tag = Some(tag);
             }
-            let queue = if again {
-                &mut self.again
-            } else {
-                &mut self.fresh
-            };
-            queue.pop_front();
-            return Some(front);
+            for queue in [&mut self.again, &mut self.fresh] {
+                if let Some(at) = queue.iter().position(|&place| place == queued) {
+                    queue.remove(at);
+                    break;
+                }
+            }
+            return Some(queued);
         }
         // Other places are for the first pieces of requests.
         if self.cut >= self.most_cut {
@@ -261,7 +282,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             Some(tag) => tag,
             None => self.tags.take(tags(&self.pieces))?,
         };
-        let piece = self.pieces.get_mut(front)?;
+        let piece = self.pieces.get_mut(queued)?;
         let mut first = Piece::new(piece.op, piece.offset, most);
         first.tag = Some(tag);
         if kept.is_some() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aoede_initiator::{PortId, Request, RequestId, Settings};
+use aoede_initiator::{Answer, PortId, Request, RequestId, Settings};
 
 use crate::bench::{Bench, ms, quick};
 use crate::target::Speaks;
@@ -50,4 +50,20 @@ fn every_request_has_a_place_for_its_first_piece() {
     bench.run(400 * SECOND);
     assert_eq!(bench.done.len(), 4);
     assert!(bench.session.is_idle());
+}
+
+/// The rest of such a write, which has no place for another part, held up the parts behind it.
+#[test]
+fn what_needs_no_place_passes_what_has_none() {
+    for requests in [1, 4] {
+        let settings = Settings {
+            requests,
+            in_flight: 1,
+            ..quick()
+        };
+        let (mut bench, id) = narrowed(settings);
+        bench.loses = Box::new(|_, _| false);
+        assert_eq!(bench.wait(id, 30 * SECOND).result, Ok(Answer::Done));
+        assert_eq!(bench.models[0].disk[..17 * 512], [1; 17 * 512]);
+    }
 }
