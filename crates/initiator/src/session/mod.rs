@@ -180,12 +180,14 @@ pub struct Session<B> {
     again: VecDeque<u32>,
     /// Pieces to be cut and sent.
     fresh: VecDeque<u32>,
-    /// Pieces under way or held, on all paths.
+    /// Pieces of flushes and trims to be sent, again perhaps. While they have no room, others go.
+    slow: VecDeque<u32>,
+    /// Pieces under way or held, on all paths, but for those of flushes and trims.
     in_flight: u32,
     /// Pieces beyond the first of their request. Each request has a place for its first, so these
     /// are at most as many as there are other places.
-    cut: u32,
-    most_cut: u32,
+    cut: Cut,
+    most_cut: Cut,
     next_id: u64,
     uses: u64,
     finished: VecDeque<u32>,
@@ -222,8 +224,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let in_flight = u32::from(settings.in_flight);
         // Each request has one piece that was not sent yet. Of those that were sent as many can be
         // under way as the settings say, and as many again in the queue for another try.
-        let most_cut = 2 * in_flight + 1;
-        let pieces = requests + most_cut;
+        // Lost trims keep theirs for long, so they have their own.
+        let most_cut = Cut {
+            others: 2 * in_flight + 1,
+            slow: in_flight,
+        };
+        let pieces = requests + most_cut.others + most_cut.slow;
         let [t0, t1, t2, t3, ..] = seed.to_le_bytes();
         Self {
             address,
@@ -243,8 +249,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             pieces: Table::new(pieces),
             again: VecDeque::with_capacity(pieces as usize),
             fresh: VecDeque::with_capacity(pieces as usize),
+            slow: VecDeque::with_capacity(pieces as usize),
             in_flight: 0,
-            cut: 0,
+            cut: Cut::default(),
             most_cut,
             next_id: 0,
             uses: 0,
@@ -492,7 +499,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return self.finish(now, slot);
         };
         op.pieces = 1;
-        self.fresh.push_back(place);
+        if op.is_slow() {
+            self.slow.push_back(place);
+        } else {
+            self.fresh.push_back(place);
+        }
     }
 
     /// Ends a request that has no pieces any more, and starts those that waited for it.
@@ -534,7 +545,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         if op.pieces == 0 {
             self.finish(now, piece.op);
         } else {
-            self.cut = self.cut.saturating_sub(1);
+            let cut = self.cut.of(op.is_slow());
+            *cut = cut.saturating_sub(1);
         }
     }
 
@@ -543,20 +555,23 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let Some(piece) = self.pieces.get_mut(place) else {
             return;
         };
+        let slow = self.ops.get(piece.op).is_some_and(Op::is_slow);
         match piece.place {
             Place::Queued => {
                 self.again.retain(|&queued| queued != place);
                 self.fresh.retain(|&queued| queued != place);
+                self.slow.retain(|&queued| queued != place);
             }
             Place::Flying { path, .. } => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                let slow = self.ops.get(piece.op).is_some_and(Op::is_slow);
+                self.in_flight = self.in_flight.saturating_sub(u32::from(!slow));
                 if let Some(path) = self.paths.get_mut(path) {
                     let under_way = path.under_way(slow);
                     *under_way = under_way.saturating_sub(1);
                 }
             }
-            Place::Held { .. } => self.in_flight = self.in_flight.saturating_sub(1),
+            Place::Held { .. } => {
+                self.in_flight = self.in_flight.saturating_sub(u32::from(!slow));
+            }
         }
     }
 
@@ -567,9 +582,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         };
         piece.place = Place::Queued;
-        let failed = self.ops.get(piece.op).is_none_or(|op| op.error.is_some());
-        self.again.push_back(place);
-        if failed {
+        let op = self.ops.get(piece.op);
+        if op.is_some_and(Op::is_slow) {
+            self.slow.push_back(place);
+        } else {
+            self.again.push_back(place);
+        }
+        if op.is_none_or(|op| op.error.is_some()) {
             // Nobody wants it any more.
             self.finish_piece(now, place);
         }
@@ -709,6 +728,24 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
+    }
+}
+
+/// How many pieces are beyond the first of their request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cut {
+    others: u32,
+    slow: u32,
+}
+
+impl Cut {
+    /// Those of flushes and trims are slow.
+    fn of(&mut self, slow: bool) -> &mut u32 {
+        if slow {
+            &mut self.slow
+        } else {
+            &mut self.others
+        }
     }
 }
 

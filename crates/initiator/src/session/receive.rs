@@ -6,7 +6,7 @@ use aoede_wire::{
 };
 use core::time::Duration;
 
-use super::op::{Kind, Piece, Place};
+use super::op::{Kind, Op, Piece, Place};
 use super::response::{Response, Responses, error_of, registers};
 use super::send::transfer;
 use super::{Notice, Session};
@@ -310,12 +310,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             }
             Effect::Later => {
                 self.land(place);
+                let slow = self.ops.get(slot).is_some_and(Op::is_slow);
                 if let Some(piece) = self.pieces.get_mut(place) {
                     let wait = HOLD_FIRST.saturating_mul(1 << piece.refusals.min(7));
                     piece.refusals += 1;
                     let until = now + wait.min(HOLD_AT_MOST);
                     piece.place = Place::Held { until };
-                    self.in_flight += 1;
+                    self.in_flight += u32::from(!slow);
                 }
             }
             Effect::Again => {

@@ -173,14 +173,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
 
     /// The next piece of a request, and reads that can travel with it.
     fn transmit_piece(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
-        let front = *self.again.front().or_else(|| self.fresh.front())?;
-        let slow = self.ops.get(self.pieces.get(front)?.op)?.is_slow();
-        let index = self.pick_path(slow)?;
-        let place = self.cut(front, index).or_else(|| {
-            // No place for its parts, or no tag: who needs none may pass.
-            let next = self.first_whole(index)?;
-            self.cut(next, index)
-        })?;
+        let (place, index) = self.next_slow().or_else(|| self.next_piece())?;
         self.launch(now, place, index);
         let piece = self.pieces.get(place)?;
         let op = self.ops.get(piece.op)?;
@@ -194,6 +187,25 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             port: self.paths.get(index)?.port,
             len,
         })
+    }
+
+    /// The next flush or trim, and its path. These have their own room.
+    fn next_slow(&mut self) -> Option<(u32, usize)> {
+        let front = *self.slow.front()?;
+        let index = self.pick_path(true)?;
+        Some((self.cut(front, index)?, index))
+    }
+
+    /// The next piece of another request, and its path.
+    fn next_piece(&mut self) -> Option<(u32, usize)> {
+        let front = *self.again.front().or_else(|| self.fresh.front())?;
+        let index = self.pick_path(false)?;
+        let place = self.cut(front, index).or_else(|| {
+            // No place for its parts, or no tag: who needs none may pass.
+            let next = self.first_whole(index)?;
+            self.cut(next, index)
+        })?;
+        Some((place, index))
     }
 
     /// The path for the next frame: one that answers before one that does not, then the one with
@@ -212,7 +224,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             .filter(usable)
             .map(|path| path.buffer_count);
         let most = counts.max()?.min(self.settings.in_flight);
-        if self.in_flight >= u32::from(most.max(1)) {
+        if !slow && self.in_flight >= u32::from(most.max(1)) {
             return None;
         }
         let mut best = None;
@@ -240,9 +252,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             queued.find(|&place| {
                 self.pieces.get(place).is_some_and(|piece| {
                     let op = self.ops.get(piece.op);
-                    let fits = op.is_some_and(|op| {
-                        !op.is_slow() && piece.sectors <= op.most_sectors(payload)
-                    });
+                    let fits = op.is_some_and(|op| piece.sectors <= op.most_sectors(payload));
                     fits && (piece.tag.is_some() || !tagged)
                 })
             })
@@ -258,12 +268,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let op = self.ops.get(piece.op)?;
         let most = op.most_sectors(payload);
         let (fits, tag) = (piece.sectors <= most, piece.tag);
+        let slow = op.is_slow();
         if fits {
             if tag.is_none() {
                 let tag = self.tags.take(tags(&self.pieces))?;
                 self.pieces.get_mut(queued)?.tag = Some(tag);
             }
-            for queue in [&mut self.again, &mut self.fresh] {
+            for queue in [&mut self.slow, &mut self.again, &mut self.fresh] {
                 if let Some(at) = queue.iter().position(|&place| place == queued) {
                     queue.remove(at);
                     break;
@@ -272,7 +283,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return Some(queued);
         }
         // Other places are for the first pieces of requests.
-        if self.cut >= self.most_cut {
+        if *self.cut.of(slow) >= *self.most_cut.of(slow) {
             return None;
         }
         // The first part of a write keeps its tag: so a late copy of the whole is a duplicate to the
@@ -297,7 +308,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         op.pieces += 1;
         // What was sent as one frame, and may still arrive, is sent as several now.
         op.copies_astray |= was_sent;
-        self.cut += 1;
+        *self.cut.of(slow) += 1;
         self.pieces.insert(first).ok()
     }
 
@@ -341,7 +352,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             deadline: now + patience,
         };
         op.progress.get_or_insert(now);
-        self.in_flight += 1;
+        self.in_flight += u32::from(!op.is_slow());
         *path.under_way(op.is_slow()) += 1;
         self.uses += 1;
         path.last_used = self.uses;

@@ -67,3 +67,32 @@ fn what_needs_no_place_passes_what_has_none() {
         assert_eq!(bench.models[0].disk[..17 * 512], [1; 17 * 512]);
     }
 }
+
+/// Trims are waited for so long that nothing may stand behind them, whatever their number.
+#[test]
+fn rule_5_many_lost_trims_keep_nothing_else_waiting() {
+    for in_flight in [4, 256] {
+        let settings = Settings {
+            in_flight,
+            ..quick()
+        };
+        let mut bench = Bench::new(1500, Speaks::Nothing, settings);
+        bench.attach();
+        bench.loses = Box::new(|_, frame| frame[19] == 0 && frame[27] == 0x06);
+        for lba in 0..20 {
+            let (lba, sectors) = (8 * lba, 8);
+            bench.submit(Request::Trim { lba, sectors });
+        }
+        for round in 1..4 {
+            for lba in 0..20 {
+                bench.submit(read_at(1000 + 4 * lba, 4));
+            }
+            bench.run(ms(100));
+            assert_eq!(bench.done.len(), 20 * round);
+        }
+        bench.loses = Box::new(|_, _| false);
+        bench.run(61 * SECOND);
+        assert_eq!(bench.done.len(), 80);
+        assert!(bench.done.iter().all(|done| done.result == Ok(Answer::Done)));
+    }
+}
