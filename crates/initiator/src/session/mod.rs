@@ -381,10 +381,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     pub fn close(&mut self, now: Instant) {
         self.attached = false;
         self.fail_all(now, &Error::Closed);
-        let startable = &mut self.startable;
-        let for_ever = Instant::START + Duration::MAX;
-        self.order.expire(for_ever, |slot| startable.push(slot));
-        self.start_all(now);
     }
 
     /// The target's address.
@@ -645,6 +641,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         for slot in slots {
             self.drop_pieces(now, slot, |_, _| true);
         }
+        let startable = &mut self.startable;
+        let for_ever = Instant::START + Duration::MAX;
+        self.order.expire(for_ever, |slot| startable.push(slot));
+        self.start_all(now);
     }
 
     fn is_finished(&self, slot: u32) -> bool {

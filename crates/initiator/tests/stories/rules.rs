@@ -534,6 +534,28 @@ fn rule_6_another_version_ends_the_session() {
     assert_eq!(bench.session.poll_timeout(), None);
 }
 
+/// Sectors that were closed then stayed so, and what waited for them never ended.
+#[test]
+fn rule_6_another_version_ends_also_what_waits_for_copies_of_an_earlier_write() {
+    let mut bench = Bench::attached(1500, Speaks::Nothing);
+    let repeated = bench.submit(write_at(5, 1, 1));
+    bench.transmit();
+    bench.now += ms(30);
+    bench.session.handle_timeout(bench.now);
+    assert_eq!(bench.wait(repeated, ms(1)).result, Ok(Answer::Done));
+    let waiting = bench.submit(write_at(5, 1, 2));
+    bench.submit(read_at(50, 1));
+    for _ in 0..3 {
+        let (port, request) = bench.transmit().remove(0);
+        assert!(is_ata(&request, 0x24));
+        let code = ErrorCode::UnsupportedVersion;
+        let error = response(&request, |header, _| *header = header.with_error(code));
+        bench.session.handle_frame(bench.now, port, &error);
+    }
+    assert_eq!(bench.wait(waiting, ms(1)).result, Err(Error::Version));
+    assert!(bench.session.is_idle() && bench.done.len() == 1);
+}
+
 #[test]
 fn rule_6_registers_of_a_failure_are_kept() {
     // 28 from §3.3: failures, and the bits of 0xA9 one by one.
