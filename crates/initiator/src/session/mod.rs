@@ -288,6 +288,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             path.prove_anew(port.mtu);
             if !port.up || renamed {
                 self.go_silent(now, index);
+                if renamed {
+                    self.renamed(index);
+                }
             } else if let Some(chore) = &mut path.chore {
                 chore.timer = Timer::Due;
             }
@@ -675,6 +678,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         };
         path.measurement = None;
+        // Meanwhile the target may forget what was agreed on.
+        path.in_doubt = true;
         let was_ready = path.state == State::Ready;
         if was_ready {
             path.state = State::Silent;
@@ -686,6 +691,24 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.interrupt_measurements();
         }
         self.flights_again(now, index);
+    }
+
+    /// A path's port has another MAC: nothing is agreed on for that, and its window does not know
+    /// what left by the old one (§15, 10).
+    fn renamed(&mut self, index: usize) {
+        let Some(path) = self.paths.get_mut(index) else {
+            return;
+        };
+        path.agreed = false;
+        path.features = Features::default();
+        let bit = bit(index);
+        for (_, piece) in self.pieces.iter() {
+            if piece.sent_on & bit != 0 {
+                if let Some(op) = self.ops.get_mut(piece.op) {
+                    op.copies_astray = true;
+                }
+            }
+        }
     }
 
     /// Takes everything that is under way on a path back into the queue.
@@ -729,6 +752,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
     }
+}
+
+/// A path's bit among those that a piece was sent on.
+fn bit(path: usize) -> u32 {
+    1_u32
+        .checked_shl(u32::try_from(path).unwrap_or(u32::MAX))
+        .unwrap_or(0)
 }
 
 /// How many pieces are beyond the first of their request.

@@ -9,7 +9,7 @@ use core::time::Duration;
 use super::op::{Kind, Op, Piece, Place};
 use super::response::{Response, Responses, error_of, registers};
 use super::send::transfer;
-use super::{Notice, Session};
+use super::{Notice, Session, bit};
 use crate::checksum::Verdict;
 use crate::discover::is_version_spoken;
 use crate::features::{Features, accepted};
@@ -245,9 +245,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// Whether the response answers a request: by tag, MAC and command (§15, 4).
     fn answers_piece(&mut self, now: Instant, index: usize, response: &Response<'_>) -> bool {
         let tag = response.tag;
-        let bit = 1_u32
-            .checked_shl(u32::try_from(index).unwrap_or(u32::MAX))
-            .unwrap_or(0);
+        let bit = bit(index);
         let sent_here = |piece: &Piece| piece.tag == Some(tag) && piece.sent_on & bit != 0;
         let Some(place) = self.pieces.find(|_, piece| sent_here(piece)) else {
             return false;

@@ -7,7 +7,7 @@ use aoede_wire::{
 use core::time::Duration;
 
 use super::op::{Kind, Op, Piece, Place, trim_entries};
-use super::{Session, Transmit};
+use super::{Session, Transmit, bit};
 use crate::features::table;
 use crate::paths::{Chore, Measurement, Path, PortId, State, Task, Timer};
 use crate::{Identity, Instant};
@@ -323,9 +323,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let Some(op) = self.ops.get_mut(piece.op) else {
             return;
         };
-        let bit = 1_u32
-            .checked_shl(u32::try_from(index).unwrap_or(u32::MAX))
-            .unwrap_or(0);
+        let bit = bit(index);
         let elsewhere = piece.sent_on & !bit != 0;
         if piece.transmissions > 0 {
             self.stats.repeated += 1;
