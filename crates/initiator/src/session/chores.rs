@@ -202,7 +202,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
         path.agreed = false;
         path.measurement = None;
-        path.chore = None;
+        let chore = path.chore.take();
+        path.look_again |= chore.is_some_and(|chore| chore.task == Task::Identify);
         self.flights_again(now, index);
         self.next_chores(now);
     }

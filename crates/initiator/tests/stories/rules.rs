@@ -798,6 +798,23 @@ fn rule_8_an_announcement_right_after_an_agreement_is_not_forgotten() {
     assert_eq!(bench.sent_commands(Command::Extension).len(), 1);
 }
 
+/// The question for the disk gave way to the one for extensions, and was forgotten.
+#[test]
+fn rule_2_a_disk_is_looked_at_again_after_extensions_were_negotiated() {
+    let mut bench = Bench::attached(1500, ALL);
+    bench.announce(0);
+    bench.run(ms(500));
+    bench.models[0].target().set_sectors(SECTORS - 8);
+    bench.loses = Box::new(|way, frame| way == Way::Request && is_ata(frame, 0xEC));
+    bench.announce(0);
+    bench.run(ms(550));
+    assert_eq!(bench.stats().negotiations, 3);
+    assert_eq!(bench.session.identity().unwrap().sectors, SECTORS);
+    bench.loses = Box::new(|_, _| false);
+    bench.run(SECOND);
+    assert_eq!(bench.session.identity().unwrap().sectors, SECTORS - 8);
+}
+
 #[test]
 fn rule_8_coalesced_reads_that_stay_unanswered_are_given_up() {
     for (firmware, speaks) in [(None, ALL), (Some(0x4015), OLD)] {
