@@ -38,17 +38,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
 
     /// "Who is there?", to everybody on one port (§15, 1).
     fn transmit_question(&mut self, out: &mut [u8]) -> Option<Transmit> {
-        if self.ask == 0 {
-            return None;
+        while self.ask != 0 {
+            let id = PortId(u8::try_from(self.ask.trailing_zeros()).ok()?);
+            let others = self.ask & (self.ask - 1);
+            if let Some(port) = self.port(id).filter(|port| port.up) {
+                let tag = self.tags.take(tags(&self.pieces))?;
+                let header = header(port.mac, MacAddr::BROADCAST, self.address, tag);
+                let len = Body::Config(Config::default()).encode(header, out).ok()?;
+                self.ask = others;
+                return Some(Transmit { port: id, len });
+            }
+            self.ask = others;
         }
-        let index = u8::try_from(self.ask.trailing_zeros()).ok()?;
-        self.ask &= self.ask - 1;
-        let id = PortId(index);
-        let port = self.port(id).filter(|port| port.up)?;
-        let tag = self.tags.take(tags(&self.pieces))?;
-        let header = header(port.mac, MacAddr::BROADCAST, self.address, tag);
-        let len = Body::Config(Config::default()).encode(header, out).ok()?;
-        Some(Transmit { port: id, len })
+        None
     }
 
     /// What a path has to find out.

@@ -95,6 +95,15 @@ fn rule_1_targets_are_asked_for_by_broadcast_every_minute_and_when_a_port_comes_
 }
 
 #[test]
+fn rule_1_a_port_that_is_down_does_not_keep_others_from_asking() {
+    let mut bench = Bench::new(1500, Speaks::Nothing, quick());
+    bench.add_port(J, 1500);
+    bench.set_port(PortId(0), |port| port.up = false);
+    let asked: Vec<_> = bench.transmit().iter().map(|(port, _)| *port).collect();
+    assert_eq!(asked, [PortId(1)]);
+}
+
+#[test]
 fn rule_1_an_announcement_is_as_good_as_an_answer() {
     let mut bench = Bench::new(1500, Speaks::Nothing, quick());
     bench.loses = Box::new(|way, frame| way == Way::Request && frame[19] == 1);
