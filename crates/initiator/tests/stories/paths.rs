@@ -222,10 +222,12 @@ fn a_port_that_is_renamed_repeats_writes_as_if_by_another() {
     let mut bench = Bench::attached(1500, ALL);
     let id = bench.submit(write_at(5, 1));
     let late = bench.transmit();
-    bench.set_port(PortId(0), |port| port.mac = J);
+    bench.set_port(PortId(0), |port| port.mac = MacAddr([2, 0, 0, 0, 0, 0x0D]));
     assert_eq!(bench.wait(id, ms(50)).result, Ok(Answer::Done));
+    // The next can go by another port, which need not wait.
+    bench.add_port(J, 1500);
     stays_closed_to_late_copies(&mut bench, &late[0].1);
-    assert!(bench.path(0).features.tags);
+    assert!(bench.session.paths().all(|path| path.features.tags));
 }
 
 /// A target that did not answer for long has been started anew, perhaps.
