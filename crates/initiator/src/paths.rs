@@ -215,6 +215,8 @@ pub(crate) struct Path {
     /// Flushes and trims under way. They may be waited for so long, answered or lost, that nothing
     /// else must wait for the room they take.
     pub(crate) slow_in_flight: u32,
+    /// When it last answered anything that it was asked.
+    pub(crate) answered_at: Instant,
     /// Tries unanswered since the last response.
     pub(crate) misses: u32,
     /// When the first of them was missed.
@@ -275,6 +277,7 @@ impl Path {
             window: Window::new(1),
             in_flight: 0,
             slow_in_flight: 0,
+            answered_at: Instant::START,
             misses: 0,
             missed_since: Instant::START,
             miss_until: Instant::START,

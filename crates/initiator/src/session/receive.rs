@@ -162,6 +162,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             path.trips.sample(now.since(chore.sent));
         }
         path.misses = 0;
+        path.answered_at = now;
         self.stats.answered += 1;
         self.last_heard = now;
         self.conclude(now, index, chore, frame);
@@ -276,6 +277,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 path.trips.sample(now.since(sent));
             }
             path.heard();
+            path.answered_at = now;
             path.window.answered();
             if full {
                 path.heard_full();

@@ -1206,6 +1206,26 @@ fn config_strings_are_read_tested_and_set() {
     assert!(bench.path(0).ready, "silence was an answer");
 }
 
+/// A target that is down says nothing either.
+#[test]
+fn a_test_of_the_config_string_is_not_answered_by_a_target_that_is_down() {
+    let test = || Request::Config {
+        command: ConfigCommand::Test,
+        string: b"not this".to_vec(),
+    };
+    let mut bench = Bench::attached(1500, Speaks::Nothing);
+    bench.loses = Box::new(|_, _| true);
+    let id = bench.submit(test());
+    bench.run(60 * SECOND);
+    assert!(bench.done.is_empty());
+    bench.loses = Box::new(|_, _| false);
+    assert_eq!(bench.wait(id, 60 * SECOND).result, Err(Error::NoMatch));
+
+    bench.loses = Box::new(|_, _| true);
+    let id = bench.submit(test());
+    assert_eq!(bench.wait(id, 200 * SECOND).result, Err(Error::Silent));
+}
+
 /// A session looks for its own target only.
 #[test]
 fn other_addresses_are_no_paths() {
