@@ -9,7 +9,7 @@ use core::time::Duration;
 use super::op::{Kind, Op, Piece, Place, trim_entries};
 use super::{Session, Transmit, bit};
 use crate::features::table;
-use crate::paths::{Chore, Measurement, Path, PortId, State, Task, Timer};
+use crate::paths::{Chore, Path, PortId, State, Task, Timer};
 use crate::{Identity, Instant};
 
 /// Patience for FLUSH and TRIM, which may take a disk long (§15, 5).
@@ -156,8 +156,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             let tag = measurement.first_tag.wrapping_add(measurement.sent);
             measurement.sent += 1;
             if measurement.sent == measurement.probes {
-                let patience = path.trips.timeout().max(Measurement::LATE);
-                measurement.until = Some(now + Measurement::HOLD + patience);
+                measurement.all_sent(now, path.trips.timeout());
             }
             let mut entries = [0; 40];
             let len = congestion(measurement.id, &mut entries);
