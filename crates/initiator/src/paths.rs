@@ -203,6 +203,9 @@ pub(crate) struct Path {
     /// Whether extensions are settled, if only that there are none.
     pub(crate) agreed: bool,
     pub(crate) features: Features,
+    /// The target has, or may have, something to remember of us: what was agreed on, or asked for
+    /// without an answer.
+    pub(crate) may_be_in_force: bool,
     /// Not before then are they negotiated anew.
     pub(crate) negotiate_after: Instant,
     /// The target may have forgotten them.
@@ -278,6 +281,7 @@ impl Path {
             state: State::New,
             agreed: false,
             features: Features::default(),
+            may_be_in_force: false,
             negotiate_after: Instant::START,
             in_doubt: false,
             chore: Some(Chore::new(Task::Identify)),

@@ -701,6 +701,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         };
         path.agreed = false;
         path.features = Features::default();
+        path.may_be_in_force = false;
         let bit = bit(index);
         for (_, piece) in self.pieces.iter() {
             if piece.sent_on & bit != 0 {

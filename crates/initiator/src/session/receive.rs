@@ -173,7 +173,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         if let Some(code) = error_of(&frame.header) {
             return self.chore_refused(now, index, chore, code);
         }
-        let Some(path) = self.paths.get(index) else {
+        let Some(path) = self.paths.get_mut(index) else {
             return;
         };
         let checksum = path.features.checksum();
@@ -189,6 +189,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                     return;
                 };
                 if let Some(features) = accepted(wanted, &table) {
+                    path.may_be_in_force = features.stays_in_force();
                     self.stats.negotiations += 1;
                     self.agree(now, index, features);
                 }
@@ -226,6 +227,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             (_, ErrorCode::UnsupportedVersion) if chore.tries >= TRIES => self.refuse_version(now),
             // "No such command": plain AoE (§7.5; §15, 6).
             (Task::Negotiate, ErrorCode::UnrecognizedCommand) => {
+                if let Some(path) = self.paths.get_mut(index) {
+                    path.may_be_in_force = false;
+                }
                 self.agree(now, index, Features::default());
             }
             (Task::ProveOut(sectors) | Task::ProveIn(sectors), ErrorCode::BadArgument) => {

@@ -104,7 +104,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 Body::Ata(transfer(identity, false, lba, sectors)).encode(header, out)
             }
             Task::Negotiate => {
-                let entries = table(Self::wanted_of(&self.settings, path));
+                let wanted = Self::wanted_of(&self.settings, path);
+                path.may_be_in_force |= wanted.stays_in_force();
+                let entries = table(wanted);
                 let table = ExtensionTable::new(&entries).ok()?;
                 Body::Extension(table).encode(header, out)
             }

@@ -79,6 +79,22 @@ fn who_agreed_on_nothing_has_nothing_to_take_back() {
     }
 }
 
+/// The target may have agreed, and its answers were lost.
+#[test]
+fn what_was_asked_for_without_an_answer_is_taken_back() {
+    let mut bench = Bench::new(1500, ALL, quick());
+    bench.loses = Box::new(|way, frame| way == Way::Response && frame[19] == 4);
+    bench.attach();
+    assert!(!bench.path(0).features.tags);
+    assert_eq!(answers_to_two_reads(&mut bench, I), 2);
+    let mut out = vec![0; bench.session.frame_bytes()];
+    let farewell = bench.session.poll_farewell(bench.now, &mut out).unwrap();
+    bench.loses = Box::new(|_, _| false);
+    bench.deliver(&out[..farewell.len]);
+    assert_eq!(answers_to_two_reads(&mut bench, I), 1);
+    assert!(bench.session.poll_farewell(bench.now, &mut out).is_none());
+}
+
 /// Only the target's tag window tells the late copies of a write that was sent again.
 #[test]
 fn what_tells_late_copies_is_not_taken_back() {
