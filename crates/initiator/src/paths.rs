@@ -140,12 +140,17 @@ impl Measurement {
         Self {
             id,
             first_tag,
-            probes: (4 * u32::from(buffer_count)).min(Self::MOST),
+            probes: Self::probes_of(buffer_count),
             sent: 0,
             answered: [0; Self::WORDS],
             until: None,
             latest: Instant::START,
         }
+    }
+
+    /// How many probes measure a target with this buffer count.
+    pub(crate) fn probes_of(buffer_count: u16) -> u32 {
+        (4 * u32::from(buffer_count)).min(Self::MOST)
     }
 
     /// The last probe is sent; its answer is waited for so long after the hold.

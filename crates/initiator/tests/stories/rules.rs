@@ -288,6 +288,29 @@ fn rule_4_each_new_request_has_the_next_tag_and_a_repetition_keeps_its_tag() {
     assert_eq!((bench.stats().repeated, bench.stats().timed_out), (2, 2));
 }
 
+#[test]
+fn rule_4_tags_of_a_measurement_are_not_given_out_again() {
+    let mut bench = Bench::new(1500, ALL, Settings::default());
+    bench.run(3 * SECOND);
+    let probes = bench.path(0).probes;
+    assert!(probes > 8);
+    for lba in 0..8 {
+        bench.submit(read_at(lba, 1));
+    }
+    bench.run(ms(100));
+    let tags = |bytes: &[u8]| -> Vec<u32> {
+        let sent = bench.sent.iter().filter(|frame| frame[26..].starts_with(bytes));
+        let tags = sent.map(|frame| u32::from_be_bytes(frame[20..24].try_into().unwrap()));
+        tags.collect()
+    };
+    let last = *tags(b"congestion\0").iter().max().unwrap();
+    assert_eq!(tags(b"congestion\0").len() as u32, probes);
+    let reads = bench.sent_ata(Opcode::ReadExt);
+    for (frame, _) in reads {
+        assert!(frame.header.tag.big_endian() > last);
+    }
+}
+
 /// The target knows a late copy of the whole by the tag of its first part.
 #[test]
 fn rule_4_a_write_that_is_cut_anew_keeps_its_tag_for_the_first_part() {
