@@ -34,8 +34,8 @@ pub struct LocalPort {
 pub(crate) const BASE_SECTORS: u8 = 2;
 /// Unanswered tries after which a path counts as silent.
 const SILENT_AFTER: u32 = 4;
-/// and for how long at least: a host that is busy does not answer for a while either, and others are
-/// preferred to a path from its first miss on.
+/// and for how long at least: a host that is busy does not answer for a while either, and others
+/// are preferred to a path from its first miss on.
 const SILENT_FOR: Duration = Duration::from_millis(250);
 /// Unanswered tries with full frames, and only with those, after which short ones are used.
 const SHORT_AFTER: u32 = 3;
@@ -537,8 +537,8 @@ mod tests {
         assert_eq!(path.missed(now, false), Miss::GoSilent);
     }
 
-    /// A host that was busy for 100 ms was taken for dead, and extensions were negotiated again: the
-    /// longer pause (found on a busy machine).
+    /// A host that was busy for 100 ms was taken for dead, and extensions were negotiated again:
+    /// the longer pause (found on a busy machine).
     #[test]
     fn a_path_is_not_silent_before_a_quarter_of_a_second() {
         let mut path = path();

@@ -492,7 +492,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return self.finish(now, slot);
         }
         let piece = Piece::new(slot, 0, op.sectors);
-        // There is room: see `cut`. If there were none, nothing was sent, and nobody waits for ever.
+        // There is room: see `cut`. If there were none, nobody would wait for ever.
         let Ok(place) = self.pieces.insert(piece) else {
             op.error = Some(Error::Silent);
             return self.finish(now, slot);
@@ -511,8 +511,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         };
         op.finished = true;
-        // Of a change that failed a piece may be under way that nobody waited for, and no window knows
-        // it: what failed may be tried again (§9.2).
+        // Of a change that failed a piece may be under way that nobody waited for, and no window
+        // knows it: what failed may be tried again (§9.2).
         let astray = op.copies_astray || op.error.is_some();
         let linger = Some(self.settings.linger).filter(|linger| !linger.is_zero());
         let until = linger.filter(|_| op.changes() && astray);
@@ -593,8 +593,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
     }
 
-    /// Ends a request with an error that one of its pieces met, which is the caller's to end. What is
-    /// under way is waited for, so that nothing of it meets a later request; what is not is dropped.
+    /// Ends a request with an error that one of its pieces met, which is the caller's to end. What
+    /// is under way is waited for, so that nothing of it meets a later request; what is not is
+    /// dropped.
     fn fail_but(&mut self, now: Instant, slot: u32, error: Error, piece: u32) {
         let Some(op) = self.ops.get_mut(slot) else {
             return;

@@ -308,7 +308,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 self.finish_piece(now, place);
             }
             Effect::Failed(error) => {
-                // Its own piece comes last, and once: when the request ends, that place is another's.
+                // Its own piece comes last, and once: when the request ends, that place is
+                // another's.
                 self.fail_but(now, slot, error, place);
                 self.finish_piece(now, place);
             }

@@ -289,8 +289,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         if *self.cut.of(slow) >= *self.most_cut.of(slow) {
             return None;
         }
-        // The first part of a write keeps its tag: so a late copy of the whole is a duplicate to the
-        // target's window, and its response is the answer for the first part too.
+        // The first part of a write keeps its tag: so a late copy of the whole is a duplicate to
+        // the target's window, and its response is the answer for the first part too.
         let kept = tag.filter(|_| op.changes());
         let tag = match kept {
             Some(tag) => tag,

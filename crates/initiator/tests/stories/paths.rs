@@ -215,8 +215,8 @@ fn when_every_path_is_dead_requests_wait_for_the_first_that_returns() {
     assert_eq!(bench.write(3, vec![7; 512]), Err(Error::Silent));
 }
 
-/// Nothing was agreed on for the new MAC when the write left by it, and its window does not know the
-/// copy that left by the old one.
+/// Nothing was agreed on for the new MAC when the write left by it, and its window does not know
+/// the copy that left by the old one.
 #[test]
 fn a_port_that_is_renamed_repeats_writes_as_if_by_another() {
     let mut bench = Bench::attached(1500, ALL);

@@ -299,7 +299,10 @@ fn rule_4_tags_of_a_measurement_are_not_given_out_again() {
     }
     bench.run(ms(100));
     let tags = |bytes: &[u8]| -> Vec<u32> {
-        let sent = bench.sent.iter().filter(|frame| frame[26..].starts_with(bytes));
+        let sent = bench
+            .sent
+            .iter()
+            .filter(|frame| frame[26..].starts_with(bytes));
         let tags = sent.map(|frame| u32::from_be_bytes(frame[20..24].try_into().unwrap()));
         tags.collect()
     };

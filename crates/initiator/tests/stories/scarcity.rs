@@ -93,6 +93,11 @@ fn rule_5_many_lost_trims_keep_nothing_else_waiting() {
         bench.loses = Box::new(|_, _| false);
         bench.run(61 * SECOND);
         assert_eq!(bench.done.len(), 80);
-        assert!(bench.done.iter().all(|done| done.result == Ok(Answer::Done)));
+        assert!(
+            bench
+                .done
+                .iter()
+                .all(|done| done.result == Ok(Answer::Done))
+        );
     }
 }
