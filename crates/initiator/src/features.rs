@@ -29,6 +29,14 @@ pub struct Features {
 }
 
 impl Features {
+    /// Whether the target has to remember something of it.
+    pub(crate) fn stays_in_force(self) -> bool {
+        Self {
+            congestion: false,
+            ..self
+        } != Self::default()
+    }
+
     pub(crate) fn checksum(self) -> Checksum {
         Checksum(match (self.crc8x4, self.crc32c) {
             (_, true) => Some(aoede_wire::Checksum::Crc32c),

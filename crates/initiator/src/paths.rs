@@ -34,8 +34,8 @@ pub struct LocalPort {
 pub(crate) const BASE_SECTORS: u8 = 2;
 /// Unanswered tries after which a path counts as silent.
 const SILENT_AFTER: u32 = 4;
-/// and for how long at least: a host that is busy does not answer for a while either, and others are
-/// preferred to a path from its first miss on.
+/// and for how long at least: a host that is busy does not answer for a while either, and others
+/// are preferred to a path from its first miss on.
 const SILENT_FOR: Duration = Duration::from_millis(250);
 /// Unanswered tries with full frames, and only with those, after which short ones are used.
 const SHORT_AFTER: u32 = 3;
@@ -118,6 +118,8 @@ pub(crate) struct Measurement {
     pub(crate) answered: [u64; Self::WORDS],
     /// When all are sent: the end.
     pub(crate) until: Option<Instant>,
+    /// And the end at the latest.
+    latest: Instant,
 }
 
 impl Measurement {
@@ -125,22 +127,37 @@ impl Measurement {
     pub(crate) const MOST: u32 = 1024;
     const WORDS: usize = Self::MOST as usize / 64;
     /// How long a target holds the probes.
-    pub(crate) const HOLD: Duration = Duration::from_millis(500);
+    const HOLD: Duration = Duration::from_millis(500);
     /// How much later than that its first answer may come: a busy target wakes late.
-    pub(crate) const LATE: Duration = Duration::from_millis(200);
+    const LATE: Duration = Duration::from_millis(200);
     /// Without an answer for so long, after that, there are no more. They come in a burst, which a
     /// slow network takes its time for.
-    pub(crate) const QUIET: Duration = Duration::from_millis(100);
+    const QUIET: Duration = Duration::from_millis(100);
+    /// How much later than the hold it ends, whatever comes.
+    const AT_MOST: Duration = Duration::from_secs(2);
 
     pub(crate) fn new(id: u64, first_tag: u32, buffer_count: u16) -> Self {
         Self {
             id,
             first_tag,
-            probes: (4 * u32::from(buffer_count)).min(Self::MOST),
+            probes: Self::probes_of(buffer_count),
             sent: 0,
             answered: [0; Self::WORDS],
             until: None,
+            latest: Instant::START,
         }
+    }
+
+    /// How many probes measure a target with this buffer count.
+    pub(crate) fn probes_of(buffer_count: u16) -> u32 {
+        (4 * u32::from(buffer_count)).min(Self::MOST)
+    }
+
+    /// The last probe is sent; its answer is waited for so long after the hold.
+    pub(crate) fn all_sent(&mut self, now: Instant, patience: Duration) {
+        let held_until = now + Self::HOLD;
+        self.until = Some(held_until + patience.max(Self::LATE).min(Self::AT_MOST));
+        self.latest = held_until + Self::AT_MOST;
     }
 
     /// Marks a probe as answered; whether it is one. More are waited for, unless it was the last.
@@ -149,15 +166,20 @@ impl Measurement {
         if probe >= self.sent {
             return false;
         }
-        if let Some(word) = self.answered.get_mut(probe as usize / 64) {
-            *word |= 1 << (probe % 64);
+        let Some(word) = self.answered.get_mut(probe as usize / 64) else {
+            return false;
+        };
+        let bit = 1 << (probe % 64);
+        if *word & bit != 0 {
+            return true;
         }
+        *word |= bit;
         let all = self.count() == self.probes;
         self.until = self.until.map(|until| {
             if all {
                 now
             } else {
-                until.max(now + Self::QUIET)
+                until.max(now + Self::QUIET).min(self.latest)
             }
         });
         true
@@ -186,6 +208,9 @@ pub(crate) struct Path {
     /// Whether extensions are settled, if only that there are none.
     pub(crate) agreed: bool,
     pub(crate) features: Features,
+    /// The target has, or may have, something to remember of us: what was agreed on, or asked for
+    /// without an answer.
+    pub(crate) may_be_in_force: bool,
     /// Not before then are they negotiated anew.
     pub(crate) negotiate_after: Instant,
     /// The target may have forgotten them.
@@ -215,6 +240,8 @@ pub(crate) struct Path {
     /// Flushes and trims under way. They may be waited for so long, answered or lost, that nothing
     /// else must wait for the room they take.
     pub(crate) slow_in_flight: u32,
+    /// When it last answered anything that it was asked.
+    pub(crate) answered_at: Instant,
     /// Tries unanswered since the last response.
     pub(crate) misses: u32,
     /// When the first of them was missed.
@@ -259,6 +286,7 @@ impl Path {
             state: State::New,
             agreed: false,
             features: Features::default(),
+            may_be_in_force: false,
             negotiate_after: Instant::START,
             in_doubt: false,
             chore: Some(Chore::new(Task::Identify)),
@@ -275,6 +303,7 @@ impl Path {
             window: Window::new(1),
             in_flight: 0,
             slow_in_flight: 0,
+            answered_at: Instant::START,
             misses: 0,
             missed_since: Instant::START,
             miss_until: Instant::START,
@@ -508,8 +537,8 @@ mod tests {
         assert_eq!(path.missed(now, false), Miss::GoSilent);
     }
 
-    /// A host that was busy for 100 ms was taken for dead, and extensions were negotiated again: the
-    /// longer pause (found on a busy machine).
+    /// A host that was busy for 100 ms was taken for dead, and extensions were negotiated again:
+    /// the longer pause (found on a busy machine).
     #[test]
     fn a_path_is_not_silent_before_a_quarter_of_a_second() {
         let mut path = path();
@@ -570,17 +599,35 @@ mod tests {
         let mut measurement = Measurement::new(7, 0, 2);
         measurement.sent = 8;
         let at = |ms| Instant::START + Duration::from_millis(ms);
-        measurement.until = Some(at(600));
+        measurement.all_sent(at(0), Duration::ZERO);
+        assert_eq!(measurement.until, Some(at(700)));
         let mut until_after = |ms, tag| {
             measurement.answer(at(ms), tag);
             measurement.until
         };
-        assert_eq!(until_after(490, 0), Some(at(600)));
-        assert_eq!(until_after(590, 1), Some(at(690)));
-        for tag in 2..7 {
-            until_after(600, tag);
+        assert_eq!(until_after(590, 0), Some(at(700)));
+        assert_eq!(until_after(690, 1), Some(at(790)));
+        assert_eq!(until_after(750, 1), Some(at(790)), "it was answered before");
+        for tag in 2..6 {
+            until_after(760, tag);
         }
-        assert_eq!(until_after(601, 6), Some(at(701)), "the last is missing");
-        assert_eq!(until_after(602, 7), Some(at(602)));
+        assert_eq!(until_after(770, 6), Some(at(870)), "the last is missing");
+        assert_eq!(until_after(780, 7), Some(at(780)));
+    }
+
+    /// Answers that come one by one must not keep requests waiting for long.
+    #[test]
+    fn a_measurement_ends_two_seconds_after_the_hold() {
+        let mut measurement = Measurement::new(7, 0, 250);
+        measurement.sent = 1000;
+        let at = |ms: u32| Instant::START + Duration::from_millis(ms.into());
+        measurement.all_sent(at(0), Duration::ZERO);
+        for tag in 0..39 {
+            measurement.answer(at(500 + 50 * tag), tag);
+        }
+        // The last came at 2400 ms.
+        assert_eq!(measurement.until, Some(at(2500)));
+        measurement.answer(at(2450), 39);
+        assert_eq!(measurement.until, Some(at(2500)));
     }
 }

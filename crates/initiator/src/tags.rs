@@ -28,19 +28,29 @@ impl Tags {
     /// A tag for a new request, or `None` while one so old is under way that the span would be too
     /// large. `under_way` names the tags under way, in any order; it is asked now and then only.
     pub(crate) fn take(&mut self, under_way: impl Iterator<Item = u32>) -> Option<u32> {
-        if self.next.wrapping_sub(self.oldest) >= SPAN - 1 {
+        self.take_many(1, under_way)
+    }
+
+    /// As many tags in a row; the first of them. At most 1024.
+    pub(crate) fn take_many(
+        &mut self,
+        count: u32,
+        under_way: impl Iterator<Item = u32>,
+    ) -> Option<u32> {
+        let span = SPAN - count;
+        if self.next.wrapping_sub(self.oldest) >= span {
             let age = |tag: u32| self.next.wrapping_sub(tag);
             self.oldest = under_way.max_by_key(|&tag| age(tag)).unwrap_or(self.next);
-            if age(self.oldest) >= SPAN - 1 {
+            if age(self.oldest) >= span {
                 return None;
             }
         }
         let mut tag = self.next;
-        if tag == 0 {
+        if tag.wrapping_neg() < count {
             // Announcements carry tag 0 (§4.4): a response must not look like one.
             tag = 1;
         }
-        self.next = tag.wrapping_add(1);
+        self.next = tag.wrapping_add(count);
         Some(tag)
     }
 
@@ -69,6 +79,19 @@ mod tests {
         assert_eq!(taken, [0xFFFF_FFFE, 0xFFFF_FFFF, 1, 2]);
         assert!(tags.is_recent(0xFFFF_FFFE) && tags.is_recent(2));
         assert!(!tags.is_recent(3));
+    }
+
+    #[test]
+    fn rule_4_tags_in_a_row_are_given_out_once_and_skip_zero() {
+        let mut tags = Tags::new(0xFFFF_FFF0);
+        assert_eq!(tags.take_many(4, empty()), Some(0xFFFF_FFF0));
+        assert_eq!(tags.take(empty()), Some(0xFFFF_FFF4));
+        // Eleven are left.
+        assert_eq!(tags.take_many(12, empty()), Some(1));
+        assert_eq!(tags.take(empty()), Some(13));
+        let mut tags = Tags::new(0xFFFF_FFF0);
+        assert_eq!(tags.take_many(16, empty()), Some(0xFFFF_FFF0));
+        assert_eq!(tags.take(empty()), Some(1));
     }
 
     #[test]

@@ -83,7 +83,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             if let Some(path) = self.paths.get_mut(index) {
                 path.measured = true;
             }
-            if let Some(first) = self.tags.take(super::send::tags(&self.pieces)) {
+            let under_way = super::send::tags(&self.pieces);
+            let probes = Measurement::probes_of(buffer_count);
+            if let Some(first) = self.tags.take_many(probes, under_way) {
                 // Not −1, which the 2014 AoEde takes for the id before the first.
                 let id = self.next_random() >> 16;
                 if let Some(path) = self.paths.get_mut(index) {
@@ -204,7 +206,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
         path.agreed = false;
         path.measurement = None;
-        path.chore = None;
+        let chore = path.chore.take();
+        path.look_again |= chore.is_some_and(|chore| chore.task == Task::Identify);
         self.flights_again(now, index);
         self.next_chores(now);
     }

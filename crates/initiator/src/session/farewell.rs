@@ -3,9 +3,8 @@
 use aoede_wire::{Body, ExtensionTable};
 
 use super::{Session, Transmit, send};
+use crate::Instant;
 use crate::features::{Features, RESET};
-use crate::paths::{Path, Task};
-use crate::{Instant, Settings};
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// Encodes a frame that takes back what was agreed on with the target, as
@@ -20,11 +19,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// [`Settings::linger`]: only the target's tag window tells late copies of that.
     pub fn poll_farewell(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
         loop {
-            let in_force = |path: &Path| has_something_in_force(&self.settings, path);
-            let index = self.paths.iter().position(in_force)?;
+            let index = self.paths.iter().position(|path| path.may_be_in_force)?;
             let quiet = self.quiet_at(index).is_none_or(|at| at <= now);
             let path = self.paths.get_mut(index)?;
             path.features = Features::default();
+            path.may_be_in_force = false;
             path.chore = None;
             let (id, mac) = (path.port, path.mac);
             let Some(port) = self.port(id).filter(|port| port.up && quiet) else {
@@ -38,16 +37,4 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return Some(Transmit { port: id, len });
         }
     }
-}
-
-/// Whether the target has, or may have, something to remember of us.
-fn has_something_in_force(settings: &Settings, path: &Path) -> bool {
-    let agreed = Features {
-        congestion: false,
-        ..path.features
-    } != Features::default();
-    let asking = path
-        .chore
-        .is_some_and(|chore| chore.task == Task::Negotiate && chore.tries > 0);
-    agreed || (asking && settings.wanted.stays_in_force())
 }

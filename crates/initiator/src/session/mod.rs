@@ -180,8 +180,14 @@ pub struct Session<B> {
     again: VecDeque<u32>,
     /// Pieces to be cut and sent.
     fresh: VecDeque<u32>,
-    /// Pieces under way or held, on all paths.
+    /// Pieces of flushes and trims to be sent, again perhaps. While they have no room, others go.
+    slow: VecDeque<u32>,
+    /// Pieces under way or held, on all paths, but for those of flushes and trims.
     in_flight: u32,
+    /// Pieces beyond the first of their request. Each request has a place for its first, so these
+    /// are at most as many as there are other places.
+    cut: Cut,
+    most_cut: Cut,
     next_id: u64,
     uses: u64,
     finished: VecDeque<u32>,
@@ -218,7 +224,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let in_flight = u32::from(settings.in_flight);
         // Each request has one piece that was not sent yet. Of those that were sent as many can be
         // under way as the settings say, and as many again in the queue for another try.
-        let pieces = requests + 2 * in_flight + 1;
+        // Lost trims keep theirs for long, so they have their own.
+        let most_cut = Cut {
+            others: 2 * in_flight + 1,
+            slow: in_flight,
+        };
+        let pieces = requests + most_cut.others + most_cut.slow;
         let [t0, t1, t2, t3, ..] = seed.to_le_bytes();
         Self {
             address,
@@ -238,7 +249,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             pieces: Table::new(pieces),
             again: VecDeque::with_capacity(pieces as usize),
             fresh: VecDeque::with_capacity(pieces as usize),
+            slow: VecDeque::with_capacity(pieces as usize),
             in_flight: 0,
+            cut: Cut::default(),
+            most_cut,
             next_id: 0,
             uses: 0,
             finished: VecDeque::with_capacity(requests as usize),
@@ -274,6 +288,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             path.prove_anew(port.mtu);
             if !port.up || renamed {
                 self.go_silent(now, index);
+                if renamed {
+                    self.renamed(index);
+                }
             } else if let Some(chore) = &mut path.chore {
                 chore.timer = Timer::Due;
             }
@@ -367,10 +384,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     pub fn close(&mut self, now: Instant) {
         self.attached = false;
         self.fail_all(now, &Error::Closed);
-        let startable = &mut self.startable;
-        let for_ever = Instant::START + Duration::MAX;
-        self.order.expire(for_ever, |slot| startable.push(slot));
-        self.start_all(now);
     }
 
     /// The target's address.
@@ -479,9 +492,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return self.finish(now, slot);
         }
         let piece = Piece::new(slot, 0, op.sectors);
+        // There is room: see `cut`. If there were none, nobody would wait for ever.
+        let Ok(place) = self.pieces.insert(piece) else {
+            op.error = Some(Error::Silent);
+            return self.finish(now, slot);
+        };
         op.pieces = 1;
-        // There is room: see `new`.
-        if let Ok(place) = self.pieces.insert(piece) {
+        if op.is_slow() {
+            self.slow.push_back(place);
+        } else {
             self.fresh.push_back(place);
         }
     }
@@ -492,8 +511,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         };
         op.finished = true;
-        // Of a change that failed a piece may be under way that nobody waited for, and no window knows
-        // it: what failed may be tried again (§9.2).
+        // Of a change that failed a piece may be under way that nobody waited for, and no window
+        // knows it: what failed may be tried again (§9.2).
         let astray = op.copies_astray || op.error.is_some();
         let linger = Some(self.settings.linger).filter(|linger| !linger.is_zero());
         let until = linger.filter(|_| op.changes() && astray);
@@ -524,6 +543,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         op.progress = Some(now);
         if op.pieces == 0 {
             self.finish(now, piece.op);
+        } else {
+            let cut = self.cut.of(op.is_slow());
+            *cut = cut.saturating_sub(1);
         }
     }
 
@@ -532,20 +554,23 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let Some(piece) = self.pieces.get_mut(place) else {
             return;
         };
+        let slow = self.ops.get(piece.op).is_some_and(Op::is_slow);
         match piece.place {
             Place::Queued => {
                 self.again.retain(|&queued| queued != place);
                 self.fresh.retain(|&queued| queued != place);
+                self.slow.retain(|&queued| queued != place);
             }
             Place::Flying { path, .. } => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                let slow = self.ops.get(piece.op).is_some_and(Op::is_slow);
+                self.in_flight = self.in_flight.saturating_sub(u32::from(!slow));
                 if let Some(path) = self.paths.get_mut(path) {
                     let under_way = path.under_way(slow);
                     *under_way = under_way.saturating_sub(1);
                 }
             }
-            Place::Held { .. } => self.in_flight = self.in_flight.saturating_sub(1),
+            Place::Held { .. } => {
+                self.in_flight = self.in_flight.saturating_sub(u32::from(!slow));
+            }
         }
     }
 
@@ -556,16 +581,21 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         };
         piece.place = Place::Queued;
-        let failed = self.ops.get(piece.op).is_none_or(|op| op.error.is_some());
-        self.again.push_back(place);
-        if failed {
+        let op = self.ops.get(piece.op);
+        if op.is_some_and(Op::is_slow) {
+            self.slow.push_back(place);
+        } else {
+            self.again.push_back(place);
+        }
+        if op.is_none_or(|op| op.error.is_some()) {
             // Nobody wants it any more.
             self.finish_piece(now, place);
         }
     }
 
-    /// Ends a request with an error that one of its pieces met, which is the caller's to end. What is
-    /// under way is waited for, so that nothing of it meets a later request; what is not is dropped.
+    /// Ends a request with an error that one of its pieces met, which is the caller's to end. What
+    /// is under way is waited for, so that nothing of it meets a later request; what is not is
+    /// dropped.
     fn fail_but(&mut self, now: Instant, slot: u32, error: Error, piece: u32) {
         let Some(op) = self.ops.get_mut(slot) else {
             return;
@@ -615,6 +645,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         for slot in slots {
             self.drop_pieces(now, slot, |_, _| true);
         }
+        let startable = &mut self.startable;
+        let for_ever = Instant::START + Duration::MAX;
+        self.order.expire(for_ever, |slot| startable.push(slot));
+        self.start_all(now);
     }
 
     fn is_finished(&self, slot: u32) -> bool {
@@ -645,6 +679,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         };
         path.measurement = None;
+        // Meanwhile the target may forget what was agreed on.
+        path.in_doubt = true;
         let was_ready = path.state == State::Ready;
         if was_ready {
             path.state = State::Silent;
@@ -656,6 +692,25 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.interrupt_measurements();
         }
         self.flights_again(now, index);
+    }
+
+    /// A path's port has another MAC: nothing is agreed on for that, and its window does not know
+    /// what left by the old one (§15, 10).
+    fn renamed(&mut self, index: usize) {
+        let Some(path) = self.paths.get_mut(index) else {
+            return;
+        };
+        path.agreed = false;
+        path.features = Features::default();
+        path.may_be_in_force = false;
+        let bit = bit(index);
+        for (_, piece) in self.pieces.iter() {
+            if piece.sent_on & bit != 0 {
+                if let Some(op) = self.ops.get_mut(piece.op) {
+                    op.copies_astray = true;
+                }
+            }
+        }
     }
 
     /// Takes everything that is under way on a path back into the queue.
@@ -698,6 +753,31 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
+    }
+}
+
+/// A path's bit among those that a piece was sent on.
+fn bit(path: usize) -> u32 {
+    1_u32
+        .checked_shl(u32::try_from(path).unwrap_or(u32::MAX))
+        .unwrap_or(0)
+}
+
+/// How many pieces are beyond the first of their request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cut {
+    others: u32,
+    slow: u32,
+}
+
+impl Cut {
+    /// Those of flushes and trims are slow.
+    fn of(&mut self, slow: bool) -> &mut u32 {
+        if slow {
+            &mut self.slow
+        } else {
+            &mut self.others
+        }
     }
 }
 

@@ -105,6 +105,8 @@ pub(super) struct Piece {
     pub(super) entry: bool,
     /// How often the target would not have it.
     pub(super) refusals: u32,
+    /// Tries that stayed unanswered while something else was answered.
+    pub(super) silences: u32,
 }
 
 impl Piece {
@@ -120,6 +122,7 @@ impl Piece {
             patience: None,
             entry: false,
             refusals: 0,
+            silences: 0,
         }
     }
 

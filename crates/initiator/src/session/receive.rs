@@ -6,10 +6,10 @@ use aoede_wire::{
 };
 use core::time::Duration;
 
-use super::op::{Kind, Piece, Place};
+use super::op::{Kind, Op, Piece, Place};
 use super::response::{Response, Responses, error_of, registers};
 use super::send::transfer;
-use super::{Notice, Session};
+use super::{Notice, Session, bit};
 use crate::checksum::Verdict;
 use crate::discover::is_version_spoken;
 use crate::features::{Features, accepted};
@@ -162,6 +162,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             path.trips.sample(now.since(chore.sent));
         }
         path.misses = 0;
+        path.answered_at = now;
         self.stats.answered += 1;
         self.last_heard = now;
         self.conclude(now, index, chore, frame);
@@ -172,7 +173,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         if let Some(code) = error_of(&frame.header) {
             return self.chore_refused(now, index, chore, code);
         }
-        let Some(path) = self.paths.get(index) else {
+        let Some(path) = self.paths.get_mut(index) else {
             return;
         };
         let checksum = path.features.checksum();
@@ -188,6 +189,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                     return;
                 };
                 if let Some(features) = accepted(wanted, &table) {
+                    path.may_be_in_force = features.stays_in_force();
                     self.stats.negotiations += 1;
                     self.agree(now, index, features);
                 }
@@ -225,6 +227,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             (_, ErrorCode::UnsupportedVersion) if chore.tries >= TRIES => self.refuse_version(now),
             // "No such command": plain AoE (§7.5; §15, 6).
             (Task::Negotiate, ErrorCode::UnrecognizedCommand) => {
+                if let Some(path) = self.paths.get_mut(index) {
+                    path.may_be_in_force = false;
+                }
                 self.agree(now, index, Features::default());
             }
             (Task::ProveOut(sectors) | Task::ProveIn(sectors), ErrorCode::BadArgument) => {
@@ -245,9 +250,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// Whether the response answers a request: by tag, MAC and command (§15, 4).
     fn answers_piece(&mut self, now: Instant, index: usize, response: &Response<'_>) -> bool {
         let tag = response.tag;
-        let bit = 1_u32
-            .checked_shl(u32::try_from(index).unwrap_or(u32::MAX))
-            .unwrap_or(0);
+        let bit = bit(index);
         let sent_here = |piece: &Piece| piece.tag == Some(tag) && piece.sent_on & bit != 0;
         let Some(place) = self.pieces.find(|_, piece| sent_here(piece)) else {
             return false;
@@ -278,6 +281,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 path.trips.sample(now.since(sent));
             }
             path.heard();
+            path.answered_at = now;
             path.window.answered();
             if full {
                 path.heard_full();
@@ -304,18 +308,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 self.finish_piece(now, place);
             }
             Effect::Failed(error) => {
-                // Its own piece comes last, and once: when the request ends, that place is another's.
+                // Its own piece comes last, and once: when the request ends, that place is
+                // another's.
                 self.fail_but(now, slot, error, place);
                 self.finish_piece(now, place);
             }
             Effect::Later => {
                 self.land(place);
+                let slow = self.ops.get(slot).is_some_and(Op::is_slow);
                 if let Some(piece) = self.pieces.get_mut(place) {
                     let wait = HOLD_FIRST.saturating_mul(1 << piece.refusals.min(7));
                     piece.refusals += 1;
                     let until = now + wait.min(HOLD_AT_MOST);
                     piece.place = Place::Held { until };
-                    self.in_flight += 1;
+                    self.in_flight += u32::from(!slow);
                 }
             }
             Effect::Again => {

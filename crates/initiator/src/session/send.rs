@@ -7,9 +7,9 @@ use aoede_wire::{
 use core::time::Duration;
 
 use super::op::{Kind, Op, Piece, Place, trim_entries};
-use super::{Session, Transmit};
+use super::{Session, Transmit, bit};
 use crate::features::table;
-use crate::paths::{Chore, Measurement, Path, PortId, State, Task, Timer};
+use crate::paths::{Chore, Path, PortId, State, Task, Timer};
 use crate::{Identity, Instant};
 
 /// Patience for FLUSH and TRIM, which may take a disk long (§15, 5).
@@ -38,17 +38,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
 
     /// "Who is there?", to everybody on one port (§15, 1).
     fn transmit_question(&mut self, out: &mut [u8]) -> Option<Transmit> {
-        if self.ask == 0 {
-            return None;
+        while self.ask != 0 {
+            let id = PortId(u8::try_from(self.ask.trailing_zeros()).ok()?);
+            let others = self.ask & (self.ask - 1);
+            if let Some(port) = self.port(id).filter(|port| port.up) {
+                let tag = self.tags.take(tags(&self.pieces))?;
+                let header = header(port.mac, MacAddr::BROADCAST, self.address, tag);
+                let len = Body::Config(Config::default()).encode(header, out).ok()?;
+                self.ask = others;
+                return Some(Transmit { port: id, len });
+            }
+            self.ask = others;
         }
-        let index = u8::try_from(self.ask.trailing_zeros()).ok()?;
-        self.ask &= self.ask - 1;
-        let id = PortId(index);
-        let port = self.port(id).filter(|port| port.up)?;
-        let tag = self.tags.take(tags(&self.pieces))?;
-        let header = header(port.mac, MacAddr::BROADCAST, self.address, tag);
-        let len = Body::Config(Config::default()).encode(header, out).ok()?;
-        Some(Transmit { port: id, len })
+        None
     }
 
     /// What a path has to find out.
@@ -102,7 +104,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 Body::Ata(transfer(identity, false, lba, sectors)).encode(header, out)
             }
             Task::Negotiate => {
-                let entries = table(Self::wanted_of(&self.settings, path));
+                let wanted = Self::wanted_of(&self.settings, path);
+                path.may_be_in_force |= wanted.stays_in_force();
+                let entries = table(wanted);
                 let table = ExtensionTable::new(&entries).ok()?;
                 Body::Extension(table).encode(header, out)
             }
@@ -154,8 +158,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             let tag = measurement.first_tag.wrapping_add(measurement.sent);
             measurement.sent += 1;
             if measurement.sent == measurement.probes {
-                let patience = path.trips.timeout().max(Measurement::LATE);
-                measurement.until = Some(now + Measurement::HOLD + patience);
+                measurement.all_sent(now, path.trips.timeout());
             }
             let mut entries = [0; 40];
             let len = congestion(measurement.id, &mut entries);
@@ -173,10 +176,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
 
     /// The next piece of a request, and reads that can travel with it.
     fn transmit_piece(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
-        let front = *self.again.front().or_else(|| self.fresh.front())?;
-        let slow = self.ops.get(self.pieces.get(front)?.op)?.is_slow();
-        let index = self.pick_path(slow)?;
-        let place = self.cut(front, index)?;
+        let (place, index) = self.next_slow().or_else(|| self.next_piece())?;
         self.launch(now, place, index);
         let piece = self.pieces.get(place)?;
         let op = self.ops.get(piece.op)?;
@@ -190,6 +190,25 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             port: self.paths.get(index)?.port,
             len,
         })
+    }
+
+    /// The next flush or trim, and its path. These have their own room.
+    fn next_slow(&mut self) -> Option<(u32, usize)> {
+        let front = *self.slow.front()?;
+        let index = self.pick_path(true)?;
+        Some((self.cut(front, index)?, index))
+    }
+
+    /// The next piece of another request, and its path.
+    fn next_piece(&mut self) -> Option<(u32, usize)> {
+        let front = *self.again.front().or_else(|| self.fresh.front())?;
+        let index = self.pick_path(false)?;
+        let place = self.cut(front, index).or_else(|| {
+            // No place for its parts, or no tag: who needs none may pass.
+            let next = self.first_whole(index)?;
+            self.cut(next, index)
+        })?;
+        Some((place, index))
     }
 
     /// The path for the next frame: one that answers before one that does not, then the one with
@@ -208,7 +227,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             .filter(usable)
             .map(|path| path.buffer_count);
         let most = counts.max()?.min(self.settings.in_flight);
-        if self.in_flight >= u32::from(most.max(1)) {
+        if !slow && self.in_flight >= u32::from(most.max(1)) {
             return None;
         }
         let mut best = None;
@@ -228,39 +247,56 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         best.map(|(_, index)| index)
     }
 
-    /// Cuts from the front of its queue as much as one frame on this path holds, gives it a tag and
-    /// returns its place.
-    fn cut(&mut self, front: u32, index: usize) -> Option<u32> {
+    /// The first piece in the queues that this path can carry as it is, rather one with a tag.
+    fn first_whole(&self, index: usize) -> Option<u32> {
         let payload = self.paths.get(index)?.payload.max(1);
-        let piece = self.pieces.get(front)?;
+        let whole = |tagged: bool| {
+            let mut queued = self.again.iter().chain(&self.fresh).copied();
+            queued.find(|&place| {
+                self.pieces.get(place).is_some_and(|piece| {
+                    let op = self.ops.get(piece.op);
+                    let fits = op.is_some_and(|op| piece.sectors <= op.most_sectors(payload));
+                    fits && (piece.tag.is_some() || !tagged)
+                })
+            })
+        };
+        whole(true).or_else(|| whole(false))
+    }
+
+    /// Cuts from a piece in a queue as much as one frame on this path holds, gives it a tag and
+    /// returns its place.
+    fn cut(&mut self, queued: u32, index: usize) -> Option<u32> {
+        let payload = self.paths.get(index)?.payload.max(1);
+        let piece = self.pieces.get(queued)?;
         let op = self.ops.get(piece.op)?;
         let most = op.most_sectors(payload);
         let (fits, tag) = (piece.sectors <= most, piece.tag);
-        let again = self.again.front() == Some(&front);
+        let slow = op.is_slow();
         if fits {
             if tag.is_none() {
                 let tag = self.tags.take(tags(&self.pieces))?;
-                self.pieces.get_mut(front)?.tag = Some(tag);
+                self.pieces.get_mut(queued)?.tag = Some(tag);
             }
-            let queue = if again {
-                &mut self.again
-            } else {
-                &mut self.fresh
-            };
-            queue.pop_front();
-            return Some(front);
+            for queue in [&mut self.slow, &mut self.again, &mut self.fresh] {
+                if let Some(at) = queue.iter().position(|&place| place == queued) {
+                    queue.remove(at);
+                    break;
+                }
+            }
+            return Some(queued);
         }
-        if self.pieces.is_full() {
+        // Other places are for the first pieces of requests.
+        if *self.cut.of(slow) >= *self.most_cut.of(slow) {
             return None;
         }
-        // The first part of a write keeps its tag: so a late copy of the whole is a duplicate to the
-        // target's window, and its response is the answer for the first part too.
+        // The first part of a write keeps its tag: so a late copy of the whole is a duplicate to
+        // the target's window, and its response is the answer for the first part too.
         let kept = tag.filter(|_| op.changes());
         let tag = match kept {
             Some(tag) => tag,
             None => self.tags.take(tags(&self.pieces))?,
         };
-        let piece = self.pieces.get_mut(front)?;
+        let piece = self.pieces.get_mut(queued)?;
         let mut first = Piece::new(piece.op, piece.offset, most);
         first.tag = Some(tag);
         if kept.is_some() {
@@ -275,6 +311,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         op.pieces += 1;
         // What was sent as one frame, and may still arrive, is sent as several now.
         op.copies_astray |= was_sent;
+        *self.cut.of(slow) += 1;
         self.pieces.insert(first).ok()
     }
 
@@ -289,9 +326,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let Some(op) = self.ops.get_mut(piece.op) else {
             return;
         };
-        let bit = 1_u32
-            .checked_shl(u32::try_from(index).unwrap_or(u32::MAX))
-            .unwrap_or(0);
+        let bit = bit(index);
         let elsewhere = piece.sent_on & !bit != 0;
         if piece.transmissions > 0 {
             self.stats.repeated += 1;
@@ -318,7 +353,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             deadline: now + patience,
         };
         op.progress.get_or_insert(now);
-        self.in_flight += 1;
+        self.in_flight += u32::from(!op.is_slow());
         *path.under_way(op.is_slow()) += 1;
         self.uses += 1;
         path.last_used = self.uses;

@@ -10,7 +10,8 @@ use crate::{Error, Instant};
 
 /// Between questions for a target that nobody has answered, at most.
 const ASK_AT_MOST: Duration = Duration::from_secs(10);
-/// Tries after which silence is the answer to a test of the config string.
+/// Tries after which silence is the answer to a test of the config string, if other requests were
+/// answered meanwhile.
 const SILENCE_TRIES: u32 = 3;
 /// Coalesced reads that went unanswered in a row, while so many others were answered.
 const IGNORED_ENTRIES: u32 = 8;
@@ -111,37 +112,41 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let Some(piece) = self.pieces.get_mut(place) else {
             return;
         };
-        let Place::Flying { path: index, .. } = piece.place else {
+        let Place::Flying {
+            path: index, sent, ..
+        } = piece.place
+        else {
             return self.send_again(now, place);
         };
         self.stats.timed_out += 1;
         let patience = piece.patience.unwrap_or_default();
         // Doubles, but what is long already does not grow.
         piece.patience = Some(patience.max((patience * 2).min(TIMEOUT_CEILING)));
-        let (slot, entry, tries) = (piece.op, piece.entry, piece.transmissions);
+        let lives = self.paths.get(index);
+        if lives.is_some_and(|path| path.answered_at > sent) {
+            piece.silences += 1;
+        }
+        let (slot, entry, silences) = (piece.op, piece.entry, piece.silences);
         let sectors = piece.sectors;
         let Some(op) = self.ops.get_mut(slot) else {
             return;
         };
         let full =
             matches!(op.kind, Kind::Read(_) | Kind::Write(_)) && sectors > u64::from(BASE_SECTORS);
-        let silence_counts = match &op.kind {
-            Kind::Control(control) => control.may_be_silent && tries >= SILENCE_TRIES,
-            _ => false,
-        };
-        if silence_counts {
+        let may_be_silent = matches!(&op.kind, Kind::Control(control) if control.may_be_silent);
+        if may_be_silent && silences >= SILENCE_TRIES {
             op.error.get_or_insert(Error::NoMatch);
             return self.finish_piece(now, place);
         }
-        let may_be_silent = matches!(&op.kind, Kind::Control(control) if control.may_be_silent);
         self.send_again(now, place);
-        if may_be_silent {
-            // Says nothing about the path.
-            return;
-        }
         let Some(path) = self.paths.get_mut(index) else {
             return;
         };
+        if may_be_silent {
+            // Says nothing about the path, which is asked something that it must answer.
+            path.look_again |= path.state == State::Ready;
+            return;
+        }
         if entry {
             path.entry_misses += 1;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aoede_initiator::{Driver, Instant, SessionId, Settings, Wanted};
 use aoede_link::Port as _;
 use aoede_link::sim::{SimNet, SimPort};
-use aoede_wire::{Body, Frame, MacAddr};
+use aoede_wire::{Body, Command, Frame, MacAddr};
 
 use crate::bench::{Bench, E1_1, I, J, SECTORS, T, Way, facts, ms, quick};
 use crate::target::{ALL, Model, Speaks, settings};
@@ -77,6 +77,25 @@ fn who_agreed_on_nothing_has_nothing_to_take_back() {
         let mut out = vec![0; bench.session.frame_bytes()];
         assert!(bench.session.poll_farewell(bench.now, &mut out).is_none());
     }
+}
+
+/// The target may have agreed, and its answers were lost.
+#[test]
+fn what_was_asked_for_without_an_answer_is_taken_back() {
+    let mut bench = Bench::new(1500, ALL, quick());
+    bench.loses = Box::new(|way, frame| {
+        let command = Frame::decode(frame).unwrap().header.command;
+        way == Way::Response && command == Command::Extension
+    });
+    bench.attach();
+    assert!(!bench.path(0).features.tags);
+    assert_eq!(answers_to_two_reads(&mut bench, I), 2);
+    let mut out = vec![0; bench.session.frame_bytes()];
+    let farewell = bench.session.poll_farewell(bench.now, &mut out).unwrap();
+    bench.loses = Box::new(|_, _| false);
+    bench.deliver(&out[..farewell.len]);
+    assert_eq!(answers_to_two_reads(&mut bench, I), 1);
+    assert!(bench.session.poll_farewell(bench.now, &mut out).is_none());
 }
 
 /// Only the target's tag window tells the late copies of a write that was sent again.

@@ -16,6 +16,7 @@ mod network;
 mod paths;
 mod properties;
 mod rules;
+mod scarcity;
 mod shared;
 mod simulation;
 mod target;

@@ -215,6 +215,47 @@ fn when_every_path_is_dead_requests_wait_for_the_first_that_returns() {
     assert_eq!(bench.write(3, vec![7; 512]), Err(Error::Silent));
 }
 
+/// Nothing was agreed on for the new MAC when the write left by it, and its window does not know
+/// the copy that left by the old one.
+#[test]
+fn a_port_that_is_renamed_repeats_writes_as_if_by_another() {
+    let mut bench = Bench::attached(1500, ALL);
+    let id = bench.submit(write_at(5, 1));
+    let late = bench.transmit();
+    bench.set_port(PortId(0), |port| port.mac = MacAddr([2, 0, 0, 0, 0, 0x0D]));
+    assert_eq!(bench.wait(id, ms(50)).result, Ok(Answer::Done));
+    // The next can go by another port, which need not wait.
+    bench.add_port(J, 1500);
+    stays_closed_to_late_copies(&mut bench, &late[0].1);
+    assert!(bench.session.paths().all(|path| path.features.tags));
+}
+
+/// A target that did not answer for long has been started anew, perhaps.
+#[test]
+fn a_write_that_is_repeated_on_a_silent_path_is_not_trusted_to_be_known() {
+    let mut bench = Bench::attached(1500, ALL);
+    let id = bench.submit(write_at(5, 1));
+    let late = bench.transmit();
+    bench.loses = Box::new(|_, _| true);
+    bench.run(Duration::from_secs(2));
+    assert!(!bench.path(0).ready);
+    bench.models[0].restart();
+    bench.loses = Box::new(|_, frame| frame[19] == 0 && frame[27] == 0xEC);
+    let done = bench.wait(id, Duration::from_secs(5));
+    assert_eq!(done.result, Ok(Answer::Done));
+    stays_closed_to_late_copies(&mut bench, &late[0].1);
+}
+
+/// Another write of the same sector waits until the copy of the first must have come.
+fn stays_closed_to_late_copies(bench: &mut Bench, late: &[u8]) {
+    let next = bench.submit(write_at(5, 2));
+    bench.run(ms(150));
+    bench.deliver(late);
+    assert_eq!(bench.models[0].disk[5 * 512], 1);
+    assert_eq!(bench.wait(next, ms(200)).result, Ok(Answer::Done));
+    assert_eq!(bench.models[0].disk[5 * 512], 2);
+}
+
 /// A path with a small frame size must not be given what only the other can carry.
 #[test]
 fn each_path_carries_what_it_can() {

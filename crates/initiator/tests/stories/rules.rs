@@ -95,6 +95,15 @@ fn rule_1_targets_are_asked_for_by_broadcast_every_minute_and_when_a_port_comes_
 }
 
 #[test]
+fn rule_1_a_port_that_is_down_does_not_keep_others_from_asking() {
+    let mut bench = Bench::new(1500, Speaks::Nothing, quick());
+    bench.add_port(J, 1500);
+    bench.set_port(PortId(0), |port| port.up = false);
+    let asked: Vec<_> = bench.transmit().iter().map(|(port, _)| *port).collect();
+    assert_eq!(asked, [PortId(1)]);
+}
+
+#[test]
 fn rule_1_an_announcement_is_as_good_as_an_answer() {
     let mut bench = Bench::new(1500, Speaks::Nothing, quick());
     bench.loses = Box::new(|way, frame| way == Way::Request && frame[19] == 1);
@@ -277,6 +286,32 @@ fn rule_4_each_new_request_has_the_next_tag_and_a_repetition_keeps_its_tag() {
         [first, first + 1, first + 2, first + 3, first + 1, first + 1]
     );
     assert_eq!((bench.stats().repeated, bench.stats().timed_out), (2, 2));
+}
+
+#[test]
+fn rule_4_tags_of_a_measurement_are_not_given_out_again() {
+    let mut bench = Bench::new(1500, ALL, Settings::default());
+    bench.run(3 * SECOND);
+    let probes = bench.path(0).probes;
+    assert!(probes > 8);
+    for lba in 0..8 {
+        bench.submit(read_at(lba, 1));
+    }
+    bench.run(ms(100));
+    let tags = |bytes: &[u8]| -> Vec<u32> {
+        let sent = bench
+            .sent
+            .iter()
+            .filter(|frame| frame[26..].starts_with(bytes));
+        let tags = sent.map(|frame| u32::from_be_bytes(frame[20..24].try_into().unwrap()));
+        tags.collect()
+    };
+    let last = *tags(b"congestion\0").iter().max().unwrap();
+    assert_eq!(tags(b"congestion\0").len() as u32, probes);
+    let reads = bench.sent_ata(Opcode::ReadExt);
+    for (frame, _) in reads {
+        assert!(frame.header.tag.big_endian() > last);
+    }
 }
 
 /// The target knows a late copy of the whole by the tag of its first part.
@@ -534,6 +569,28 @@ fn rule_6_another_version_ends_the_session() {
     assert_eq!(bench.session.poll_timeout(), None);
 }
 
+/// Sectors that were closed then stayed so, and what waited for them never ended.
+#[test]
+fn rule_6_another_version_ends_also_what_waits_for_copies_of_an_earlier_write() {
+    let mut bench = Bench::attached(1500, Speaks::Nothing);
+    let repeated = bench.submit(write_at(5, 1, 1));
+    bench.transmit();
+    bench.now += ms(30);
+    bench.session.handle_timeout(bench.now);
+    assert_eq!(bench.wait(repeated, ms(1)).result, Ok(Answer::Done));
+    let waiting = bench.submit(write_at(5, 1, 2));
+    bench.submit(read_at(50, 1));
+    for _ in 0..3 {
+        let (port, request) = bench.transmit().remove(0);
+        assert!(is_ata(&request, 0x24));
+        let code = ErrorCode::UnsupportedVersion;
+        let error = response(&request, |header, _| *header = header.with_error(code));
+        bench.session.handle_frame(bench.now, port, &error);
+    }
+    assert_eq!(bench.wait(waiting, ms(1)).result, Err(Error::Version));
+    assert!(bench.session.is_idle() && bench.done.len() == 1);
+}
+
 #[test]
 fn rule_6_registers_of_a_failure_are_kept() {
     // 28 from §3.3: failures, and the bits of 0xA9 one by one.
@@ -789,6 +846,23 @@ fn rule_8_an_announcement_right_after_an_agreement_is_not_forgotten() {
     assert!(bench.path(0).features.tags);
     bench.run(10 * SECOND);
     assert_eq!(bench.sent_commands(Command::Extension).len(), 1);
+}
+
+/// The question for the disk gave way to the one for extensions, and was forgotten.
+#[test]
+fn rule_2_a_disk_is_looked_at_again_after_extensions_were_negotiated() {
+    let mut bench = Bench::attached(1500, ALL);
+    bench.announce(0);
+    bench.run(ms(500));
+    bench.models[0].target().set_sectors(SECTORS - 8);
+    bench.loses = Box::new(|way, frame| way == Way::Request && is_ata(frame, 0xEC));
+    bench.announce(0);
+    bench.run(ms(550));
+    assert_eq!(bench.stats().negotiations, 3);
+    assert_eq!(bench.session.identity().unwrap().sectors, SECTORS);
+    bench.loses = Box::new(|_, _| false);
+    bench.run(SECOND);
+    assert_eq!(bench.session.identity().unwrap().sectors, SECTORS - 8);
 }
 
 #[test]
@@ -1171,6 +1245,26 @@ fn config_strings_are_read_tested_and_set() {
         Err(Error::BadArgument)
     );
     assert!(bench.path(0).ready, "silence was an answer");
+}
+
+/// A target that is down says nothing either.
+#[test]
+fn a_test_of_the_config_string_is_not_answered_by_a_target_that_is_down() {
+    let test = || Request::Config {
+        command: ConfigCommand::Test,
+        string: b"not this".to_vec(),
+    };
+    let mut bench = Bench::attached(1500, Speaks::Nothing);
+    bench.loses = Box::new(|_, _| true);
+    let id = bench.submit(test());
+    bench.run(60 * SECOND);
+    assert!(bench.done.is_empty());
+    bench.loses = Box::new(|_, _| false);
+    assert_eq!(bench.wait(id, 60 * SECOND).result, Err(Error::NoMatch));
+
+    bench.loses = Box::new(|_, _| true);
+    let id = bench.submit(test());
+    assert_eq!(bench.wait(id, 200 * SECOND).result, Err(Error::Silent));
 }
 
 /// A session looks for its own target only.
