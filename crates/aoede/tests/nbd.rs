@@ -11,6 +11,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
@@ -40,6 +41,8 @@ const NO_HOLE: u16 = 2;
 #[derive(Clone, Debug)]
 struct Memory {
     shared: Arc<(Mutex<Inside>, Condvar)>,
+    /// Whoever asks it panics, as by a fault of the program.
+    panics: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -70,6 +73,8 @@ impl Backing for Memory {
     }
 
     fn begin(&self, token: u64, request: Request<Vec<u8>>, done: &Sender<Completion>) {
+        let panics = self.panics.load(Ordering::SeqCst);
+        assert!(!panics, "a fault, on purpose");
         let done = done.clone();
         let held = Held {
             token,
@@ -107,6 +112,7 @@ impl Memory {
         };
         Self {
             shared: Arc::new((Mutex::new(inside), Condvar::new())),
+            panics: Arc::default(),
         }
     }
 
@@ -371,7 +377,6 @@ fn what_is_written_is_read_in_both_kinds_of_reply() {
         client.ask(DISCONNECT, 0, 0, 0, 0);
         assert!(client.is_at_end());
     }
-    assert!(!scene.path.with_extension("lock").exists());
     let path = scene.path.clone();
     assert!(scene.stop(), "it was written to");
     assert!(!path.exists());
@@ -582,6 +587,32 @@ fn requests_of_a_client_that_is_gone_are_finished() {
     assert!(scene.stop());
     assert_eq!(disk.lock().log, ["write 0+1", "flush"]);
     assert_eq!(disk.lock().data[..512], [7; 512]);
+}
+
+/// A fault of this program, in each of the two threads of a client.
+#[test]
+fn a_panic_costs_one_client_and_no_stop() {
+    let scene = Scene::new();
+    let mut other = scene.client();
+    // The thread that reads asks the disk.
+    let mut client = scene.client();
+    scene.disk.panics.store(true, Ordering::SeqCst);
+    client.ask(READ, 0, 1, 0, 512);
+    assert!(client.is_at_end());
+    // For the flush the one that replies does, while the other waits for memory.
+    scene.disk.panics.store(false, Ordering::SeqCst);
+    scene.disk.lock().hold = true;
+    let mut client = scene.client();
+    client.write(FUA, 1, 0, &[7; 512]);
+    client.ask(READ, 0, 2, 0, 8 << 20);
+    drop(scene.disk.wait_for_held(1));
+    scene.disk.panics.store(true, Ordering::SeqCst);
+    scene.disk.release(0);
+    assert!(client.is_at_end());
+    scene.disk.panics.store(false, Ordering::SeqCst);
+    scene.disk.release_all();
+    assert_eq!(other.read(0, 512), [7; 512]);
+    assert!(scene.stop());
 }
 
 #[test]

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -47,7 +48,12 @@ pub(super) struct Connection<'a, B> {
     room: Condvar,
 }
 
+/// What one of the two threads does at its end, by a panic too, so that the other does not wait.
+struct Half<F: FnMut()>(F);
+
 struct State {
+    /// One of the threads has panicked: what is pending may never end.
+    broken: bool,
     /// Further requests may come.
     reading: bool,
     /// Memory that requests hold, in bytes.
@@ -69,6 +75,12 @@ struct Pending {
     step: Step,
 }
 
+impl<F: FnMut()> Drop for Half<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 impl<'a, B: Backing> Connection<'a, B> {
     pub(super) fn new(
         service: &'a Service<B>,
@@ -77,6 +89,7 @@ impl<'a, B: Backing> Connection<'a, B> {
         structured: bool,
     ) -> Self {
         let state = State {
+            broken: false,
             reading: true,
             used: 0,
             next: 0,
@@ -97,23 +110,45 @@ impl<'a, B: Backing> Connection<'a, B> {
     ///
     /// # Errors
     /// It sends something else than requests, or leaves in the middle of one.
+    ///
+    /// # Panics
+    /// One of its threads has; both have ended then.
     pub(super) fn serve(&self, input: &mut BufReader<&UnixStream>) -> io::Result<Tally> {
         let (done, ended) = mpsc::channel();
         thread::scope(|scope| {
             let done = &done;
             let replying = thread::Builder::new()
                 .name("nbd-reply".to_owned())
-                .spawn_scoped(scope, move || self.reply(&ended, done))?;
+                .spawn_scoped(scope, move || {
+                    let _half = Half(|| self.note_panic());
+                    self.reply(&ended, done)
+                })?;
+            let half = Half(|| self.end_reading(done));
             let read = self.read(input, done);
-            self.lock().reading = false;
-            look(done);
-            let tally = replying.join().unwrap_or_default();
+            drop(half);
+            let tally = replying.join().unwrap_or_else(|panic| resume_unwind(panic));
             read.map(|()| tally)
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the replying thread end when all that was read has its reply.
+    fn end_reading(&self, done: &Sender<Completion>) {
+        self.note_panic();
+        self.lock().reading = false;
+        look(done);
+    }
+
+    /// Lets the other thread end, wherever it waits, if this one panics.
+    fn note_panic(&self) {
+        if thread::panicking() {
+            self.lock().broken = true;
+            self.peer.abandon();
+            self.room.notify_all();
+        }
     }
 
     /// Reads requests and gives them to the disk, until there are no more.
@@ -167,7 +202,8 @@ impl<'a, B: Backing> Connection<'a, B> {
 
     /// Waits for memory.
     fn take(&self, cost: usize) {
-        let full = |state: &mut State| state.used > 0 && state.used + cost > WINDOW;
+        let full =
+            |state: &mut State| !state.broken && state.used > 0 && state.used + cost > WINDOW;
         let state = self.room.wait_while(self.lock(), full);
         state.unwrap_or_else(PoisonError::into_inner).used += cost;
     }
@@ -241,7 +277,7 @@ impl<'a, B: Backing> Connection<'a, B> {
 
     fn is_over(&self) -> bool {
         let state = self.lock();
-        !state.reading && state.pending.is_empty()
+        state.broken || !state.reading && state.pending.is_empty()
     }
 
     /// Whether the client is still there. If not, nothing more is read from it.

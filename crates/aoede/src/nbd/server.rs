@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::disk::Backing;
 use super::service::{Peer, Service};
@@ -19,6 +20,7 @@ use crate::stop::Stop;
 
 /// How often `tick` is called.
 const TICK: Duration = Duration::from_secs(1);
+
 /// The clients of now.
 #[derive(Debug, Default)]
 struct Clients {
@@ -28,8 +30,8 @@ struct Clients {
 }
 
 /// Serves up to `most` clients at once, others are turned away, until `stop` says so. Then nobody
-/// is accepted any more, the socket is removed, requests that were sent are finished and replied to, and it returns.
-/// `tick` is called about once a second.
+/// is accepted any more, the socket is removed, requests that were sent are finished and replied
+/// to, and it returns. `tick` is called about once a second.
 ///
 /// # Errors
 /// What the kernel said when it was asked for clients.
@@ -98,9 +100,17 @@ fn welcome<'scope, B: Backing>(
         return;
     }
     let serve = move || {
-        match service.serve(&peer) {
-            Ok(tally) => info!(client = id, ?tally, "a client has left"),
-            Err(error) => warn!(client = id, %error, "a client was disconnected"),
+        // A fault in this program costs one client, and not the last flush.
+        match panic::catch_unwind(AssertUnwindSafe(|| service.serve(&peer))) {
+            Ok(Ok(tally)) => info!(client = id, ?tally, "a client has left"),
+            Ok(Err(error)) => warn!(client = id, %error, "a client was disconnected"),
+            Err(_) => {
+                peer.abandon();
+                error!(
+                    client = id,
+                    "a client was disconnected by a fault in this program"
+                );
+            }
         }
         clients.leave(id);
     };
