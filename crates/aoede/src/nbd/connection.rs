@@ -22,7 +22,7 @@ use super::disk::Backing;
 use super::protocol::{Export, SECTOR};
 use super::reply;
 use super::request::{Action, REQUEST_BYTES, Request};
-use super::service::{Peer, Service, Tally};
+use super::service::{Peer, Replies, Service, Tally};
 use super::steps::{Next, Outcome, Step, changes, first, held, next, zeroes};
 
 /// Memory of a client's requests, in bytes.
@@ -241,7 +241,7 @@ impl<'a, B: Backing> Connection<'a, B> {
 
     /// Hears how requests end and replies, until the last has ended that was read.
     fn reply(&self, ended: &Receiver<Completion>, done: &Sender<Completion>) -> Tally {
-        let mut output = BufWriter::with_capacity(STREAM_BUFFER, self.peer);
+        let mut output = BufWriter::with_capacity(STREAM_BUFFER, Replies::new(self.peer));
         let mut tally = Tally::default();
         let mut there = true;
         let mut complaint = None;
