@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aoede::nbd::disk::{Backing, Facts};
 use aoede::nbd::server;
@@ -43,6 +43,8 @@ struct Memory {
     shared: Arc<(Mutex<Inside>, Condvar)>,
     /// Whoever asks it panics, as by a fault of the program.
     panics: Arc<AtomicBool>,
+    /// Gone for good, which the server is told when it asks for news.
+    ended: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -113,6 +115,7 @@ impl Memory {
         Self {
             shared: Arc::new((Mutex::new(inside), Condvar::new())),
             panics: Arc::default(),
+            ended: Arc::default(),
         }
     }
 
@@ -199,7 +202,7 @@ fn words(request: &Request<Vec<u8>>) -> String {
 struct Scene {
     disk: Memory,
     stop: StopHandle,
-    server: Option<JoinHandle<bool>>,
+    server: Option<JoinHandle<std::io::Result<bool>>>,
     path: PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -216,9 +219,14 @@ impl Scene {
         let (stopping, stop) = Stop::by_hand().unwrap();
         let disk = Memory::new();
         let service = Service::new(disk.clone(), String::new(), read_only);
+        let disk_of_server = disk.clone();
         let server = thread::spawn(move || {
-            server::run(socket, &service, &stopping, most, || ()).unwrap();
-            service.has_changed()
+            let tick = || match disk_of_server.ended.load(Ordering::SeqCst) {
+                true => Err(std::io::Error::other("the disk has ended")),
+                false => Ok(()),
+            };
+            let served = server::run(socket, &service, &stopping, most, tick);
+            served.map(|()| service.has_changed())
         });
         Self {
             disk,
@@ -236,7 +244,7 @@ impl Scene {
     /// Asks it to stop, and says whether anything was changed, when it has.
     fn stop(mut self) -> bool {
         self.stop.stop().unwrap();
-        self.server.take().unwrap().join().unwrap()
+        self.server.take().unwrap().join().unwrap().unwrap()
     }
 }
 
@@ -536,7 +544,7 @@ fn a_stop_lets_requests_finish_and_takes_no_more_clients() {
     drop(scene.disk.wait_for_held(2));
     scene.stop.stop().unwrap();
     // The socket goes first.
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while scene.path.exists() {
         assert!(start.elapsed() < SOON);
         thread::yield_now();
@@ -550,7 +558,7 @@ fn a_stop_lets_requests_finish_and_takes_no_more_clients() {
     let log = scene.disk.lock().log.clone();
     assert_eq!(log, ["write 0+1", "write 1+1", "flush"]);
     let mut scene = scene;
-    assert!(scene.server.take().unwrap().join().unwrap());
+    assert!(scene.server.take().unwrap().join().unwrap().unwrap());
 }
 
 /// Its replies fill the socket, and it reads none: everybody else has gone home.
@@ -564,6 +572,40 @@ fn a_stop_does_not_wait_forever_for_a_client_that_reads_nothing() {
     let idle = scene.client();
     assert!(!scene.stop());
     drop((client, idle));
+}
+
+/// It takes something always, but would need minutes for all.
+#[test]
+fn a_stop_does_not_wait_for_a_client_that_reads_slowly() {
+    let scene = Scene::new();
+    let mut client = scene.client();
+    client.ask(READ, 0, 1, 0, 32 << 20);
+    // It has begun to reply.
+    take::<16>(&mut client.stream);
+    let slow = thread::spawn(move || {
+        let mut data = vec![0; 16 << 10];
+        while matches!(client.stream.read(&mut data), Ok(1..)) {
+            // How slow it is; nothing waits for it.
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let start = Instant::now();
+    assert!(!scene.stop());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    slow.join().unwrap();
+}
+
+/// Its clients are told, and the server ends with its error, although nobody has asked it to stop.
+#[test]
+fn a_disk_that_is_gone_for_good_ends_the_server() {
+    let mut scene = Scene::new();
+    let mut client = scene.client();
+    assert_eq!(client.read(0, 512), [0; 512]);
+    scene.disk.ended.store(true, Ordering::SeqCst);
+    assert!(client.is_at_end());
+    let error = scene.server.take().unwrap().join().unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the disk has ended");
+    assert!(!scene.path.exists());
 }
 
 #[test]
@@ -643,7 +685,7 @@ fn more_clients_than_allowed_are_turned_away() {
     second.stream.shutdown(Shutdown::Both).unwrap();
     drop(second);
     // There is room again as soon as the server has seen it go.
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     loop {
         let mut fourth = UnixStream::connect(&scene.path).unwrap();
         fourth.set_read_timeout(Some(SOON)).unwrap();

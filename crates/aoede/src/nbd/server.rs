@@ -31,23 +31,22 @@ struct Clients {
 
 /// Serves up to `most` clients at once, others are turned away, until `stop` says so. Then nobody
 /// is accepted any more, the socket is removed, requests that were sent are finished and replied
-/// to, and it returns. `tick` is called about once a second.
+/// to, and it returns. `tick` is called about once a second; its error is a reason to stop too.
 ///
 /// # Errors
-/// What the kernel said when it was asked for clients.
+/// What the kernel said when it was asked for clients, or `tick`.
 pub fn run<B: Backing>(
     socket: Socket,
     service: &Service<B>,
     stop: &Stop,
     most: usize,
-    mut tick: impl FnMut(),
+    mut tick: impl FnMut() -> io::Result<()>,
 ) -> io::Result<()> {
     let clients = Clients::default();
     thread::scope(|scope| {
         let mut next = 0;
         let result = loop {
-            tick();
-            match wait(&socket, stop) {
+            match tick().and_then(|()| wait(&socket, stop)) {
                 Ok(true) => break Ok(()),
                 Ok(false) => {}
                 Err(error) => break Err(error),
