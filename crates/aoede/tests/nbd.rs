@@ -22,7 +22,8 @@ use aoede::nbd::server;
 use aoede::nbd::service::Service;
 use aoede::nbd::socket::Socket;
 use aoede::stop::{Stop, StopHandle};
-use aoede_initiator::{Answer, ClientError, Completion, Error, Refusal, Request};
+use aoede_initiator::{Answer, ClientError, Completion, Error, Refusal, Registers, Request};
+use aoede_wire::Status;
 
 /// For anything that a thread does at once.
 const SOON: Duration = Duration::from_secs(20);
@@ -58,6 +59,8 @@ struct Inside {
     most_held: usize,
     /// What was asked, in words.
     log: Vec<String>,
+    /// Trims fail with this.
+    failing_trims: Option<fn() -> ClientError>,
     /// The next requests fail with this.
     failing: Option<fn() -> ClientError>,
 }
@@ -102,6 +105,7 @@ impl Memory {
             flush: true,
             trim: true,
             trim_zeroes: true,
+            abort_refuses: true,
         };
         let inside = Inside {
             data: vec![0; SECTORS as usize * 512],
@@ -110,6 +114,7 @@ impl Memory {
             held: Vec::new(),
             most_held: 0,
             log: Vec::new(),
+            failing_trims: None,
             failing: None,
         };
         Self {
@@ -155,7 +160,8 @@ impl Inside {
         let at = |lba: u64| usize::try_from(lba).unwrap() * 512;
         let mut result = Ok(Answer::Done);
         let mut buffer = None;
-        if let Some(error) = self.failing {
+        let is_trim = matches!(held.request, Request::Trim { .. });
+        if let Some(error) = self.failing.or(self.failing_trims.filter(|_| is_trim)) {
             result = Err(error());
         } else {
             match held.request {
@@ -451,6 +457,56 @@ fn zeros_are_written_in_portions_where_holes_are_not_wanted() {
     let inside = scene.disk.lock();
     assert!(inside.data[512..zeroed].iter().all(|&byte| byte == 0));
     assert_eq!((inside.data[511], inside.data[zeroed]), (0xFF, 0xFF));
+}
+
+/// ATA's answer to what a device does not do: ABRT, and DRDY with ERR (protocol.md §3.3).
+fn aborted() -> ClientError {
+    let registers = Registers {
+        status: Status(0x41),
+        error: 0x04,
+        not_done: 0,
+        lba: 0,
+    };
+    Error::Device { registers }.into()
+}
+
+#[test]
+fn zeros_are_written_where_a_trim_fails_unless_they_must_be_fast() {
+    let scene = Scene::new();
+    scene.disk.lock().data.fill(0xFF);
+    let mut client = scene.client();
+    scene.disk.lock().failing_trims = Some(aborted);
+    let (len, fast) = ((1 << 20) + 512, 1 << 4);
+    assert_eq!(client.call(WRITE_ZEROES, fast, 512, len), 95);
+    assert_eq!(scene.disk.lock().log, ["trim 1+2049"]);
+    assert_eq!(client.call(WRITE_ZEROES, FUA, 512, len), 0);
+    let log = std::mem::take(&mut scene.disk.lock().log);
+    let asked = ["trim 1+2049", "write 1+2048", "write 2049+1", "flush"];
+    assert_eq!(log[1..], asked);
+    let inside = scene.disk.lock();
+    let zeroed = 512 + len as usize;
+    assert!(inside.data[512..zeroed].iter().all(|&byte| byte == 0));
+    assert_eq!((inside.data[511], inside.data[zeroed]), (0xFF, 0xFF));
+    drop(inside);
+    // Silence says nothing of trims, and a trim that was asked for as one is no promise.
+    scene.disk.lock().failing_trims = Some(|| Error::Silent.into());
+    assert_eq!(client.call(WRITE_ZEROES, 0, 512, len), 5);
+    assert_eq!(client.call(TRIM, 0, 512, len), 5);
+    assert_eq!(scene.disk.lock().log, ["trim 1+2049"; 2]);
+}
+
+#[test]
+fn only_our_targets_abort_means_that_a_write_was_refused() {
+    let scene = Scene::new();
+    let mut client = scene.client();
+    scene.disk.lock().failing = Some(aborted);
+    for (abort_refuses, of_writes) in [(true, 1), (false, 5)] {
+        scene.disk.lock().facts.abort_refuses = abort_refuses;
+        client.write(0, 1, 0, &[1; 512]);
+        assert_eq!(client.reply(0), (1, of_writes, vec![]));
+        client.ask(READ, 0, 2, 0, 512);
+        assert_eq!(client.reply(512), (2, 5, vec![]));
+    }
 }
 
 #[test]

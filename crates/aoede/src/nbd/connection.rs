@@ -296,12 +296,15 @@ impl<'a, B: Backing> Connection<'a, B> {
     ) -> Option<(Pending, Outcome)> {
         let token = completion.token;
         let mut pending = self.lock().pending.remove(&token)?;
-        match next(pending.step, completion) {
+        let disk = self.service.disk();
+        let refuses =
+            completion.result.is_err() && disk.facts().is_ok_and(|facts| facts.abort_refuses);
+        match next(pending.step, completion, refuses) {
             Next::Reply(result) => Some((pending, result)),
             Next::Ask(step, request) => {
                 pending.step = step;
                 self.lock().pending.insert(token, pending);
-                self.service.disk().begin(token, request, done);
+                disk.begin(token, request, done);
                 None
             }
         }
