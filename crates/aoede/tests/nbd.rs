@@ -7,7 +7,7 @@
     reason = "tests: a panic is how they fail"
 )]
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -161,7 +161,10 @@ impl Inside {
         let mut result = Ok(Answer::Done);
         let mut buffer = None;
         let is_trim = matches!(held.request, Request::Trim { .. });
-        if let Some(error) = self.failing.or(self.failing_trims.filter(|_| is_trim)) {
+        if let Some(error) = self
+            .failing
+            .or_else(|| self.failing_trims.filter(|_| is_trim))
+        {
             result = Err(error());
         } else {
             match held.request {
@@ -208,7 +211,7 @@ fn words(request: &Request<Vec<u8>>) -> String {
 struct Scene {
     disk: Memory,
     stop: StopHandle,
-    server: Option<JoinHandle<std::io::Result<bool>>>,
+    server: Option<JoinHandle<io::Result<bool>>>,
     path: PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -227,9 +230,11 @@ impl Scene {
         let service = Service::new(disk.clone(), String::new(), read_only);
         let disk_of_server = disk.clone();
         let server = thread::spawn(move || {
-            let tick = || match disk_of_server.ended.load(Ordering::SeqCst) {
-                true => Err(std::io::Error::other("the disk has ended")),
-                false => Ok(()),
+            let tick = || {
+                if disk_of_server.ended.load(Ordering::SeqCst) {
+                    return Err(io::Error::other("the disk has ended"));
+                }
+                Ok(())
             };
             let served = server::run(socket, &service, &stopping, most, tick);
             served.map(|()| service.has_changed())

@@ -92,9 +92,10 @@ pub(super) fn run(args: AttachArgs) -> anyhow::Result<()> {
     let tell_news = || tell_news(&disk, &network, args.address);
     let served = server::run(socket, &service, &stop, most, tell_news);
     // Clients have their replies; what they did not flush themselves is flushed for them.
-    let flushed = match service.has_changed() && export.flush {
-        true => disk.flush(),
-        false => Ok(()),
+    let flushed = if service.has_changed() && export.flush {
+        disk.flush()
+    } else {
+        Ok(())
     };
     served.context("clients can no longer be served")?;
     flushed.with_context(|| format!("{}: the last flush has failed", args.address))
