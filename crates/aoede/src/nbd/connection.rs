@@ -13,7 +13,7 @@ use std::panic::resume_unwind;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aoede_initiator::{Answer, ClientError, Completion, Request as DiskRequest};
 use tracing::{debug, warn};
@@ -22,6 +22,7 @@ use super::disk::Backing;
 use super::protocol::{Export, SECTOR};
 use super::reply;
 use super::request::{Action, REQUEST_BYTES, Request};
+use super::seldom::Seldom;
 use super::service::{Peer, Replies, Service, Tally};
 use super::steps::{Next, Outcome, Step, changes, first, held, next, zeroes};
 
@@ -32,8 +33,6 @@ pub const LEAST_COST: usize = 64 << 10;
 
 /// Small requests and replies travel together in portions of this size.
 pub(super) const STREAM_BUFFER: usize = 64 << 10;
-/// Failures are logged this often at most, for each client.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 /// A token that no request has: look whether all is over.
 const LOOK: u64 = u64::MAX;
 
@@ -244,7 +243,7 @@ impl<'a, B: Backing> Connection<'a, B> {
         let mut output = BufWriter::with_capacity(STREAM_BUFFER, Replies::new(self.peer));
         let mut tally = Tally::default();
         let mut there = true;
-        let mut complaint = None;
+        let mut complaints = Seldom::default();
         loop {
             let completion = if let Ok(completion) = ended.try_recv() {
                 completion
@@ -261,7 +260,7 @@ impl<'a, B: Backing> Connection<'a, B> {
                 completion
             };
             if let Err(error) = &completion.result {
-                complain(error, &mut complaint);
+                complain(error, &mut complaints);
             }
             let Some((pending, result)) = self.advance(completion, done) else {
                 continue;
@@ -312,10 +311,9 @@ impl<'a, B: Backing> Connection<'a, B> {
 }
 
 /// Logs that the disk has failed a request, unless that was said just now.
-fn complain(error: &ClientError, last: &mut Option<Instant>) {
-    if last.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
+fn complain(error: &ClientError, complaints: &mut Seldom) {
+    if complaints.is_due(Instant::now()) {
         warn!(%error, "a request has failed");
-        *last = Some(Instant::now());
     } else {
         debug!(%error, "a request has failed");
     }

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::disk::Backing;
+use super::seldom::Seldom;
 use super::service::{Peer, Service};
 use super::socket::Socket;
 use crate::stop::Stop;
@@ -45,6 +45,7 @@ pub fn run<B: Backing>(
     let clients = Clients::default();
     thread::scope(|scope| {
         let mut next = 0;
+        let mut complaints = Seldom::default();
         let result = loop {
             match tick().and_then(|()| wait(&socket, stop)) {
                 Ok(true) => break Ok(()),
@@ -54,7 +55,12 @@ pub fn run<B: Backing>(
             match socket.accept() {
                 Ok(Some(stream)) => {
                     next += 1;
-                    welcome(scope, &clients, service, next, most, stream);
+                    let peer = Arc::new(Peer::new(stream));
+                    if clients.enter(next, &peer, most) {
+                        welcome(scope, &clients, service, next, peer);
+                    } else {
+                        complain(most, &mut complaints);
+                    }
                 }
                 Ok(None) => {}
                 // No descriptors or memory are left, for now: the client has to wait.
@@ -84,20 +90,23 @@ fn wait(socket: &Socket, stop: &Stop) -> io::Result<bool> {
     }
 }
 
-/// Gives a client a thread, if there are not too many.
+/// Logs that a client was turned away, unless that was said just now.
+fn complain(most: usize, complaints: &mut Seldom) {
+    if complaints.is_due(Instant::now()) {
+        warn!("a client was turned away: {most} are connected (--connections)");
+    } else {
+        debug!("a client was turned away: {most} are connected (--connections)");
+    }
+}
+
+/// Gives a client a thread.
 fn welcome<'scope, B: Backing>(
     scope: &'scope Scope<'scope, '_>,
     clients: &'scope Clients,
     service: &'scope Service<B>,
     id: u64,
-    most: usize,
-    stream: UnixStream,
+    peer: Arc<Peer>,
 ) {
-    let peer = Arc::new(Peer::new(stream));
-    if !clients.enter(id, &peer, most) {
-        warn!("a client was turned away: {most} are connected (--connections)");
-        return;
-    }
     let serve = move || {
         // A fault in this program costs one client, and not the last flush.
         match panic::catch_unwind(AssertUnwindSafe(|| service.serve(&peer))) {
