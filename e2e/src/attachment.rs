@@ -19,7 +19,7 @@ const START: Duration = Duration::from_secs(30);
 pub struct Attachment {
     process: Process,
     socket: PathBuf,
-    uri: String,
+    ready: String,
 }
 
 impl Attachment {
@@ -43,7 +43,7 @@ impl Attachment {
         Ok(Self {
             process,
             socket: socket.to_owned(),
-            uri: text.trim_end().to_owned(),
+            ready: text.trim_end().to_owned(),
         })
     }
 
@@ -65,8 +65,13 @@ impl Attachment {
     }
 
     /// What it printed when clients could connect.
+    pub fn ready(&self) -> &str {
+        &self.ready
+    }
+
+    /// The URI for clients, which it prints without `--json`.
     pub fn uri(&self) -> &str {
-        &self.uri
+        &self.ready
     }
 
     /// Where clients connect.

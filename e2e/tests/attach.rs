@@ -14,6 +14,7 @@ use aoede_e2e::{
     Attachment, Export, Finished, Guest, GuestOptions, Maker, Namespace, Packages, Process, Random,
     Scratch, TargetProcess, run, succeed, wait_until,
 };
+use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
 const DISK: u64 = 64 * MIB;
@@ -392,6 +393,18 @@ fn a_dead_ones_socket_is_replaced_and_a_live_ones_is_not() -> Result<()> {
     let arguments = ["--json", "--socket-mode", "0666", "--read-only"];
     let attachment = Attachment::start(&scene.initiator_host, "ini0", &socket, &arguments)?;
     ensure!(mode(&socket)? == 0o666, "mode {:o}", mode(&socket)?);
+    // One line, since it was waited for one only.
+    let facts: Value = serde_json::from_str(attachment.ready())?;
+    let path = socket.display().to_string();
+    let expected = json!({
+        "address": "e1.1",
+        "uri": format!("nbd+unix:///?socket={path}"),
+        "socket": path,
+        "export_name": "",
+        "size_bytes": DISK,
+        "read_only": true,
+    });
+    ensure!(facts == expected, "{facts}");
     let file = scene.folder.join("file");
     fs::write(&file, "precious")?;
     let finished = Attachment::fail(&scene.initiator_host, "ini0", &file, &[])?;

@@ -33,9 +33,24 @@ impl OutputArgs {
     /// # Errors
     /// Standard output takes nothing: a full disk, for instance.
     pub(crate) fn print(self, facts: &impl Facts) -> anyhow::Result<()> {
+        self.print_as(facts, serde_json::to_string_pretty)
+    }
+
+    /// The same, with JSON on one line: for who waits for the line of a command that goes on.
+    ///
+    /// # Errors
+    /// As [`print`](Self::print).
+    pub(crate) fn print_line(self, facts: &impl Facts) -> anyhow::Result<()> {
+        self.print_as(facts, serde_json::to_string)
+    }
+
+    fn print_as<F: Facts>(
+        self,
+        facts: &F,
+        json: fn(&F) -> serde_json::Result<String>,
+    ) -> anyhow::Result<()> {
         let mut text = if self.json {
-            let json = serde_json::to_string_pretty(facts);
-            let json = json.context("cannot make JSON of the result")?;
+            let json = json(facts).context("cannot make JSON of the result")?;
             harmless::json(&json).into_owned()
         } else {
             facts.text()

@@ -7,21 +7,23 @@
     reason = "tests: a panic is how they fail"
 )]
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aoede::nbd::disk::{Backing, Facts};
 use aoede::nbd::server;
 use aoede::nbd::service::Service;
 use aoede::nbd::socket::Socket;
 use aoede::stop::{Stop, StopHandle};
-use aoede_initiator::{Answer, ClientError, Completion, Error, Refusal, Request};
+use aoede_initiator::{Answer, ClientError, Completion, Error, Refusal, Registers, Request};
+use aoede_wire::Status;
 
 /// For anything that a thread does at once.
 const SOON: Duration = Duration::from_secs(20);
@@ -40,6 +42,10 @@ const NO_HOLE: u16 = 2;
 #[derive(Clone, Debug)]
 struct Memory {
     shared: Arc<(Mutex<Inside>, Condvar)>,
+    /// Whoever asks it panics, as by a fault of the program.
+    panics: Arc<AtomicBool>,
+    /// Gone for good, which the server is told when it asks for news.
+    ended: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -53,6 +59,8 @@ struct Inside {
     most_held: usize,
     /// What was asked, in words.
     log: Vec<String>,
+    /// Trims fail with this.
+    failing_trims: Option<fn() -> ClientError>,
     /// The next requests fail with this.
     failing: Option<fn() -> ClientError>,
 }
@@ -70,6 +78,8 @@ impl Backing for Memory {
     }
 
     fn begin(&self, token: u64, request: Request<Vec<u8>>, done: &Sender<Completion>) {
+        let panics = self.panics.load(Ordering::SeqCst);
+        assert!(!panics, "a fault, on purpose");
         let done = done.clone();
         let held = Held {
             token,
@@ -95,6 +105,7 @@ impl Memory {
             flush: true,
             trim: true,
             trim_zeroes: true,
+            abort_refuses: true,
         };
         let inside = Inside {
             data: vec![0; SECTORS as usize * 512],
@@ -103,10 +114,13 @@ impl Memory {
             held: Vec::new(),
             most_held: 0,
             log: Vec::new(),
+            failing_trims: None,
             failing: None,
         };
         Self {
             shared: Arc::new((Mutex::new(inside), Condvar::new())),
+            panics: Arc::default(),
+            ended: Arc::default(),
         }
     }
 
@@ -146,7 +160,11 @@ impl Inside {
         let at = |lba: u64| usize::try_from(lba).unwrap() * 512;
         let mut result = Ok(Answer::Done);
         let mut buffer = None;
-        if let Some(error) = self.failing {
+        let is_trim = matches!(held.request, Request::Trim { .. });
+        if let Some(error) = self
+            .failing
+            .or_else(|| self.failing_trims.filter(|_| is_trim))
+        {
             result = Err(error());
         } else {
             match held.request {
@@ -193,7 +211,7 @@ fn words(request: &Request<Vec<u8>>) -> String {
 struct Scene {
     disk: Memory,
     stop: StopHandle,
-    server: Option<JoinHandle<bool>>,
+    server: Option<JoinHandle<io::Result<bool>>>,
     path: PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -210,9 +228,16 @@ impl Scene {
         let (stopping, stop) = Stop::by_hand().unwrap();
         let disk = Memory::new();
         let service = Service::new(disk.clone(), String::new(), read_only);
+        let disk_of_server = disk.clone();
         let server = thread::spawn(move || {
-            server::run(socket, &service, &stopping, most, || ()).unwrap();
-            service.has_changed()
+            let tick = || {
+                if disk_of_server.ended.load(Ordering::SeqCst) {
+                    return Err(io::Error::other("the disk has ended"));
+                }
+                Ok(())
+            };
+            let served = server::run(socket, &service, &stopping, most, tick);
+            served.map(|()| service.has_changed())
         });
         Self {
             disk,
@@ -230,7 +255,7 @@ impl Scene {
     /// Asks it to stop, and says whether anything was changed, when it has.
     fn stop(mut self) -> bool {
         self.stop.stop().unwrap();
-        self.server.take().unwrap().join().unwrap()
+        self.server.take().unwrap().join().unwrap().unwrap()
     }
 }
 
@@ -371,7 +396,6 @@ fn what_is_written_is_read_in_both_kinds_of_reply() {
         client.ask(DISCONNECT, 0, 0, 0, 0);
         assert!(client.is_at_end());
     }
-    assert!(!scene.path.with_extension("lock").exists());
     let path = scene.path.clone();
     assert!(scene.stop(), "it was written to");
     assert!(!path.exists());
@@ -438,6 +462,56 @@ fn zeros_are_written_in_portions_where_holes_are_not_wanted() {
     let inside = scene.disk.lock();
     assert!(inside.data[512..zeroed].iter().all(|&byte| byte == 0));
     assert_eq!((inside.data[511], inside.data[zeroed]), (0xFF, 0xFF));
+}
+
+/// ATA's answer to what a device does not do: ABRT, and DRDY with ERR (protocol.md §3.3).
+fn aborted() -> ClientError {
+    let registers = Registers {
+        status: Status(0x41),
+        error: 0x04,
+        not_done: 0,
+        lba: 0,
+    };
+    Error::Device { registers }.into()
+}
+
+#[test]
+fn zeros_are_written_where_a_trim_fails_unless_they_must_be_fast() {
+    let scene = Scene::new();
+    scene.disk.lock().data.fill(0xFF);
+    let mut client = scene.client();
+    scene.disk.lock().failing_trims = Some(aborted);
+    let (len, fast) = ((1 << 20) + 512, 1 << 4);
+    assert_eq!(client.call(WRITE_ZEROES, fast, 512, len), 95);
+    assert_eq!(scene.disk.lock().log, ["trim 1+2049"]);
+    assert_eq!(client.call(WRITE_ZEROES, FUA, 512, len), 0);
+    let log = std::mem::take(&mut scene.disk.lock().log);
+    let asked = ["trim 1+2049", "write 1+2048", "write 2049+1", "flush"];
+    assert_eq!(log[1..], asked);
+    let inside = scene.disk.lock();
+    let zeroed = 512 + len as usize;
+    assert!(inside.data[512..zeroed].iter().all(|&byte| byte == 0));
+    assert_eq!((inside.data[511], inside.data[zeroed]), (0xFF, 0xFF));
+    drop(inside);
+    // Silence says nothing of trims, and a trim that was asked for as one is no promise.
+    scene.disk.lock().failing_trims = Some(|| Error::Silent.into());
+    assert_eq!(client.call(WRITE_ZEROES, 0, 512, len), 5);
+    assert_eq!(client.call(TRIM, 0, 512, len), 5);
+    assert_eq!(scene.disk.lock().log, ["trim 1+2049"; 2]);
+}
+
+#[test]
+fn only_our_targets_abort_means_that_a_write_was_refused() {
+    let scene = Scene::new();
+    let mut client = scene.client();
+    scene.disk.lock().failing = Some(aborted);
+    for (abort_refuses, of_writes) in [(true, 1), (false, 5)] {
+        scene.disk.lock().facts.abort_refuses = abort_refuses;
+        client.write(0, 1, 0, &[1; 512]);
+        assert_eq!(client.reply(0), (1, of_writes, vec![]));
+        client.ask(READ, 0, 2, 0, 512);
+        assert_eq!(client.reply(512), (2, 5, vec![]));
+    }
 }
 
 #[test]
@@ -531,7 +605,7 @@ fn a_stop_lets_requests_finish_and_takes_no_more_clients() {
     drop(scene.disk.wait_for_held(2));
     scene.stop.stop().unwrap();
     // The socket goes first.
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while scene.path.exists() {
         assert!(start.elapsed() < SOON);
         thread::yield_now();
@@ -545,7 +619,7 @@ fn a_stop_lets_requests_finish_and_takes_no_more_clients() {
     let log = scene.disk.lock().log.clone();
     assert_eq!(log, ["write 0+1", "write 1+1", "flush"]);
     let mut scene = scene;
-    assert!(scene.server.take().unwrap().join().unwrap());
+    assert!(scene.server.take().unwrap().join().unwrap().unwrap());
 }
 
 /// Its replies fill the socket, and it reads none: everybody else has gone home.
@@ -559,6 +633,40 @@ fn a_stop_does_not_wait_forever_for_a_client_that_reads_nothing() {
     let idle = scene.client();
     assert!(!scene.stop());
     drop((client, idle));
+}
+
+/// It takes something always, but would need minutes for all.
+#[test]
+fn a_stop_does_not_wait_for_a_client_that_reads_slowly() {
+    let scene = Scene::new();
+    let mut client = scene.client();
+    client.ask(READ, 0, 1, 0, 32 << 20);
+    // It has begun to reply.
+    take::<16>(&mut client.stream);
+    let slow = thread::spawn(move || {
+        let mut data = vec![0; 16 << 10];
+        while matches!(client.stream.read(&mut data), Ok(1..)) {
+            // How slow it is; nothing waits for it.
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let start = Instant::now();
+    assert!(!scene.stop());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    slow.join().unwrap();
+}
+
+/// Its clients are told, and the server ends with its error, although nobody has asked it to stop.
+#[test]
+fn a_disk_that_is_gone_for_good_ends_the_server() {
+    let mut scene = Scene::new();
+    let mut client = scene.client();
+    assert_eq!(client.read(0, 512), [0; 512]);
+    scene.disk.ended.store(true, Ordering::SeqCst);
+    assert!(client.is_at_end());
+    let error = scene.server.take().unwrap().join().unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the disk has ended");
+    assert!(!scene.path.exists());
 }
 
 #[test]
@@ -582,6 +690,32 @@ fn requests_of_a_client_that_is_gone_are_finished() {
     assert!(scene.stop());
     assert_eq!(disk.lock().log, ["write 0+1", "flush"]);
     assert_eq!(disk.lock().data[..512], [7; 512]);
+}
+
+/// A fault of this program, in each of the two threads of a client.
+#[test]
+fn a_panic_costs_one_client_and_no_stop() {
+    let scene = Scene::new();
+    let mut other = scene.client();
+    // The thread that reads asks the disk.
+    let mut client = scene.client();
+    scene.disk.panics.store(true, Ordering::SeqCst);
+    client.ask(READ, 0, 1, 0, 512);
+    assert!(client.is_at_end());
+    // For the flush the one that replies does, while the other waits for memory.
+    scene.disk.panics.store(false, Ordering::SeqCst);
+    scene.disk.lock().hold = true;
+    let mut client = scene.client();
+    client.write(FUA, 1, 0, &[7; 512]);
+    client.ask(READ, 0, 2, 0, 8 << 20);
+    drop(scene.disk.wait_for_held(1));
+    scene.disk.panics.store(true, Ordering::SeqCst);
+    scene.disk.release(0);
+    assert!(client.is_at_end());
+    scene.disk.panics.store(false, Ordering::SeqCst);
+    scene.disk.release_all();
+    assert_eq!(other.read(0, 512), [7; 512]);
+    assert!(scene.stop());
 }
 
 #[test]
@@ -612,7 +746,7 @@ fn more_clients_than_allowed_are_turned_away() {
     second.stream.shutdown(Shutdown::Both).unwrap();
     drop(second);
     // There is room again as soon as the server has seen it go.
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     loop {
         let mut fourth = UnixStream::connect(&scene.path).unwrap();
         fourth.set_read_timeout(Some(SOON)).unwrap();

@@ -1,5 +1,6 @@
 //! `aoede attach`: a disk on the network for programs that speak NBD.
 
+use std::io;
 use std::path::{self, PathBuf};
 
 use anyhow::Context as _;
@@ -71,13 +72,14 @@ pub(super) struct AttachArgs {
 
 pub(super) fn run(args: AttachArgs) -> anyhow::Result<()> {
     log::start(args.log);
-    let stop = Stop::on_signals().context("cannot prepare for signals")?;
     let path = path::absolute(&args.socket).context("cannot find the current folder")?;
     let (network, disk) = args.reach.attach(args.address)?;
+    // Until here a signal ends the process; from here on there is a socket to remove.
+    let stop = Stop::on_signals().context("cannot prepare for signals")?;
     let service = Service::new(disk.clone(), args.export_name.clone(), args.read_only);
     let export = service.export()?;
     let socket = Socket::open(&path, args.socket_mode)?;
-    args.output.print(&Ready {
+    args.output.print_line(&Ready {
         address: args.address.to_string(),
         uri: socket.uri(&args.export_name),
         socket: path.display().to_string(),
@@ -90,17 +92,21 @@ pub(super) fn run(args: AttachArgs) -> anyhow::Result<()> {
     let tell_news = || tell_news(&disk, &network, args.address);
     let served = server::run(socket, &service, &stop, most, tell_news);
     // Clients have their replies; what they did not flush themselves is flushed for them.
-    if service.has_changed() && export.flush {
-        let flushed = disk.flush();
-        flushed.with_context(|| format!("{}: the last flush has failed", args.address))?;
-    }
-    served.context("cannot wait for clients")
+    let flushed = if service.has_changed() && export.flush {
+        disk.flush()
+    } else {
+        Ok(())
+    };
+    served.context("clients can no longer be served")?;
+    flushed.with_context(|| format!("{}: the last flush has failed", args.address))
 }
 
 /// Logs what has happened to the disk since the last time.
-fn tell_news(disk: &Disk, network: &Network, address: Address) {
-    // If the initiator has ended, every request says so.
-    let news = disk.info().map(|info| info.notices).unwrap_or_default();
+///
+/// # Errors
+/// The initiator has ended: no request can succeed any more.
+fn tell_news(disk: &Disk, network: &Network, address: Address) -> io::Result<()> {
+    let news = disk.info().map_err(io::Error::other)?.notices;
     let way = |port: PortId, mac: MacAddr| format!("{} to {mac}", network.name(port));
     for notice in news {
         match notice {
@@ -121,6 +127,7 @@ fn tell_news(disk: &Disk, network: &Network, address: Address) {
             _ => {}
         }
     }
+    Ok(())
 }
 
 /// Printed when clients can connect.

@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aoede_initiator::{Answer, ClientError, Completion, Request as DiskRequest};
 use tracing::{debug, warn};
@@ -21,7 +22,8 @@ use super::disk::Backing;
 use super::protocol::{Export, SECTOR};
 use super::reply;
 use super::request::{Action, REQUEST_BYTES, Request};
-use super::service::{Peer, Service, Tally};
+use super::seldom::Seldom;
+use super::service::{Peer, Replies, Service, Tally};
 use super::steps::{Next, Outcome, Step, changes, first, held, next, zeroes};
 
 /// Memory of a client's requests, in bytes.
@@ -31,8 +33,6 @@ pub const LEAST_COST: usize = 64 << 10;
 
 /// Small requests and replies travel together in portions of this size.
 pub(super) const STREAM_BUFFER: usize = 64 << 10;
-/// Failures are logged this often at most, for each client.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 /// A token that no request has: look whether all is over.
 const LOOK: u64 = u64::MAX;
 
@@ -47,7 +47,12 @@ pub(super) struct Connection<'a, B> {
     room: Condvar,
 }
 
+/// What one of the two threads does at its end, by a panic too, so that the other does not wait.
+struct Half<F: FnMut()>(F);
+
 struct State {
+    /// One of the threads has panicked: what is pending may never end.
+    broken: bool,
     /// Further requests may come.
     reading: bool,
     /// Memory that requests hold, in bytes.
@@ -69,6 +74,12 @@ struct Pending {
     step: Step,
 }
 
+impl<F: FnMut()> Drop for Half<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 impl<'a, B: Backing> Connection<'a, B> {
     pub(super) fn new(
         service: &'a Service<B>,
@@ -77,6 +88,7 @@ impl<'a, B: Backing> Connection<'a, B> {
         structured: bool,
     ) -> Self {
         let state = State {
+            broken: false,
             reading: true,
             used: 0,
             next: 0,
@@ -97,23 +109,45 @@ impl<'a, B: Backing> Connection<'a, B> {
     ///
     /// # Errors
     /// It sends something else than requests, or leaves in the middle of one.
+    ///
+    /// # Panics
+    /// One of its threads has; both have ended then.
     pub(super) fn serve(&self, input: &mut BufReader<&UnixStream>) -> io::Result<Tally> {
         let (done, ended) = mpsc::channel();
         thread::scope(|scope| {
             let done = &done;
             let replying = thread::Builder::new()
                 .name("nbd-reply".to_owned())
-                .spawn_scoped(scope, move || self.reply(&ended, done))?;
+                .spawn_scoped(scope, move || {
+                    let _half = Half(|| self.note_panic());
+                    self.reply(&ended, done)
+                })?;
+            let half = Half(|| self.end_reading(done));
             let read = self.read(input, done);
-            self.lock().reading = false;
-            look(done);
-            let tally = replying.join().unwrap_or_default();
+            drop(half);
+            let tally = replying.join().unwrap_or_else(|panic| resume_unwind(panic));
             read.map(|()| tally)
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the replying thread end when all that was read has its reply.
+    fn end_reading(&self, done: &Sender<Completion>) {
+        self.note_panic();
+        self.lock().reading = false;
+        look(done);
+    }
+
+    /// Lets the other thread end, wherever it waits, if this one panics.
+    fn note_panic(&self) {
+        if thread::panicking() {
+            self.lock().broken = true;
+            self.peer.abandon();
+            self.room.notify_all();
+        }
     }
 
     /// Reads requests and gives them to the disk, until there are no more.
@@ -167,7 +201,8 @@ impl<'a, B: Backing> Connection<'a, B> {
 
     /// Waits for memory.
     fn take(&self, cost: usize) {
-        let full = |state: &mut State| state.used > 0 && state.used + cost > WINDOW;
+        let full =
+            |state: &mut State| !state.broken && state.used > 0 && state.used + cost > WINDOW;
         let state = self.room.wait_while(self.lock(), full);
         state.unwrap_or_else(PoisonError::into_inner).used += cost;
     }
@@ -205,10 +240,10 @@ impl<'a, B: Backing> Connection<'a, B> {
 
     /// Hears how requests end and replies, until the last has ended that was read.
     fn reply(&self, ended: &Receiver<Completion>, done: &Sender<Completion>) -> Tally {
-        let mut output = BufWriter::with_capacity(STREAM_BUFFER, self.peer);
+        let mut output = BufWriter::with_capacity(STREAM_BUFFER, Replies::new(self.peer));
         let mut tally = Tally::default();
         let mut there = true;
-        let mut complaint = None;
+        let mut complaints = Seldom::default();
         loop {
             let completion = if let Ok(completion) = ended.try_recv() {
                 completion
@@ -225,7 +260,7 @@ impl<'a, B: Backing> Connection<'a, B> {
                 completion
             };
             if let Err(error) = &completion.result {
-                complain(error, &mut complaint);
+                complain(error, &mut complaints);
             }
             let Some((pending, result)) = self.advance(completion, done) else {
                 continue;
@@ -241,7 +276,7 @@ impl<'a, B: Backing> Connection<'a, B> {
 
     fn is_over(&self) -> bool {
         let state = self.lock();
-        !state.reading && state.pending.is_empty()
+        state.broken || !state.reading && state.pending.is_empty()
     }
 
     /// Whether the client is still there. If not, nothing more is read from it.
@@ -260,12 +295,15 @@ impl<'a, B: Backing> Connection<'a, B> {
     ) -> Option<(Pending, Outcome)> {
         let token = completion.token;
         let mut pending = self.lock().pending.remove(&token)?;
-        match next(pending.step, completion) {
+        let disk = self.service.disk();
+        let refuses =
+            completion.result.is_err() && disk.facts().is_ok_and(|facts| facts.abort_refuses);
+        match next(pending.step, completion, refuses) {
             Next::Reply(result) => Some((pending, result)),
             Next::Ask(step, request) => {
                 pending.step = step;
                 self.lock().pending.insert(token, pending);
-                self.service.disk().begin(token, request, done);
+                disk.begin(token, request, done);
                 None
             }
         }
@@ -273,10 +311,9 @@ impl<'a, B: Backing> Connection<'a, B> {
 }
 
 /// Logs that the disk has failed a request, unless that was said just now.
-fn complain(error: &ClientError, last: &mut Option<Instant>) {
-    if last.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
+fn complain(error: &ClientError, complaints: &mut Seldom) {
+    if complaints.is_due(Instant::now()) {
         warn!(%error, "a request has failed");
-        *last = Some(Instant::now());
     } else {
         debug!(%error, "a request has failed");
     }

@@ -7,6 +7,9 @@ use aoede_wire::{Status, ata_error};
 
 use super::protocol::Errno;
 
+/// Of our target (protocol.md §3.6). vblade aborts what it failed to write, too.
+const OUR_MODEL: &str = "AoEde";
+
 /// A disk that can be asked without waiting. In tests it is another one than [`Disk`].
 pub trait Backing: Sync {
     /// What it is now.
@@ -21,6 +24,10 @@ pub trait Backing: Sync {
 
 /// What a disk is and can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an ability of its own"
+)]
 pub struct Facts {
     /// Size in sectors.
     pub sectors: u64,
@@ -30,6 +37,8 @@ pub struct Facts {
     pub trim: bool,
     /// What was trimmed reads as zeros.
     pub trim_zeroes: bool,
+    /// It aborts a change because it does not want to, and says so when it fails.
+    pub abort_refuses: bool,
 }
 
 impl Backing for Disk {
@@ -40,6 +49,7 @@ impl Backing for Disk {
             flush: identity.can_flush(),
             trim: identity.trim_blocks > 0,
             trim_zeroes: identity.trim_zeroes,
+            abort_refuses: identity.model == OUR_MODEL,
         })
     }
 
@@ -49,7 +59,8 @@ impl Backing for Disk {
 }
 
 /// What a client is told of a failure. `changes`: the request would have changed data.
-pub(crate) fn errno(error: &ClientError, changes: bool) -> Errno {
+/// `abort_refuses`: as in [`Facts`].
+pub(crate) fn errno(error: &ClientError, changes: bool, abort_refuses: bool) -> Errno {
     // Clients keep to the size that they were told: the disk has shrunk since.
     let beyond = if changes { Errno::NoSpace } else { Errno::Io };
     match error {
@@ -57,7 +68,7 @@ pub(crate) fn errno(error: &ClientError, changes: bool) -> Errno {
             beyond
         }
         ClientError::Failed(Error::Device { registers })
-            if changes && is(registers, ata_error::ABRT) =>
+            if changes && abort_refuses && is(registers, ata_error::ABRT) =>
         {
             // A healthy device that does not want to: a read-only export (protocol.md §3.3).
             Errno::NotPermitted
@@ -105,8 +116,12 @@ mod tests {
             (Refusal::Unsupported.into(), NotSupported, NotSupported),
             (Refusal::NotAttached.into(), Io, Io),
         ] {
-            assert_eq!(errno(&error, false), of_read, "{error}");
-            assert_eq!(errno(&error, true), of_write, "{error}");
+            assert_eq!(errno(&error, false, true), of_read, "{error}");
+            assert_eq!(errno(&error, true, true), of_write, "{error}");
         }
+        // Another target's: nobody knows why.
+        assert_eq!(errno(&device(0x41, 0x04), true, false), Io);
+        assert_eq!(errno(&device(0x41, 0x10), true, false), NoSpace);
+        assert_eq!(errno(&Error::Reserved.into(), true, false), NotPermitted);
     }
 }

@@ -7,7 +7,9 @@
 //! [`disk`] and replies back.
 //!
 //! Order is the disk's affair: of requests that overlap the session with the target sends the second
-//! when the first is finished, and its flush covers the writes of all connections.
+//! when the first is finished, and its flush covers the writes of all connections. Zeros that are
+//! written are several requests there, one after the other: another request that overlaps them may
+//! come between. NBD leaves that to its clients, who wait for a reply where order matters.
 //!
 //! | limit | |
 //! |---|---|
@@ -22,6 +24,7 @@ pub mod handshake;
 pub mod protocol;
 pub mod reply;
 pub mod request;
+mod seldom;
 pub mod server;
 pub mod service;
 pub mod socket;

@@ -54,13 +54,24 @@ pub enum Action {
     Zero {
         /// These sectors.
         extent: Extent,
-        /// By trimming them.
-        trim: bool,
+        /// By which means.
+        by: Zeroing,
         /// It is to be stable before the reply.
         fua: bool,
     },
     /// The client leaves; there is no reply.
     Disconnect,
+}
+
+/// How sectors become zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeroing {
+    /// Zeros are written.
+    Write,
+    /// They are trimmed, or written where that fails.
+    Trim,
+    /// They are trimmed: the client does not want to wait for anything else.
+    TrimOnly,
 }
 
 /// Sectors that follow each other.
@@ -133,10 +144,14 @@ impl Request {
             command::WRITE_ZEROES => {
                 let extent = self.extent(export, Errno::NoSpace)?;
                 let trim = export.zeroes_fast() && self.flags & flag::NO_HOLE == 0;
-                if self.flags & flag::FAST_ZERO != 0 && !trim {
-                    return Err(Errno::NotSupported);
-                }
-                Ok(Action::Zero { extent, trim, fua })
+                let fast = self.flags & flag::FAST_ZERO != 0;
+                let by = match (trim, fast) {
+                    (true, false) => Zeroing::Trim,
+                    (true, true) => Zeroing::TrimOnly,
+                    (false, false) => Zeroing::Write,
+                    (false, true) => return Err(Errno::NotSupported),
+                };
+                Ok(Action::Zero { extent, by, fua })
             }
             _ => Err(Errno::Invalid),
         }
@@ -313,22 +328,22 @@ mod tests {
     #[test]
     fn zeros_are_trimmed_only_where_that_makes_zeros_and_holes_are_welcome() {
         let zero = |flags, export: &Export| request(6, flags, 0, 1024).judge(export, false);
-        let action = |trim, fua| {
+        let action = |by, fua| {
             let extent = extent(0, 2);
-            Ok(Action::Zero { extent, trim, fua })
+            Ok(Action::Zero { extent, by, fua })
         };
         let (no_hole, fast) = (2, 0x10);
         let full = export();
-        assert_eq!(zero(0, &full), action(true, false));
-        assert_eq!(zero(1, &full), action(true, true));
-        assert_eq!(zero(no_hole, &full), action(false, false));
-        assert_eq!(zero(fast, &full), action(true, false));
+        assert_eq!(zero(0, &full), action(Zeroing::Trim, false));
+        assert_eq!(zero(1, &full), action(Zeroing::Trim, true));
+        assert_eq!(zero(no_hole, &full), action(Zeroing::Write, false));
+        assert_eq!(zero(fast, &full), action(Zeroing::TrimOnly, false));
         assert_eq!(zero(fast | no_hole, &full), Err(Errno::NotSupported));
         let unsure = Export {
             trim_zeroes: false,
             ..export()
         };
-        assert_eq!(zero(0, &unsure), action(false, false));
+        assert_eq!(zero(0, &unsure), action(Zeroing::Write, false));
         // It was not announced.
         assert_eq!(zero(fast, &unsure), Err(Errno::Invalid));
     }

@@ -3,22 +3,24 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::disk::Backing;
+use super::seldom::Seldom;
 use super::service::{Peer, Service};
 use super::socket::Socket;
 use crate::stop::Stop;
 
 /// How often `tick` is called.
 const TICK: Duration = Duration::from_secs(1);
+
 /// The clients of now.
 #[derive(Debug, Default)]
 struct Clients {
@@ -28,24 +30,24 @@ struct Clients {
 }
 
 /// Serves up to `most` clients at once, others are turned away, until `stop` says so. Then nobody
-/// is accepted any more, the socket is removed, requests that were sent are finished and replied to, and it returns.
-/// `tick` is called about once a second.
+/// is accepted any more, the socket is removed, requests that were sent are finished and replied
+/// to, and it returns. `tick` is called about once a second; its error is a reason to stop too.
 ///
 /// # Errors
-/// What the kernel said when it was asked for clients.
+/// What the kernel said when it was asked for clients, or `tick`.
 pub fn run<B: Backing>(
     socket: Socket,
     service: &Service<B>,
     stop: &Stop,
     most: usize,
-    mut tick: impl FnMut(),
+    mut tick: impl FnMut() -> io::Result<()>,
 ) -> io::Result<()> {
     let clients = Clients::default();
     thread::scope(|scope| {
         let mut next = 0;
+        let mut complaints = Seldom::default();
         let result = loop {
-            tick();
-            match wait(&socket, stop) {
+            match tick().and_then(|()| wait(&socket, stop)) {
                 Ok(true) => break Ok(()),
                 Ok(false) => {}
                 Err(error) => break Err(error),
@@ -53,7 +55,12 @@ pub fn run<B: Backing>(
             match socket.accept() {
                 Ok(Some(stream)) => {
                     next += 1;
-                    welcome(scope, &clients, service, next, most, stream);
+                    let peer = Arc::new(Peer::new(stream));
+                    if clients.enter(next, &peer, most) {
+                        welcome(scope, &clients, service, next, peer);
+                    } else {
+                        complain(most, &mut complaints);
+                    }
                 }
                 Ok(None) => {}
                 // No descriptors or memory are left, for now: the client has to wait.
@@ -83,24 +90,35 @@ fn wait(socket: &Socket, stop: &Stop) -> io::Result<bool> {
     }
 }
 
-/// Gives a client a thread, if there are not too many.
+/// Logs that a client was turned away, unless that was said just now.
+fn complain(most: usize, complaints: &mut Seldom) {
+    if complaints.is_due(Instant::now()) {
+        warn!("a client was turned away: {most} are connected (--connections)");
+    } else {
+        debug!("a client was turned away: {most} are connected (--connections)");
+    }
+}
+
+/// Gives a client a thread.
 fn welcome<'scope, B: Backing>(
     scope: &'scope Scope<'scope, '_>,
     clients: &'scope Clients,
     service: &'scope Service<B>,
     id: u64,
-    most: usize,
-    stream: UnixStream,
+    peer: Arc<Peer>,
 ) {
-    let peer = Arc::new(Peer::new(stream));
-    if !clients.enter(id, &peer, most) {
-        warn!("a client was turned away: {most} are connected (--connections)");
-        return;
-    }
     let serve = move || {
-        match service.serve(&peer) {
-            Ok(tally) => info!(client = id, ?tally, "a client has left"),
-            Err(error) => warn!(client = id, %error, "a client was disconnected"),
+        // A fault in this program costs one client, and not the last flush.
+        match panic::catch_unwind(AssertUnwindSafe(|| service.serve(&peer))) {
+            Ok(Ok(tally)) => info!(client = id, ?tally, "a client has left"),
+            Ok(Err(error)) => warn!(client = id, %error, "a client was disconnected"),
+            Err(_) => {
+                peer.abandon();
+                error!(
+                    client = id,
+                    "a client was disconnected by a fault in this program"
+                );
+            }
         }
         clients.leave(id);
     };

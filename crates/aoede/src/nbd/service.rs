@@ -4,7 +4,7 @@ use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aoede_initiator::ClientError;
 
@@ -15,10 +15,13 @@ use super::protocol::{Export, SECTOR};
 
 /// How long a client may take for each step of the negotiation.
 const NEGOTIATION: Duration = Duration::from_secs(30);
-/// How long one try to send a reply takes, and how many there are when it is time to stop. Before
-/// that a client may take its time: it may be a machine that is suspended.
+/// How long a client may keep replies waiting when it is time to stop, all of them together. Before
+/// that it may take its time: it may be a machine that is suspended.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// How long one try to send takes at most, for each of the few portions that the kernel makes of
+/// [`PORTION`] bytes.
 const TRY: Duration = Duration::from_secs(1);
-const TRIES: u32 = 5;
+const PORTION: usize = 64 << 10;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -35,6 +38,14 @@ pub struct Peer {
     stream: UnixStream,
     /// It is time to stop.
     leaving: AtomicBool,
+}
+
+/// Sends replies: waits until the client takes them, as long as there is time.
+#[derive(Debug)]
+pub(super) struct Replies<'a> {
+    peer: &'a Peer,
+    /// How long it has kept them waiting since it was time to stop.
+    waited: Duration,
 }
 
 /// What a client has asked.
@@ -116,8 +127,8 @@ impl Peer {
         }
     }
 
-    /// Reads nothing more from it than what it has sent already. Replies are still sent, unless it
-    /// takes none for some seconds.
+    /// Reads nothing more from it than what it has sent already. Replies are still sent, unless
+    /// it keeps them waiting for some seconds.
     pub fn hear_out(&self) {
         self.leaving.store(true, Ordering::Relaxed);
         // Fails if the client has gone.
@@ -130,16 +141,27 @@ impl Peer {
     }
 }
 
-/// Waits until the client takes its replies, as long as there is time.
-impl Write for &Peer {
+impl<'a> Replies<'a> {
+    pub(super) fn new(peer: &'a Peer) -> Self {
+        let waited = Duration::ZERO;
+        Self { peer, waited }
+    }
+}
+
+impl Write for Replies<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut tries = 0;
+        // One try for all of them would take as long as there are portions.
+        let bytes = bytes.get(..PORTION).unwrap_or(bytes);
         loop {
-            match (&self.stream).write(bytes) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock && tries < TRIES => {
-                    tries += u32::from(self.leaving.load(Ordering::Relaxed));
-                }
-                result => return result,
+            let start = Instant::now();
+            let written = (&self.peer.stream).write(bytes);
+            if self.peer.leaving.load(Ordering::Relaxed) {
+                self.waited += start.elapsed();
+            }
+            match written {
+                Ok(_) if self.waited > FAREWELL => return Err(ErrorKind::TimedOut.into()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && self.waited <= FAREWELL => {}
+                written => return written,
             }
         }
     }

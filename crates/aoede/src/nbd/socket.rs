@@ -1,20 +1,27 @@
 //! The Unix socket that clients connect to: made so that nobody else can connect meanwhile, found
 //! again after a crash, and removed at the end.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, fchmod, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
+use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 64;
+/// How long another process may hold the lock of the folder, which takes moments; and how often it
+/// is tried.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_EVERY: Duration = Duration::from_millis(20);
 
 /// A socket that listens. Dropping it removes its file.
 #[derive(Debug)]
@@ -37,6 +44,9 @@ pub enum SocketError {
     /// The path does not fit into a socket's address.
     #[error("{} is too long for a socket: 107 bytes at most", .0.display())]
     TooLong(PathBuf),
+    /// Another process holds the lock of the folder, for too long.
+    #[error("another process keeps {} locked; choose another folder", .0.display())]
+    Locked(PathBuf),
     /// Something else.
     #[error("cannot make the socket {}", path.display())]
     Io {
@@ -49,7 +59,7 @@ pub enum SocketError {
 
 impl Socket {
     /// Listens at `path`, an absolute one, for processes that `mode` allows to write to its file. A
-    /// socket that a dead process has left there is replaced.
+    /// socket that a dead process has left there is replaced. It takes some seconds at most.
     ///
     /// # Errors
     /// [`SocketError`].
@@ -60,17 +70,13 @@ impl Socket {
         };
         let address =
             SocketAddrUnix::new(path).map_err(|_| SocketError::TooLong(path.to_owned()))?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-        let socket = socket.map_err(|error| failed(error.into()))?;
+        let socket = unix_socket().map_err(|error| failed(error.into()))?;
         // The file that `bind` makes has no more than these, whatever the umask is.
         fchmod(&socket, Mode::from_raw_mode(mode)).map_err(|error| failed(error.into()))?;
         {
             // One at a time: who finds a dead socket must not remove one that has just come alive.
-            let folder = path.parent().unwrap_or(path);
-            let folder = File::open(folder).map_err(failed)?;
-            flock(&folder, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
-            remove_dead(path)?;
+            let _lock = lock_folder(path, LOCK_PATIENCE)?;
+            remove_dead(path, &address)?;
             bind(&socket, &address).map_err(|error| failed(error.into()))?;
             listen(&socket, BACKLOG).map_err(|error| failed(error.into()))?;
         }
@@ -123,8 +129,36 @@ impl Drop for Socket {
     }
 }
 
-/// Removes a socket at which nobody listens.
-fn remove_dead(path: &Path) -> Result<(), SocketError> {
+/// A socket that never waits.
+fn unix_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// Locks the folder of `path` until the result is dropped.
+fn lock_folder(path: &Path, patience: Duration) -> Result<OwnedFd, SocketError> {
+    let failed = |error: Errno| SocketError::Io {
+        path: path.to_owned(),
+        source: error.into(),
+    };
+    let folder = path.parent().unwrap_or(path);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let lock = open(folder, flags, Mode::empty()).map_err(failed)?;
+    let start = Instant::now();
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if start.elapsed() < patience => {
+                thread::sleep(LOCK_EVERY);
+            }
+            Err(Errno::WOULDBLOCK) => return Err(SocketError::Locked(folder.to_owned())),
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+/// Removes a socket at which nobody listens. `address` is that of `path`.
+fn remove_dead(path: &Path, address: &SocketAddrUnix) -> Result<(), SocketError> {
     let failed = |source| SocketError::Io {
         path: path.to_owned(),
         source,
@@ -137,13 +171,13 @@ fn remove_dead(path: &Path) -> Result<(), SocketError> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed)
-        }
+    let client = unix_socket().map_err(|error| failed(error.into()))?;
+    match connect(&client, address) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed),
+        // Also one that lets its clients wait.
+        Ok(()) | Err(Errno::AGAIN) => Err(SocketError::InUse(path.to_owned())),
         // Another kind of socket is somebody's too.
-        Ok(_) => Err(SocketError::InUse(path.to_owned())),
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(failed(error.into())),
     }
 }
 
@@ -201,6 +235,42 @@ mod tests {
     }
 
     #[test]
+    fn one_whose_clients_have_to_wait_is_alive() {
+        let folder = folder();
+        let path = folder.path().join("a");
+        let address = SocketAddrUnix::new(&path).unwrap();
+        let server = unix_socket().unwrap();
+        bind(&server, &address).unwrap();
+        listen(&server, 0).unwrap();
+        let mut clients = Vec::new();
+        let full = loop {
+            let client = unix_socket().unwrap();
+            if let Err(error) = connect(&client, &address) {
+                break error;
+            }
+            clients.push(client);
+        };
+        assert_eq!(full, Errno::AGAIN);
+        let error = Socket::open(&path, 0o600).unwrap_err();
+        assert!(matches!(error, SocketError::InUse(_)), "{error}");
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_folder_that_another_one_keeps_locked_is_an_error() {
+        let folder = folder();
+        let path = folder.path().join("a");
+        let held = lock_folder(&path, Duration::ZERO).unwrap();
+        let error = lock_folder(&path, Duration::from_millis(50)).unwrap_err();
+        assert!(
+            matches!(&error, SocketError::Locked(at) if at == folder.path()),
+            "{error}"
+        );
+        drop(held);
+        lock_folder(&path, Duration::ZERO).unwrap();
+    }
+
+    #[test]
     fn what_is_not_a_socket_stays() {
         let folder = folder();
         let path = folder.path().join("a");
@@ -211,6 +281,9 @@ mod tests {
         let long = folder.path().join("x".repeat(108));
         let error = Socket::open(&long, 0o600).unwrap_err();
         assert!(matches!(error, SocketError::TooLong(_)), "{error}");
+        let within = path.join("b");
+        let error = Socket::open(&within, 0o600).unwrap_err();
+        assert!(matches!(error, SocketError::Io { .. }), "{error}");
         let nowhere = folder.path().join("b/c");
         let error = Socket::open(&nowhere, 0o600).unwrap_err();
         assert!(matches!(error, SocketError::Io { .. }), "{error}");

@@ -1,10 +1,11 @@
-//! The steps of a request: most have one, FUA adds a flush, and zeros are written in portions.
+//! The steps of a request: most have one, FUA adds a flush, and zeros are written in portions where
+//! they cannot be trimmed.
 
-use aoede_initiator::{Completion, Request};
+use aoede_initiator::{ClientError, Completion, Error, Refusal, Request};
 
 use super::disk;
 use super::protocol::{Errno, SECTOR};
-use super::request::{Action, Extent};
+use super::request::{Action, Extent, Zeroing};
 
 /// Zeros are written in portions of this size, in sectors, one after the other.
 const ZEROES: u64 = 2048;
@@ -19,6 +20,13 @@ pub(super) enum Step {
         extent: Extent,
     },
     Change {
+        fua: bool,
+    },
+    /// Zeros by a trim.
+    Hole {
+        extent: Extent,
+        /// They may be written if it fails.
+        or_write: bool,
         fua: bool,
     },
     /// A portion of zeros, and this remains.
@@ -42,11 +50,8 @@ pub(super) enum Next {
 pub(super) fn held(action: Action) -> usize {
     let bytes = match action {
         Action::Read { extent } | Action::Write { extent, .. } => extent.bytes(),
-        Action::Zero {
-            extent,
-            trim: false,
-            ..
-        } => extent.bytes().min(ZEROES * SECTOR),
+        // A trim that fails is followed by writes.
+        Action::Zero { extent, .. } => extent.bytes().min(ZEROES * SECTOR),
         _ => 0,
     };
     usize::try_from(bytes).unwrap_or(usize::MAX)
@@ -76,37 +81,56 @@ pub(super) fn first(action: Action, payload: Vec<u8>) -> (Step, Option<Request<V
             let (lba, buffer) = (extent.lba, payload);
             (Step::Change { fua }, Request::Write { lba, buffer })
         }
-        Action::Trim { extent, fua } if extent.sectors > 0 => trim(extent, fua),
+        Action::Trim { extent, fua } if extent.sectors > 0 => (Step::Change { fua }, trim(extent)),
         Action::Zero {
             extent,
-            trim: true,
-            fua,
-        } => trim(extent, fua),
-        Action::Zero {
-            extent,
-            trim: false,
+            by: Zeroing::Write,
             fua,
         } => zero(extent, fua),
+        Action::Zero { extent, by, fua } => {
+            let or_write = by == Zeroing::Trim;
+            let step = Step::Hole {
+                extent,
+                or_write,
+                fua,
+            };
+            (step, trim(extent))
+        }
         Action::Flush => (Step::Flush, Request::Flush),
         Action::Trim { .. } | Action::Disconnect => return (Step::Nothing, None),
     };
     (step, Some(request))
 }
 
-/// What comes after this step.
-pub(super) fn next(step: Step, completion: Completion) -> Next {
+/// What comes after this step. `abort_refuses`: see [`disk::errno`].
+pub(super) fn next(step: Step, completion: Completion, abort_refuses: bool) -> Next {
     let result = match (step, completion.result) {
         (Step::Refused(error), _) => Err(error),
+        (
+            Step::Hole {
+                or_write: false, ..
+            },
+            Err(error),
+        ) if is_answer(&error) => Err(Errno::NotSupported),
+        (Step::Hole { extent, fua, .. }, Err(error)) if is_answer(&error) => {
+            let (step, request) = zero(extent, fua);
+            return Next::Ask(step, request);
+        }
         (_, Err(error)) => {
-            let changes = matches!(step, Step::Change { .. } | Step::Zero { .. });
-            Err(disk::errno(&error, changes))
+            let changes = !matches!(step, Step::Read { .. } | Step::Flush);
+            Err(disk::errno(&error, changes, abort_refuses))
         }
         (Step::Read { .. }, Ok(_)) => Ok(completion.buffer),
         (Step::Zero { rest, fua }, Ok(_)) if rest.sectors > 0 => {
             let (step, request) = zero(rest, fua);
             return Next::Ask(step, request);
         }
-        (Step::Change { fua: true } | Step::Zero { fua: true, .. }, Ok(_)) => {
+        (
+            Step::Change { fua: true }
+            | Step::Hole { fua: true, .. }
+            | Step::Zero { fua: true, .. },
+            Ok(_),
+        ) => {
             return Next::Ask(Step::Flush, Request::Flush);
         }
         _ => Ok(None),
@@ -114,9 +138,18 @@ pub(super) fn next(step: Step, completion: Completion) -> Next {
     Next::Reply(result)
 }
 
-fn trim(extent: Extent, fua: bool) -> (Step, Request<Vec<u8>>) {
+/// Whether the target says so, or the disk: it does not trim this, and may write it. One that is
+/// silent or gone does neither.
+fn is_answer(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::Failed(Error::Device { .. }) | ClientError::Refused(Refusal::Unsupported)
+    )
+}
+
+fn trim(extent: Extent) -> Request<Vec<u8>> {
     let Extent { lba, sectors } = extent;
-    (Step::Change { fua }, Request::Trim { lba, sectors })
+    Request::Trim { lba, sectors }
 }
 
 /// The first portion of zeros.
