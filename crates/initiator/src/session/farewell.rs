@@ -16,7 +16,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// writes for old ones.
     ///
     /// A path keeps what was agreed on if a change was sent again on its port within
-    /// [`Settings::linger`]: only the target's tag window tells late copies of that.
+    /// [`Settings::linger`](crate::Settings::linger): only the target's tag window
+    /// tells late copies of that.
     pub fn poll_farewell(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
         loop {
             let index = self.paths.iter().position(|path| path.may_be_in_force)?;
