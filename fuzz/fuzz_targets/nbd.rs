@@ -4,7 +4,7 @@
 use handshake::{Handshake, MAX_OPTION, Progress};
 use libfuzzer_sys::fuzz_target;
 use protocol::{Errno, Export, MAX_PAYLOAD};
-use request::{Action, REQUEST_BYTES, Request};
+use request::{Action, REQUEST_BYTES, Request, Zeroing};
 
 // These files alone: the program's other dependencies have no business here.
 #[allow(dead_code, reason = "its other half is in files that are not here")]
@@ -130,10 +130,11 @@ fn check(export: &Export, structured: bool, bytes: &[u8; REQUEST_BYTES], request
             assert!(bytes.is_empty() || bytes.start >= offset && bytes.end <= offset + len);
             (4, None, true)
         }
-        Action::Zero { extent, trim, fua } => {
+        Action::Zero { extent, by, fua } => {
             assert_eq!(fua, wants_fua);
-            assert!(!trim || export.trim && export.trim_zeroes && flags & 2 == 0);
-            assert!(trim || flags & 0x10 == 0);
+            let trims = by != Zeroing::Write;
+            assert!(!trims || export.trim && export.trim_zeroes && flags & 2 == 0);
+            assert_eq!(by == Zeroing::TrimOnly, flags & 0x10 != 0);
             (6, Some(extent), true)
         }
     };
