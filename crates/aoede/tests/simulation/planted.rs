@@ -46,7 +46,8 @@ pub(crate) enum Planted {
     RetagsRepetitions,
     /// It takes a late response for the answer to another request.
     BelievesLateResponses,
-    /// It does not wait for copies of a write that was repeated (§15, 10).
+    /// It does not wait for copies of a write that was repeated (§15, 10), nor before it negotiates
+    /// anew (§15, 8): then a damaged copy meets a target that has just forgotten the checksum.
     NoLinger,
 }
 
@@ -64,7 +65,7 @@ impl Planted {
         (Self::TornReads, &[TORN]),
         (Self::RetagsRepetitions, &[STALE]),
         (Self::BelievesLateResponses, &[MISPLACED]),
-        (Self::NoLinger, &[STALE]),
+        (Self::NoLinger, &[STALE, DAMAGED]),
     ];
 }
 
