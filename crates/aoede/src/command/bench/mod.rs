@@ -6,7 +6,6 @@
 mod plan;
 mod report;
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -18,7 +17,7 @@ use self::plan::{Plan, Random, Workload};
 use self::report::{Counts, Report};
 use super::usage;
 use crate::output::OutputArgs;
-use crate::reach::ReachArgs;
+use crate::reach::{self, ReachArgs};
 use crate::size::Size;
 use crate::stop::Stop;
 
@@ -127,22 +126,10 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     // A signal that comes before ends the process at once; from here on the disk is to be taken
     // leave of.
     let stop = Stop::on_signals().context("cannot prepare for signals")?;
-    settle(&disk, args.reach.timeout, &stop)?;
+    // With measuring frame sizes, or congestion, nothing else shall be measured.
+    reach::settled(&disk, args.reach.timeout, &stop)?;
     let report = measure(args, &disk, &stop)?;
     args.output.print(&report)
-}
-
-/// Waits until all is found out about the disk's paths: with measuring frame sizes, or congestion,
-/// nothing else shall be measured.
-fn settle(disk: &Disk, patience: Duration, stop: &Stop) -> anyhow::Result<()> {
-    let until = Instant::now() + patience;
-    while Instant::now() < until && !disk.info()?.paths.iter().all(|path| path.settled) {
-        if stop.take() {
-            bail!("interrupted");
-        }
-        thread::sleep(LOOK);
-    }
-    Ok(())
 }
 
 fn measure(args: &BenchArgs, disk: &Disk, stop: &Stop) -> anyhow::Result<Report> {
