@@ -4,8 +4,10 @@
 //! running with what is wanted. Both are pure: [`config::System`] is all that they know of this
 //! host, and [`Host`] is it.
 
+pub mod api;
 pub mod config;
 mod host;
 pub mod plan;
+pub mod status;
 
 pub use host::Host;
