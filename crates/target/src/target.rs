@@ -272,9 +272,15 @@ impl Target {
         self.stats.responses += 1;
     }
 
-    /// Counts a frame that is left unanswered after all.
-    pub(crate) fn count_ignored(&mut self, reason: IgnoreReason) {
+    /// Counts a frame for this export that its owner leaves unanswered, without asking it or after
+    /// all.
+    pub fn count_ignored(&mut self, reason: IgnoreReason) {
         self.stats.ignored.count(reason);
+    }
+
+    /// The same of several, such as reads of one frame.
+    pub fn count_ignored_times(&mut self, reason: IgnoreReason, times: u64) {
+        self.stats.ignored.count_times(reason, times);
     }
 
     fn counted<'f>(&mut self, outcome: Result<Outcome<'f>, Silence>) -> Outcome<'f> {
