@@ -14,6 +14,7 @@ mod log;
 pub mod nbd;
 mod output;
 mod reach;
+pub mod sandbox;
 mod serial;
 pub mod service;
 pub mod size;
