@@ -30,7 +30,7 @@ use aoede_wire::{Address, MacAddr, SECTOR_BYTES};
 use clap::ValueEnum;
 use tracing::warn;
 
-use crate::control::config::Export;
+use crate::control::config::{Export, Extension};
 use crate::freeze_signals::FreezeSignals;
 use crate::serial;
 use crate::stop::Stop;
@@ -289,6 +289,8 @@ fn target_settings(
             .clone()
             .unwrap_or_else(|| export.allow.clone()),
         config_string: remembered.config_string.clone(),
+        access: of.access.clone(),
+        extensions: Extension::set(&of.extensions),
         extension_reset: export.extension_reset,
         ..TargetSettings::new(export.address, 0)
     };

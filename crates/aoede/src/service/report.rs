@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aoede_disk::{Buffer, DiskError, ShadowPhase, Volume};
 use aoede_link::Port as _;
-use aoede_target::{IgnoreReason, Ignored};
+use aoede_target::{IgnoreReason, Ignored, Initiator};
 use aoede_wire::SECTOR_BYTES;
 
 use super::CacheMode;
@@ -14,7 +14,7 @@ use super::seats::{PortWorker, Seats};
 use super::served::{Served, io_name};
 use crate::control::status::{
     CacheStatus, ExportCounters, ExportLatency, ExportState, ExportStatus, FailureStatus,
-    FreezePhase, FreezeStatus, InterfaceStatus, Latency, RingStatus, SectorRange, WorkerStatus,
+    FreezePhase, FreezeStatus, InitiatorStatus, InterfaceStatus, Latency, RingStatus, SectorRange, WorkerStatus,
 };
 
 /// Ranges that a failure names.
@@ -135,14 +135,21 @@ fn export(
         status.drops = drops(&stats.ignored);
         status.counters = ExportCounters {
             reads: stats.reads,
+            read_bytes: stats.read_sectors.saturating_mul(SECTOR_BYTES as u64),
             writes: stats.writes,
+            written_bytes: stats.written_sectors.saturating_mul(SECTOR_BYTES as u64),
             flushes: stats.flushes,
             trims: stats.trims,
             device_failures: stats.device_failures,
             immediate_responses: stats.responses,
+            duplicates_done: stats.duplicates,
+            duplicates_in_progress: stats.ignored.get(IgnoreReason::TagInProgress),
+            duplicates_stale: stats.ignored.get(IgnoreReason::TagStale),
+            unchecked_writes: stats.unchecked_writes,
             coalesced_reads: stats.coalesced_reads,
-            ..ExportCounters::default()
         };
+        status.initiators = target.initiators().map(|one| initiator(&one, now)).collect();
+        status.initiators.sort_by_key(|one| one.idle_ms);
     }
     if let Some(volume) = worker.volume(served.number()) {
         let stats = volume.stats();
@@ -171,8 +178,30 @@ fn export(
             flushes: Latency::from(&latencies.flushes),
         };
     }
-    let _ = now;
     status
+}
+
+fn initiator(one: &Initiator, now: Duration) -> InitiatorStatus {
+    let idle = now.saturating_sub(one.last_active).as_millis();
+    InitiatorStatus {
+        mac: one.mac.to_string(),
+        extensions: one
+            .extensions
+            .to_string()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect(),
+        idle_ms: u64::try_from(idle).unwrap_or(u64::MAX),
+        largest_payload_bytes: one.largest_payload_bytes,
+        outstanding: one.outstanding.into(),
+        requests: one.requests,
+        read_bytes: one.bytes_read,
+        written_bytes: one.bytes_written,
+        duplicates_done: one.duplicates.done,
+        duplicates_in_progress: one.duplicates.in_progress,
+        duplicates_stale: one.duplicates.stale,
+        ..InitiatorStatus::default()
+    }
 }
 
 /// How an export's freezes stand, if it has a shadow.

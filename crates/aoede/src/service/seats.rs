@@ -218,27 +218,33 @@ impl Seats {
                 self.leave(index, places, worker);
             }
         }
-        let mut first = Ok(());
+        let mut seated = Vec::new();
+        let mut taken = SeatSet::NONE;
         let mut sets: BTreeMap<usize, SeatSet> = BTreeMap::new();
         for found in found.values() {
-            let Some(seat) = self.seat_for(&found.interface, worker) else {
+            let Some(seat) = self.seat_for(&found.interface, taken, worker) else {
                 continue;
             };
+            taken = taken.with(seat);
+            seated.push((seat, found));
             for &export in found.exports.keys() {
                 let set = sets.entry(export).or_default();
                 *set = set.with(seat);
             }
-            // Those that have joined are answered from the next turn on.
+        }
+        // Before the interfaces themselves: what is announced there is answered.
+        for place in places {
+            let set = sets.get(&place.export).copied().unwrap_or_default();
+            worker.set_export_seats(place.export, set);
+        }
+        let mut first = Ok(());
+        for (seat, found) in seated {
             if let Err(problem) = self.place(seat, found, worker, waiter) {
                 match first {
                     Ok(()) => first = Err(problem),
                     Err(_) => error!("{problem:#}"),
                 }
             }
-        }
-        for place in places {
-            let set = sets.get(&place.export).copied().unwrap_or_default();
-            worker.set_export_seats(place.export, set);
         }
         first
     }
@@ -289,8 +295,13 @@ impl Seats {
         Some(found)
     }
 
-    /// The seat that an interface has, had, or gets.
-    fn seat_for(&mut self, interface: &Interface, worker: &mut PortWorker) -> Option<usize> {
+    /// The seat that an interface has, had, or gets; none of `taken`.
+    fn seat_for(
+        &mut self,
+        interface: &Interface,
+        taken: SeatSet,
+        worker: &mut PortWorker,
+    ) -> Option<usize> {
         let position = |is_it: &dyn Fn(&Seat) -> bool| self.list.iter().position(is_it);
         let free = |seat: &Seat| seat.interface.is_none() && seat.opened.is_none();
         let seat = position(&|seat| seat.index() == Some(interface.index))
@@ -305,7 +316,9 @@ impl Seats {
         }
         // Responses that are under way to an interface that is gone may leave by this one: nobody
         // there waits for them.
-        let seat = self.list.iter().position(free);
+        let mut seats = self.list.iter().enumerate();
+        let seat = seats.find(|&(number, seat)| !taken.contains(number) && free(seat));
+        let seat = seat.map(|(number, _)| number);
         match seat.and_then(|seat| self.list.get_mut(seat)) {
             Some(seat) => interface.name.clone_into(&mut seat.name),
             None if !self.told_of_too_many => {

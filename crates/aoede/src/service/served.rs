@@ -15,7 +15,7 @@ use super::seats::{Place, PortWorker, Wanted};
 use super::size_watch::{SizeWatch, SizeWatches};
 use super::{REPORT_PAUSE, target_settings};
 use crate::control::api::{self, Reason, Refusal};
-use crate::control::config::Export;
+use crate::control::config::{Export, Extension};
 use crate::control::status::FreezeStatus;
 use crate::size::Size;
 use crate::worker::{SeatSet, Serving};
@@ -303,14 +303,17 @@ impl Served {
                 return true;
             }
             Change::Access(access) => {
-                let _ = target; // set_access
+                if let Err(error) = target.set_access(&access) {
+                    error!("{}: cannot set the access: {error}", self.export.address());
+                }
                 self.mask_edited = false;
                 self.export.access = access;
             }
             Change::Extensions(extensions) => {
+                target.set_extensions(Extension::set(&extensions));
                 self.export.extensions = extensions;
             }
-            Change::ExtensionReset(_) => {}
+            Change::ExtensionReset(reset) => target.set_extension_reset(reset),
         }
         false
     }
@@ -389,7 +392,7 @@ impl Served {
         self.look_at_size(worker);
         let target = worker.target_mut(self.number)?;
         let string_changed = target.take_config_changed();
-        self.mask_edited |= target.mask() != self.export.settings.allow;
+        self.mask_edited |= target.take_mask_changed();
         if string_changed {
             worker.announce_export(self.number);
         }
