@@ -13,6 +13,7 @@ mod harmless;
 mod log;
 pub mod nbd;
 mod output;
+pub mod page;
 mod reach;
 pub mod sandbox;
 mod serial;

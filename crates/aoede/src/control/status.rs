@@ -467,6 +467,20 @@ impl Status {
     }
 }
 
+impl ExportStatus {
+    /// Frames left unanswered, for any reason.
+    pub fn all_drops(&self) -> u64 {
+        self.drops.values().sum()
+    }
+}
+
+impl InitiatorStatus {
+    /// Writes and TRIMs that came again.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates_done + self.duplicates_in_progress + self.duplicates_stale
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -1,4 +1,16 @@
 //! What a daemon can be asked over its control socket, and what it answers.
+//!
+//! ```text
+//! connection ─▶ limits.rs ─▶ routes.rs ─ Call over a channel ─▶ the daemon's loop
+//!               time, number             ◀── answer ───────────
+//! ```
+//!
+//! [`Socket`] is the place in the file system; [`serve`] answers there, until it is dropped. The
+//! paths are documented in `docs/control.md`; the other end is [`client`](super::client).
+
+mod limits;
+mod routes;
+mod socket;
 
 use std::fmt;
 
@@ -7,6 +19,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::status::{FreezeStatus, Status};
+
+pub(crate) use limits::{Limited, Turn, keep_time};
+pub(crate) use routes::{Caller, method_unknown, path_unknown};
+pub use routes::{PATIENCE, serve};
+pub use socket::{Socket, SocketError};
 
 /// Something that the daemon's loop is asked for. Who asks may be gone when the answer comes.
 #[derive(Debug)]
