@@ -79,7 +79,7 @@ impl Disk {
     }
 
     fn freeze(&mut self) {
-        let files = create_shadow(&self.path, &self.image, self.io).unwrap();
+        let files = create_shadow(&self.path, &self.image, BLOCKS * BLOCK, self.io).unwrap();
         let id = files.freeze_id;
         let room = files.room_bytes().unwrap();
         self.attach(files);
@@ -351,7 +351,7 @@ fn a_shadow_that_cannot_be_trusted_is_refused_and_left_alone() {
     std::fs::rename(&data, &moved).unwrap();
     assert!(message(&data, &image).contains("shadow is missing, and"));
     std::fs::rename(&moved, &data).unwrap();
-    assert!(create_shadow(&data, &image, IoMode::Buffered).is_err());
+    assert!(create_shadow(&data, &image, BLOCKS * BLOCK, IoMode::Buffered).is_err());
     assert_eq!(std::fs::read(&map).unwrap(), whole);
     assert!(std::fs::metadata(&data).unwrap().blocks() > 0);
 
@@ -419,12 +419,12 @@ fn what_a_freeze_has_left_that_never_began_is_removed() {
         assert!(!data.exists() && !map.exists());
     }
     // A header and no data file: it was made first.
-    drop(create_shadow(&data, &image, IoMode::Buffered).unwrap());
+    drop(create_shadow(&data, &image, BLOCKS * BLOCK, IoMode::Buffered).unwrap());
     std::fs::remove_file(&data).unwrap();
     assert!(matches!(find(&data, &image), Ok(FoundShadow::Removed)));
     assert!(!map.exists());
     // Both, and no record: that is a freeze.
-    drop(create_shadow(&data, &image, IoMode::Buffered).unwrap());
+    drop(create_shadow(&data, &image, BLOCKS * BLOCK, IoMode::Buffered).unwrap());
     assert!(matches!(
         find(&data, &image),
         Ok(FoundShadow::Unfinished(..))

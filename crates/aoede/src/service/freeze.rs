@@ -283,7 +283,9 @@ impl Freezer {
         let Some(settings) = &self.settings else {
             return Ok(());
         };
-        let files = aoede_disk::create_shadow(&settings.path, image, image.io)?;
+        let status = worker.shadow_status(self.export);
+        let size_bytes = status.context("there is no shadow")?.size_bytes;
+        let files = aoede_disk::create_shadow(&settings.path, image, size_bytes, image.io)?;
         let begun = begin(self.export, settings, &files, worker, image);
         if begun.is_ok() {
             self.files = Some(files);

@@ -79,8 +79,9 @@ pub enum ShadowFilesError {
     },
     /// In the middle.
     #[error(
-        "{path}: record {unit} is damaged and others follow, so writes would be lost; restore the \
-         file, or move both files away to go on without the writes since the freeze"
+        "{path}: record {unit} is damaged and others follow, or it is of blocks that the disk does \
+         not have, so writes would be lost; restore the file, or move both files away to go on \
+         without the writes since the freeze"
     )]
     Damaged {
         /// Of the map.

@@ -64,19 +64,34 @@ pub fn find_shadow(
     image: &Backing,
     io: IoMode,
 ) -> Result<FoundShadow, ShadowFilesError> {
-    Place { path, image, io }.find()
+    let size_bytes = image.sectors.saturating_mul(SECTOR_BYTES);
+    let place = Place {
+        path,
+        image,
+        size_bytes,
+        io,
+    };
+    place.find()
 }
 
-/// Makes the files for a freeze.
+/// Makes the files for a freeze of a disk that has this size now, which may not be the one that its
+/// image had when it was opened.
 ///
 /// # Errors
 /// They exist already, or cannot be made.
 pub fn create_shadow(
     path: &Path,
     image: &Backing,
+    size_bytes: u64,
     io: IoMode,
 ) -> Result<ShadowFiles, ShadowFilesError> {
-    Place { path, image, io }.create()
+    let place = Place {
+        path,
+        image,
+        size_bytes,
+        io,
+    };
+    place.create()
 }
 
 /// The shadow without which an image is not what its initiators know, as far as the image tells.
@@ -115,6 +130,8 @@ impl ShadowFiles {
 struct Place<'a> {
     path: &'a Path,
     image: &'a Backing,
+    /// Of the export.
+    size_bytes: u64,
     io: IoMode,
 }
 
@@ -123,10 +140,6 @@ impl Place<'_> {
         let mut name = self.path.as_os_str().to_owned();
         name.push(".map");
         name.into()
-    }
-
-    fn image_bytes(&self) -> u64 {
-        self.image.sectors.saturating_mul(SECTOR_BYTES)
     }
 
     /// What the header has of the image's path: names are compared as they were given, since those
@@ -217,7 +230,7 @@ impl Place<'_> {
     fn check_image(&self, header: &Header) -> Result<(), ShadowFilesError> {
         let ours = Header {
             freeze_id: header.freeze_id,
-            image_bytes: self.image_bytes(),
+            image_bytes: self.size_bytes,
             base_bytes: self.image.base_bytes,
             path: self.image_path(),
         };
@@ -274,8 +287,8 @@ impl Place<'_> {
     fn grow_data(&self) -> Result<(), ShadowFilesError> {
         let grow = || {
             let file = File::options().write(true).open(self.path)?;
-            if file.metadata()?.len() < self.image_bytes() {
-                file.set_len(self.image_bytes())?;
+            if file.metadata()?.len() < self.size_bytes {
+                file.set_len(self.size_bytes)?;
                 file.sync_all()?;
             }
             Ok(())
@@ -319,7 +332,7 @@ impl Place<'_> {
     fn create_files(&self, map_path: &Path) -> Result<ShadowFiles, ShadowFilesError> {
         let header = Header {
             freeze_id: freeze_id(),
-            image_bytes: self.image_bytes(),
+            image_bytes: self.size_bytes,
             base_bytes: self.image.base_bytes,
             path: self.image_path(),
         };
@@ -339,7 +352,7 @@ impl Place<'_> {
                 .write(true)
                 .create_new(true)
                 .open(self.path)?;
-            file.set_len(self.image_bytes())?;
+            file.set_len(self.size_bytes)?;
             file.sync_all()?;
             sync_folder(self.path)
         };

@@ -309,6 +309,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
                 Phase::Stopped => ShadowPhase::Stopped,
                 Phase::Merged => ShadowPhase::Merged,
             },
+            size_bytes: self.size_bytes,
             dirty_bytes: self.dirty_blocks * BLOCK_BYTES,
             used_bytes: self.used_blocks * BLOCK_BYTES,
             limit_bytes: limited.then(|| self.limit_blocks * BLOCK_BYTES),

@@ -31,6 +31,8 @@ pub enum ShadowPhase {
 pub struct ShadowStatus {
     /// Where it stands.
     pub phase: ShadowPhase,
+    /// Of the export: what the files of a freeze are made for.
+    pub size_bytes: u64,
     /// What of the shadow is not in the image.
     pub dirty_bytes: u64,
     /// What the shadow's data takes, counted in blocks that were written.
