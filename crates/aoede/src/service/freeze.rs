@@ -369,7 +369,7 @@ fn check_stability(files: &ShadowFiles, image: &Backing) -> anyhow::Result<()> {
     if shared(&files.data) && !shared(image) {
         bail!(
             "{}: single writes cannot be made durable on its file system, on that of the image \
-             they can: move the shadow to one with direct I/O, or use --io buffered",
+             they can: move the shadow to ext4 or XFS, or use --io buffered",
             files.data.path.display()
         );
     }
