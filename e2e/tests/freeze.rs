@@ -73,6 +73,34 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether a block can be written.
+    fn can_write(&self, tag: u32, block: u64, byte: u8) -> Result<bool> {
+        let request = self.e1_1.ata(tag, ata::WRITE, block * 8, 2, &[byte; 1024]);
+        let response = self.nic.exchange(&request, SOON)?.context("no response")?;
+        let (error, status) = Response(&response).registers();
+        ensure!(
+            [(0, 0x40), (4, 0x61)].contains(&(error, status)),
+            "{error:02x} {status:02x}"
+        );
+        Ok(error == 0)
+    }
+
+    fn can_flush(&self, tag: u32) -> Result<bool> {
+        let request = self.e1_1.ata(tag, ata::FLUSH, 0, 0, b"");
+        let response = self.nic.exchange(&request, SOON)?.context("no response")?;
+        Ok(Response(&response).registers().0 == 0)
+    }
+
+    /// What the image has in the first sector of blocks.
+    fn stored<const N: usize>(&self, blocks: [u64; N]) -> Result<[u8; N]> {
+        let image = File::open(&self.image)?;
+        let mut stored = [0; N];
+        for (block, byte) in blocks.iter().zip(&mut stored) {
+            image.read_exact_at(std::slice::from_mut(byte), block * 4096)?;
+        }
+        Ok(stored)
+    }
+
     fn image_is(&self, byte: u8) -> Result<()> {
         let mut stored = [0; 1024];
         File::open(&self.image)?.read_exact_at(&mut stored, 102 * 512)?;
@@ -155,5 +183,86 @@ fn a_disk_that_has_grown_is_frozen_as_it_is_now() -> Result<()> {
     target.thaw()?;
     target.log()?.wait_for("the shadow is merged", SOON)?;
     check(10)?;
+    target.stop().map(drop)
+}
+
+/// Two blocks have a place in the shadow, a third has none.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_full_shadow_refuses_writes_until_it_is_thawed() -> Result<()> {
+    let disk = Disk::new()?;
+    let mut target = disk.start(&["--shadow-limit", "8k"])?;
+    let log = target.log()?.clone();
+    target.freeze()?;
+    log.wait_for("frozen: the image", SOON)?;
+    let writes = [
+        (1, 10, true),
+        (2, 20, true),
+        (3, 30, false),
+        (4, 20, true),
+        (5, 31, false),
+    ];
+    for (tag, block, expected) in writes {
+        let written = disk.can_write(tag, block, 0xB2)?;
+        ensure!(written == expected, "block {block}: {written}");
+    }
+    log.wait_for("the shadow is full: writes fail", SOON)?;
+    ensure!(disk.can_flush(6)?, "what was acknowledged is in the shadow");
+    ensure!(
+        disk.stored([10, 20, 30])? == [0, 0, 0],
+        "the image has changed"
+    );
+    target.thaw()?;
+    log.wait_for("the shadow is merged", SOON)?;
+    ensure!(disk.can_write(7, 30, 0xB2)?, "there is room in the image");
+    ensure!(disk.stored([10, 20, 30])? == [0xB2; 3], "not merged");
+    target.stop().map(drop)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_full_shadow_may_thaw_by_itself() -> Result<()> {
+    let disk = Disk::new()?;
+    let mut target = disk.start(&["--shadow-limit", "8k", "--shadow-full", "thaw"])?;
+    let log = target.log()?.clone();
+    target.freeze()?;
+    log.wait_for("frozen: the image", SOON)?;
+    for (tag, block) in [(1, 10), (2, 20), (3, 30), (4, 40)] {
+        ensure!(disk.can_write(tag, block, 0xB2)?, "block {block}");
+    }
+    log.wait_for("the shadow was full: thawed; a copy", SOON)?;
+    log.wait_for("the shadow is merged", SOON)?;
+    ensure!(disk.stored([10, 20, 30, 40])? == [0xB2; 4], "not merged");
+    ensure!(!disk.shadow.exists(), "the shadow is still there");
+    target.stop().map(drop)
+}
+
+/// Acknowledged in memory, refused by the shadow, and in the end where it belongs.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_thaw_gives_room_to_what_a_full_shadow_refused() -> Result<()> {
+    let disk = Disk::new()?;
+    let mut target = disk.start(&["--shadow-limit", "8k", "--cache", "writeback"])?;
+    let log = target.log()?.clone();
+    target.freeze()?;
+    log.wait_for("frozen: the image", SOON)?;
+    for (tag, block) in [(1, 10), (2, 20), (3, 30), (4, 40)] {
+        ensure!(disk.can_write(tag, block, 0xB2)?, "block {block}");
+    }
+    log.wait_for("acknowledged data cannot be written", SOON)?;
+    ensure!(!disk.can_flush(5)?, "a flush must tell");
+    ensure!(!disk.can_write(6, 10, 0xC3)?, "a write must tell");
+    ensure!(
+        disk.stored([10, 20, 30])? == [0, 0, 0],
+        "the image has changed"
+    );
+    target.thaw()?;
+    log.wait_for("the shadow is merged", SOON)?;
+    ensure!(disk.can_write(7, 50, 0xB2)?, "writes go on");
+    ensure!(disk.can_flush(8)?, "flushes go on");
+    ensure!(
+        disk.stored([10, 20, 30, 40, 50])? == [0xB2; 5],
+        "something is lost"
+    );
     target.stop().map(drop)
 }

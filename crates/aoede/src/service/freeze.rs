@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use aoede_disk::{
-    Backing, Buffer, DiskError, FoundShadow, Memory, PAGE_BYTES, Part, Pool, Recovered, Shadow,
-    ShadowError, ShadowEvent, ShadowFiles, ShadowFilesError, ShadowPhase, ShadowSettings,
+    Backing, Buffer, DiskError, Errno, FoundShadow, Memory, PAGE_BYTES, Part, Pool, Recovered,
+    Shadow, ShadowError, ShadowEvent, ShadowFiles, ShadowFilesError, ShadowPhase, ShadowSettings,
     Stability, Volume, WhenFull,
 };
 use aoede_wire::Address;
@@ -234,10 +234,26 @@ impl Freezer {
             any = true;
         }
         while let Some(event) = worker.poll_shadow(self.export) {
+            if matches!(event, ShadowEvent::Merging { .. }) {
+                self.make_use_of_room(now, worker);
+            }
             self.tell(event, image);
             any = true;
         }
         any
+    }
+
+    /// Acknowledged data that found no room in the shadow has room in the image.
+    fn make_use_of_room(&self, now: Duration, worker: &mut PortWorker) {
+        let failure = worker.volume(self.export).and_then(Volume::failure);
+        if failure.is_some_and(|failure| failure.errno() == Errno::NOSPC) {
+            info!(
+                "{}: what was acknowledged and found no room is written to the image",
+                self.address
+            );
+            worker.clear_failure(self.export, now);
+            worker.begin_flush_export(self.export, now);
+        }
     }
 
     /// What is left behind when the service stops.
@@ -301,7 +317,10 @@ impl Freezer {
             ShadowEvent::Frozen => info!("{address}: frozen: the image does not change"),
             ShadowEvent::FreezeFailed(failure) => error!("{address}: not frozen: {failure}"),
             ShadowEvent::Full => {
-                error!("{address}: the shadow is full: writes fail until it is thawed");
+                error!(
+                    "{address}: the shadow is full: writes fail until it is thawed, and what was \
+                     acknowledged early is lost if it is not"
+                );
             }
             ShadowEvent::Merging { automatic: true } => error!(
                 "{address}: the shadow was full: thawed; a copy of the image that was not \
