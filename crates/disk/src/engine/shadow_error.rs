@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::open::OpenError;
+use crate::shadow::ShadowError;
 
 /// Why a shadow cannot be used. Says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +96,9 @@ pub enum ShadowFilesError {
          go on without the writes since the freeze"
     )]
     DataMissing(PathBuf),
+    /// To read the map.
+    #[error(transparent)]
+    Memory(ShadowError),
     /// One of the two, as a file.
     #[error(transparent)]
     Open(OpenError),

@@ -257,7 +257,7 @@ impl Place<'_> {
     }
 
     fn replay(map_path: &Path, file: File, header: &Header) -> Result<Replayed, ShadowFilesError> {
-        let mut replay = Replay::new(header);
+        let mut replay = Replay::new(header).map_err(ShadowFilesError::Memory)?;
         let mut reader = BufReader::with_capacity(1 << 16, file);
         let mut unit = [0; UNIT_BYTES];
         loop {

@@ -33,9 +33,9 @@
 //! [`poll_event`](Shadow::poll_event) until they give nothing.
 //!
 //! Limits: [`ShadowSettings::capacity`] operations, each with at most one operation on a file at a
-//! time, and three more of its own. Freeze and resume allocate two bits for each block (64 MiB for
-//! 1 TiB, of which the kernel gives the pages that are used); nothing else allocates after
-//! [`Shadow::new`].
+//! time, and three more of its own. Freeze and resume take two bits for each block (64 MiB for
+//! 1 TiB, of which the kernel gives the pages that are used), or refuse if there is no memory for
+//! them; nothing else allocates after [`Shadow::new`].
 #![forbid(unsafe_code)]
 
 mod blocks;
@@ -215,16 +215,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
     /// What a volume has acknowledged and not written yet goes to the shadow: flush it before.
     ///
     /// # Errors
-    /// There is a freeze already.
+    /// There is a freeze already, or no memory for one.
     pub fn freeze(&mut self, freeze_id: u64, limit_bytes: Option<u64>) -> Result<(), ShadowError> {
         match self.phase {
             Phase::Thawed => {}
             Phase::Freezing | Phase::Frozen => return Err(ShadowError::Frozen),
             _ => return Err(ShadowError::Merging),
         }
-        let blocks = self.size_bytes.div_ceil(BLOCK_BYTES);
-        self.dirty = Bitmap::new(blocks);
-        self.begin(freeze_id, 1, limit_bytes);
+        let [dirty, holes] = [(); 2].map(|()| self.bitmap());
+        self.dirty = dirty?;
+        self.begin(freeze_id, 1, limit_bytes, holes?);
         self.phase = Phase::Freezing;
         self.settle();
         Ok(())
@@ -234,7 +234,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
     /// being thawed it goes on being thawed.
     ///
     /// # Errors
-    /// There is a freeze already.
+    /// There is a freeze already, or no memory for one.
     pub fn resume(
         &mut self,
         recovered: Recovered,
@@ -243,8 +243,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
         if self.phase != Phase::Thawed {
             return Err(ShadowError::Frozen);
         }
+        let holes = self.bitmap()?;
         self.dirty = recovered.dirty;
-        self.begin(recovered.freeze_id, recovered.next_unit, limit_bytes);
+        self.begin(recovered.freeze_id, recovered.next_unit, limit_bytes, holes);
         self.dirty_blocks = recovered.dirty_blocks;
         self.used_blocks = recovered.dirty_blocks;
         self.image_unsynced = true;
@@ -437,8 +438,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
             && !self.journal.is_busy()
     }
 
-    fn begin(&mut self, freeze_id: u64, next_unit: u64, limit_bytes: Option<u64>) {
-        self.holes = Bitmap::new(self.size_bytes.div_ceil(BLOCK_BYTES));
+    /// One bit for each block.
+    fn bitmap(&self) -> Result<Bitmap, ShadowError> {
+        let blocks = self.size_bytes.div_ceil(BLOCK_BYTES);
+        Bitmap::new(blocks).ok_or(ShadowError::NoMemory { bytes: blocks / 4 })
+    }
+
+    fn begin(&mut self, freeze_id: u64, next_unit: u64, limit_bytes: Option<u64>, holes: Bitmap) {
+        self.holes = holes;
         self.dirty_blocks = 0;
         self.used_blocks = 0;
         self.reserved_blocks = 0;

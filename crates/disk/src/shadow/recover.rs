@@ -4,6 +4,7 @@
 use super::BLOCK_BYTES;
 use super::blocks::{Bitmap, Blocks};
 use super::record::{Header, Kind, UNIT_BYTES, decode_unit};
+use super::status::ShadowError;
 
 /// Reads a map file, unit after unit.
 #[derive(Debug)]
@@ -69,18 +70,22 @@ pub enum Replayed {
 
 impl Replay {
     /// Begins behind the header.
-    pub fn new(header: &Header) -> Self {
+    ///
+    /// # Errors
+    /// There is no memory for a bit for each block.
+    pub fn new(header: &Header) -> Result<Self, ShadowError> {
         let blocks = header.image_bytes.div_ceil(BLOCK_BYTES);
-        Self {
+        let no_memory = ShadowError::NoMemory { bytes: blocks / 8 };
+        Ok(Self {
             freeze_id: header.freeze_id,
             blocks,
-            dirty: Bitmap::new(blocks),
+            dirty: Bitmap::new(blocks).ok_or(no_memory)?,
             number: 1,
             end: None,
             thawing: false,
             done: false,
             damaged: false,
-        }
+        })
     }
 
     /// Takes the next unit of the file.
@@ -152,7 +157,8 @@ mod tests {
             image_bytes: 100 * 4096,
             base_bytes: 0,
             path: Vec::new(),
-        });
+        })
+        .unwrap();
         for unit in units {
             replay.unit(unit);
         }

@@ -677,7 +677,7 @@ impl Simulation {
     fn recover(&mut self) -> Option<Recovered> {
         let map = &self.files[2].now;
         let header = Header::decode(map.first()?).unwrap();
-        let mut replay = Replay::new(&header);
+        let mut replay = Replay::new(&header).unwrap();
         map[1..].iter().for_each(|unit| replay.unit(unit));
         match replay.finish() {
             Replayed::Unfinished(recovered) => {

@@ -99,4 +99,13 @@ pub enum ShadowError {
     /// There is nothing to thaw.
     #[error("it is not frozen")]
     NotFrozen,
+    /// Of the list of changed blocks, which has two bits for each block.
+    #[error(
+        "the list of changed blocks needs {bytes} bytes of memory, and there are not so many; free \
+         some, or raise the limit of the process's address space"
+    )]
+    NoMemory {
+        /// That it needs.
+        bytes: u64,
+    },
 }
