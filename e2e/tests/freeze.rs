@@ -1,11 +1,18 @@
 //! A disk is frozen by signals, its target killed, found again and thawed.
 
-use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, time::Duration};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use aoede_e2e::{
     Export, Maker, Namespace, Nic, Scratch, TargetProcess,
     aoe::{Addressing, Response, ata},
+    succeed,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -264,5 +271,27 @@ fn a_thaw_gives_room_to_what_a_full_shadow_refused() -> Result<()> {
         disk.stored([10, 20, 30, 40, 50])? == [0xB2; 5],
         "something is lost"
     );
+    target.stop().map(drop)
+}
+
+/// TRIM is offered for what the image's file system can do. This one for the shadow has only files.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_shadow_that_cannot_be_trimmed_is_refused() -> Result<()> {
+    let mut disk = Disk::new()?;
+    let point = disk.image.with_file_name("ramfs");
+    fs::create_dir(&point)?;
+    disk.host = disk.host.with_own_mounts()?;
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "ramfs", "none"]).arg(&point);
+    succeed(Some(&disk.host), mount, SOON)?;
+    disk.shadow = point.join("shadow");
+    let mut target = disk.start(&[])?;
+    let log = target.log()?.clone();
+    target.freeze()?;
+    log.wait_for("cannot give back parts of a file", SOON)?;
+    disk.ask(&disk.e1_1.trim(1, &[(8, 8)]))?;
+    disk.write(2, 0xA1)?;
+    disk.image_is(0xA1)?;
     target.stop().map(drop)
 }

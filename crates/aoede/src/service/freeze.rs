@@ -377,6 +377,7 @@ fn begin(
     image: &Backing,
 ) -> anyhow::Result<()> {
     check_stability(files, image)?;
+    check_discard(files, image)?;
     let limit = limit(settings, files, 0)?;
     worker.freeze(export, files, limit)??;
     Ok(())
@@ -389,6 +390,18 @@ fn check_stability(files: &ShadowFiles, image: &Backing) -> anyhow::Result<()> {
         bail!(
             "{}: single writes cannot be made durable on its file system, on that of the image \
              they can: move the shadow to ext4 or XFS, or use --io buffered",
+            files.data.path.display()
+        );
+    }
+    Ok(())
+}
+
+/// A TRIM makes a hole in the shadow, and is offered if it can make one in the image.
+fn check_discard(files: &ShadowFiles, image: &Backing) -> anyhow::Result<()> {
+    if image.discard && !files.data.discard {
+        bail!(
+            "{}: its file system cannot give back parts of a file, as TRIM wants it and that of the \
+             image can: move the shadow to one that can (ext4, XFS, Btrfs, tmpfs)",
             files.data.path.display()
         );
     }
