@@ -167,6 +167,34 @@ pub struct Shadow<B> {
     automatic: bool,
     /// To thaw when full has failed, and is not tried again.
     automatic_failed: bool,
+    #[cfg(test)]
+    planted: Option<Planted>,
+}
+
+/// A mistake built in, for the simulation to find.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Planted {
+    /// A freeze does not wait for the writes that are under way.
+    FreezeAmidWrites,
+    /// It does not sync the image.
+    FreezeUnsynced,
+    /// What is written while the disk is frozen goes to the image.
+    WriteToImage,
+    /// Reads forget that there is a shadow.
+    ReadFromImage,
+    /// A durable write is answered before the map has its record.
+    AckBeforeRecord,
+    /// The map records what is not stable.
+    RecordBeforeSync,
+    /// A sync that failed counts as one.
+    IgnoreFailedSync,
+    /// Writes go to blocks that are just being merged.
+    WriteAmidMerge,
+    /// The map calls merged what is not stable in the image.
+    MergeUnsynced,
+    /// The first block of a batch is left out.
+    MergeTooLittle,
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
@@ -205,6 +233,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
             full_told: false,
             automatic: false,
             automatic_failed: false,
+            #[cfg(test)]
+            planted: None,
         }
     }
 
@@ -384,6 +414,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
         if let Some(op) = self.poll_sync() {
             return Some(op);
         }
+        #[cfg(test)]
+        if self.planted == Some(Planted::MergeUnsynced) && self.merge.is_syncing() {
+            self.merge.stage = merge::Stage::Recording;
+            self.journal.record(Kind::Merged);
+            return self.poll_device();
+        }
         let (id, may_sync) = (self.id(Own::Copy), self.job.is_none());
         if let Some(op) = self.merge.poll(id, self.size_bytes, may_sync) {
             return Some(op);
@@ -507,6 +543,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
 
     fn next_batch(&mut self) {
         let end = self.size_bytes.div_ceil(BLOCK_BYTES);
+        #[cfg(test)]
+        if self.planted == Some(Planted::MergeTooLittle) {
+            let first = self.dirty.find(Blocks { first: 0, end }, true);
+            let end = first.map_or(0, |first| first + 1);
+            let first = first.unwrap_or(0);
+            self.dirty_blocks -= self.dirty.clear(Blocks { first, end });
+        }
         if !self.merge.choose(&self.dirty, end) {
             // Nothing dirties blocks any more, so nothing can have come behind the cursor.
             self.merge.stage = merge::Stage::Ending;
