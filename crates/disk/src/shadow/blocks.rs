@@ -106,7 +106,7 @@ impl Ranges {
 /// ever written to take memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bitmap {
-    words: Vec<u64>,
+    words: Box<[u64]>,
 }
 
 const WORD: u64 = u64::BITS as u64;
