@@ -14,7 +14,8 @@ use super::seats::{PortWorker, Seats};
 use super::served::{Served, io_name};
 use crate::control::status::{
     CacheStatus, ExportCounters, ExportLatency, ExportState, ExportStatus, FailureStatus,
-    FreezePhase, FreezeStatus, InitiatorStatus, InterfaceStatus, Latency, RingStatus, SectorRange, WorkerStatus,
+    FreezePhase, FreezeStatus, InitiatorStatus, InterfaceStatus, Latency, RingStatus, SectorRange,
+    WorkerStatus,
 };
 
 /// Ranges that a failure names.
@@ -148,7 +149,10 @@ fn export(
             unchecked_writes: stats.unchecked_writes,
             coalesced_reads: stats.coalesced_reads,
         };
-        status.initiators = target.initiators().map(|one| initiator(&one, now)).collect();
+        status.initiators = target
+            .initiators()
+            .map(|one| initiator(&one, now))
+            .collect();
         status.initiators.sort_by_key(|one| one.idle_ms);
     }
     if let Some(volume) = worker.volume(served.number()) {

@@ -394,11 +394,14 @@ impl Server {
                 error!("{error:#}");
             }
         }
-        let names: Vec<_> = self.seats.interfaces().map(|(_, name, _)| name).collect();
-        let names = names.join(",");
-        if let Some((served, worker)) = self.find(address) {
-            worker.announce_export(served.number());
-            served.tell_what_is_served(&names);
+        if let Some(served) = self
+            .exports
+            .iter()
+            .find(|served| served.address() == address)
+        {
+            self.worker.announce_export(served.number());
+            let names = self.seats.names_at(served.number(), &self.worker);
+            served.tell_what_is_served(&names.join(","));
         }
         if self.holding { opened } else { Ok(()) }
     }
