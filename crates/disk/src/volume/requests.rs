@@ -235,6 +235,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         }
         let (first, last) = self.blocks(start, end);
         let mut list = self.lists.pop().unwrap_or_default();
+        list.reserve_exact(MERGED_BUFFERS);
         let pages = (last - first).div_ceil(PAGE_BYTES as u64);
         for _ in 0..pages {
             list.extend(self.pages.take().map(page_part));
@@ -347,6 +348,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 let mut list = std::mem::take(&mut slot.scratch);
                 if list.capacity() == 0 {
                     list = self.lists.pop().unwrap_or_default();
+                    list.reserve_exact(MERGED_BUFFERS);
                 }
                 let mut next = index;
                 while let Some(slot) = self.slots.get_mut(next as usize) {
