@@ -38,7 +38,7 @@ fn each_is_counted_for_itself() {
     let plain = Initiator {
         mac: J,
         extensions: ExtensionSet::NONE,
-        last_active: Duration::from_millis(1000),
+        last_active: Duration::from_secs(1),
         requests: 1,
         bytes_read: 0,
         bytes_written: 0,
