@@ -20,6 +20,7 @@ fn every_kind_of_thing_has_its_metrics() {
         "aoede_export_failed{export=\"e1.2\"} 1",
         "aoede_ignored_frames_total{export=\"\",reason=\"address\"} 9",
         "aoede_ignored_frames_total{export=\"e1.1\",reason=\"masked\"} 7",
+        "aoede_initiator_idle_seconds{export=\"e1.1\",initiator=\"52:54:00:00:00:aa\"} 0.012000000",
         "aoede_initiator_requests_total{export=\"e1.1\",initiator=\"52:54:00:00:00:aa\"} 130",
     ] {
         assert!(text.lines().any(|one| one == line), "{line}");

@@ -32,7 +32,7 @@ fn everything_is_served_with_a_strict_policy() {
         for field in [
             &*format!("content-type: {kind}"),
             "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'; \
-             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+             connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
             "x-content-type-options: nosniff",
             "referrer-policy: no-referrer",
             "cross-origin-resource-policy: same-origin",
