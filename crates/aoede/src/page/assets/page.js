@@ -131,10 +131,11 @@ function chart(title, lines, format) {
   });
   legend.append(element("span", "", "most ", most));
   const draw = (history, now) => {
-    const values = parts.flatMap(({ key }) => history.map((one) => one[key] ?? 0));
-    const top = Math.max(...values, 0);
-    most.textContent = format(top);
-    picture.setAttribute("aria-label", `${title}, at most ${format(top)}`);
+    const values = parts.flatMap(({ key }) => history.map((one) => one[key] ?? null));
+    const known = values.filter((value) => value !== null);
+    const top = Math.max(...known, 0);
+    most.textContent = known.length > 0 ? format(top) : "-";
+    picture.setAttribute("aria-label", `${title}, at most ${most.textContent}`);
     for (const { key, value, path } of parts) {
       const latest = history.at(-1)?.[key] ?? null;
       value.textContent = latest === null ? "-" : format(latest);
