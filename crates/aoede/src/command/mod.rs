@@ -12,6 +12,7 @@ mod export;
 mod info;
 mod man;
 mod probe;
+mod serve;
 mod set;
 mod status;
 mod vblade;
@@ -50,6 +51,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Export(export::ExportArgs),
+    Serve(serve::ServeArgs),
     Check(check::CheckArgs),
     Status(status::StatusArgs),
     Reload(control::ReloadArgs),
@@ -101,6 +103,7 @@ impl Command {
     fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Export(args) => export::run(args),
+            Self::Serve(args) => serve::run(args),
             Self::Check(args) => check::run(&args),
             Self::Status(args) => status::run(&args),
             Self::Reload(args) => control::reload(&args),
