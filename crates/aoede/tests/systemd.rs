@@ -1,10 +1,6 @@
 //! The unit for systemd, as systemd's own tools see it. Without them, nothing is tested, and that is
 //! said.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "tests: a panic is how they fail"
-)]
+#![expect(clippy::unwrap_used, reason = "tests: a panic is how they fail")]
 
 use std::io::ErrorKind;
 use std::path::Path;
