@@ -140,10 +140,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let in_flight = self.settings.in_flight;
         if returned {
             if let Some(path) = self.paths.get_mut(index) {
-                // Who knows what happened to it meanwhile.
+                // Who knows what happened to it meanwhile. What was agreed on stays known until there
+                // is a new agreement: the answers that come first may be from before, and their
+                // data is compared with its checksum.
                 path.state = State::Ready;
                 path.agreed = false;
-                path.features = Features::default();
                 path.measured = false;
                 path.misses = 0;
                 path.window = Window::new(u32::from(path.buffer_count.min(in_flight)));
