@@ -254,7 +254,11 @@ impl Model {
                     describe(stamp)
                 );
             }
+            // A late copy of a write that was promised looks like it, and is not promised itself:
+            // then something else that was may be left by a power cut.
+            let is_certain = survivors.iter().all(|bytes| stamp_of(lba, bytes) == found);
             let was_promised = allowed(sector, lba, found, tick, promised)
+                .filter(|_| is_certain)
                 .and_then(|at| sector[at].stable)
                 .map(|_| tick);
             for entry in sector.iter_mut() {
