@@ -801,6 +801,7 @@ fn target_settings(export: &ExportSettings, backing: Option<&Backing>) -> Target
         read_only: export.open.read_only,
         buffer_count: export.buffers,
         write_cache: export.cache.mode.into(),
+        cache_number: serial::cache_number(),
         serial: serial::serial(export.address),
         mask: export.allow.clone(),
         extension_reset: export.extension_reset,
