@@ -159,6 +159,12 @@ impl Model {
         }
     }
 
+    /// Whether a change of this sector is a trim.
+    pub(crate) fn is_trim(&self, number: u32, lba: u64) -> bool {
+        let mut entries = self.sectors[lba as usize].iter();
+        entries.any(|entry| entry.number == number && entry.zeros)
+    }
+
     /// It was acknowledged; `stable` tells whether that promises to keep it.
     pub(crate) fn acknowledged(
         &mut self,

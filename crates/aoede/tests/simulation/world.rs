@@ -401,9 +401,14 @@ impl World {
         match error {
             Error::Silent => {
                 self.report.given_up += 1;
-                // A flush is asked every half minute only, so that all of its few frames may be lost.
-                let excused = self.trouble + self.scenario.settings.give_up >= waiting.at
-                    || matches!(what, What::Flush);
+                // A flush or trim is asked every half minute only: all of its few frames may be lost.
+                let is_slow = match what {
+                    What::Flush => true,
+                    What::Change(number, lba, _) => self.model.is_trim(number, lba),
+                    _ => false,
+                };
+                let excused =
+                    self.trouble + self.scenario.settings.give_up >= waiting.at || is_slow;
                 assert!(
                     excused,
                     "{what:?} {UNANSWERED}, although the network has worked since {:?}",
