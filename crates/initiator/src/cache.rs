@@ -85,9 +85,14 @@ impl CacheWatch {
         from.max(covers.settled) >= to.min(covers.acknowledged)
     }
 
+    /// Whether there is a loss that was not told yet.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lost.1 > self.settled
+    }
+
     fn lose(&mut self, from: u64) {
         // In one go with what was lost before, if that was not told yet.
-        if self.lost.1 <= self.settled {
+        if !self.has_lost() {
             self.lost.0 = from;
         }
         self.lost.1 = self.acknowledged;
@@ -109,7 +114,9 @@ mod tests {
     fn rule_7_a_loss_is_told_once_and_to_every_flush_that_was_asked_for_before() {
         let mut watch = watch(3);
         let (one, other) = (watch.covers(), watch.covers());
+        assert!(!watch.has_lost());
         assert!(watch.told(Some(8)));
+        assert!(watch.has_lost());
         let third = watch.covers();
         assert!(!watch.flushed(one));
         assert!(!watch.flushed(other));

@@ -709,9 +709,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return;
         }
         // Whoever was there before may have acknowledged some of these, or parts of them.
+        let mut any = self.cache.has_lost();
         for (_, op) in self.ops.iter_mut() {
             op.cache_lost |= op.changes() && !op.finished && op.progress.is_some();
+            any |= op.cache_lost;
         }
+        self.stats.caches_lost += u64::from(any);
     }
 
     /// A path's port has another MAC: nothing is agreed on for that, and its window does not know
