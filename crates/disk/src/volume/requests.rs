@@ -262,6 +262,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         while let Some(&other) = self.changes.get(place) {
             let range = self.slots.get(other as usize).and_then(|slot| {
                 let free = slot.step == Step::Write && !slot.alone && slot.next_member == NONE;
+                let free = free && slot.end_moved == EndMoved::No;
                 let near = slot.start == end || slot.end == start;
                 let fits = end.max(slot.end) - start.min(slot.start) <= MERGED_BYTES;
                 let fresh = slot.transfer.done == 0;
