@@ -390,7 +390,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             _ => result,
         };
         let advance = slot.transfer.advance(kind, unit, result);
-        if advance != Advance::Finished && self.takes_another_way(index) {
+        // Of blocks that were read to be changed, all is still to be written.
+        let finished = advance == Advance::Finished && slot.step != Step::ModifyRead;
+        if !finished && self.takes_another_way(index) {
             return;
         }
         let Some(slot) = self.slots.get_mut(index as usize) else {
@@ -483,7 +485,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
 
     /// A slot's operation is done: the next one, or the end of the request.
     fn step_done(&mut self, index: u32) {
-        let (disk_bytes, unit) = (self.disk_bytes, self.discard_bytes);
+        let unit = self.discard_bytes;
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
@@ -518,7 +520,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             Step::Write | Step::ModifyWrite => self.stable(index),
             Step::ModifyRead => {
                 let (first, last) = (slot.transfer.start, slot.transfer.start + slot.transfer.len);
-                debug_assert!(last <= disk_bytes.max(end));
+                debug_assert!(last <= self.disk_bytes.max(end));
                 for (part, at) in slot.scratch.iter_mut().zip((first..).step_by(PAGE_BYTES)) {
                     let to = last.min(at + PAGE_BYTES as u64);
                     self.pages.overlay(at, to, part.buffer.as_mut());

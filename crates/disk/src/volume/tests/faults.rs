@@ -31,3 +31,22 @@ fn of_merged_writes_done_in_part_those_fail_whose_sectors_go() {
     assert!(answered(&mut volume, 2).is_err());
     assert!(answered(&mut volume, 1).is_ok());
 }
+
+/// The whole block was to be written, beyond the new end of the disk.
+#[test]
+fn a_block_that_was_read_before_the_disk_ended_in_it_starts_over() {
+    let mut volume = volume_of(VolumeSettings {
+        block_bytes: 4096,
+        ..SETTINGS
+    });
+    filled(&mut volume, 1, write(96, 2), 1);
+    let op = expect(&mut volume, OpKind::Read, 96, 8);
+    volume.set_size(100 * 512);
+    done(&mut volume, op, 7);
+    let op = expect(&mut volume, OpKind::Read, 96, 4);
+    done(&mut volume, op, 7);
+    let mut op = expect(&mut volume, DURABLE, 96, 4);
+    assert_eq!(sectors(&data(&mut op)), [1, 1, 7, 7]);
+    done(&mut volume, op, 0);
+    assert!(answered(&mut volume, 1).is_ok());
+}
