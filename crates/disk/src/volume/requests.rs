@@ -16,6 +16,10 @@ use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, Part};
 pub(super) const MERGED_BUFFERS: usize = 128;
 const MERGED_BYTES: u64 = 1 << 20;
 
+/// Pages that the largest request needs whose blocks have to be completed: the 127 sectors of a
+/// frame, and the rest of the first and last of their pages.
+const SCRATCH_PAGES: usize = 17;
+
 /// With so many durable changes unanswered, they share syncs.
 const MANY: usize = 4;
 
@@ -176,7 +180,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// be completed.
     pub(super) fn most_held(&self) -> usize {
         let total = self.pages.total();
-        total.saturating_sub((total / 8).max(LEAST_PAGES / 4))
+        total.saturating_sub((total / 8).max(SCRATCH_PAGES))
     }
 
     /// A request's turn has come, but it has to wait for room in the cache.

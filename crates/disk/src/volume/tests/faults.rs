@@ -50,3 +50,37 @@ fn a_block_that_was_read_before_the_disk_ended_in_it_starts_over() {
     done(&mut volume, op, 0);
     assert!(answered(&mut volume, 1).is_ok());
 }
+
+/// With the smallest cache it waited for pages that nobody could give up.
+#[test]
+fn the_largest_read_goes_on_when_all_else_is_held() {
+    let mut volume = volume_of(VolumeSettings {
+        capacity: 64,
+        block_bytes: 4096,
+        dirty_bytes: 1 << 20,
+        ..SETTINGS
+    });
+    for id in 0..64 {
+        filled(&mut volume, id, early(u64::from(id) * 16, 8), 1);
+    }
+    while let Some(op) = volume.poll_device() {
+        let write = op.kind == PLAIN;
+        let result = if write { Err(Errno::IO) } else { Ok(0) };
+        end(&mut volume, op, result);
+    }
+    let mut answers = 0;
+    while volume.poll_done().is_some() {
+        answers += 1;
+    }
+    assert!(
+        (40..64).contains(&answers),
+        "{answers}: not all it may hold"
+    );
+    let largest = DiskRequest {
+        id: RequestId(64),
+        kind: read(100_007, 127),
+        buffer: vec![0; 127 * 512],
+    };
+    volume.handle_request(NOW, largest).unwrap();
+    expect(&mut volume, OpKind::Read, 100_000, 136);
+}
