@@ -8,9 +8,7 @@ use super::order::Extent;
 use super::request::{Cause, DiskError};
 use super::slot::{Advance, EndMoved, Stage, Step, Transfer};
 use super::{LEAST_PAGES, PAGE_BYTES, Stability, Volume, operation, page_part};
-#[cfg(test)]
-use crate::device::OpKind;
-use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, Part};
+use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, OpKind, Part};
 
 /// Most buffers and bytes of writes merged into one operation.
 pub(super) const MERGED_BUFFERS: usize = 128;
@@ -55,6 +53,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         }
         slot.suspect = false;
         slot.sent = 0;
+        slot.reached = false;
         match slot.step {
             Step::Read => self.read_ahead.observe(start, end),
             Step::Absorb => {}
@@ -325,6 +324,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         }
         slot.stage = Stage::InFlight;
         slot.sent = slot.sent.saturating_add(1);
+        slot.reached |= slot.kind() != OpKind::Read;
         Some(operation(OpId(index), slot.kind(), &slot.transfer, memory))
     }
 
@@ -444,6 +444,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             next = self.unlink(member);
             if let Some(slot) = self.slots.get_mut(member as usize) {
                 (slot.settles, slot.suspect, slot.sent) = (settles, suspect, sent);
+                slot.reached = true;
             }
             self.step_done(member);
         }
@@ -460,6 +461,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             if let Some(slot) = self.slots.get_mut(member as usize) {
                 slot.alone = true;
                 slot.sent = 0;
+                slot.reached = true;
                 slot.begin(Step::Write, slot.start, slot.end);
             }
             // In front of the others, in their own order.
@@ -652,7 +654,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         let change = slot.filter(|slot| slot.step.changes() && slot.step != Step::Absorb);
         if let Some(slot) = change {
             self.unanswered_changes -= 1;
-            if result.is_err() {
+            if result.is_err() && slot.reached {
                 self.pages.distrust(slot.start, slot.end);
             }
         }

@@ -51,6 +51,36 @@ fn a_block_that_was_read_before_the_disk_ended_in_it_starts_over() {
     assert!(answered(&mut volume, 1).is_ok());
 }
 
+/// Its copy in the cache was kept as it was: after the next sync nobody knew that the device had
+/// something else.
+#[test]
+fn what_no_sync_has_covered_is_written_again_over_a_write_that_failed() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(96, 8), 1);
+    filled(&mut volume, 2, RequestKind::Flush, 0);
+    assert!(answered(&mut volume, 1).is_ok());
+    let op = expect(&mut volume, PLAIN, 96, 8);
+    done(&mut volume, op, 0);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    filled(&mut volume, 3, write(98, 2), 3);
+    let op = expect(&mut volume, DURABLE, 98, 2);
+    end(&mut volume, op, Err(Errno::IO));
+    assert!(answered(&mut volume, 3).is_err());
+    done(&mut volume, sync, 0);
+    assert!(answered(&mut volume, 2).is_ok());
+    assert!(!volume.is_clean());
+    filled(&mut volume, 4, RequestKind::Flush, 0);
+    let mut op = expect(&mut volume, PLAIN, 98, 2);
+    assert_eq!(sectors(&data(&mut op)), [1, 1]);
+    done(&mut volume, op, 0);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    done(&mut volume, sync, 0);
+    assert!(answered(&mut volume, 4).is_ok());
+    assert!(volume.is_clean());
+    filled(&mut volume, 5, read(96, 8), 0);
+    assert_eq!(answered(&mut volume, 5).unwrap()[..4096], [1; 4096]);
+}
+
 /// With the smallest cache it waited for pages that nobody could give up.
 #[test]
 fn the_largest_read_goes_on_when_all_else_is_held() {
