@@ -375,7 +375,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     }
 
     /// A write of this range has failed, and may have changed the device: what is here and not
-    /// newer than the device would hide that.
+    /// newer than the device would hide that. What no sync has covered is to be written again, over
+    /// whatever the write has left.
     pub(super) fn distrust(&mut self, start: u64, end: u64) {
         if self.in_use == 0 {
             return;
@@ -396,10 +397,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     fn distrust_page(&mut self, index: u32, sectors: u8) {
         let Some(page) = self.page(index) else { return };
-        if !matches!(page.place, Place::Free | Place::Away) {
-            let newer = page.dirty | self.uncovered(page);
-            self.invalidate(index, sectors & !newer);
+        if matches!(page.place, Place::Free | Place::Away) {
+            return;
         }
+        let (uncovered, since) = (self.uncovered(page) & sectors, page.dirtied);
+        if uncovered > 0 {
+            self.mark_dirty(index, uncovered, since);
+        }
+        let dirty = self.page(index).map_or(0, |page| page.dirty);
+        self.invalidate(index, sectors & !dirty);
     }
 
     /// Forgets everything from `end` on: the device ends there now. What is with the device for
