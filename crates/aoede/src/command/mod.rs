@@ -4,6 +4,7 @@
 mod attach;
 mod bench;
 mod check;
+mod completions;
 mod control;
 mod copy;
 mod demo;
@@ -71,6 +72,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
+    #[command(hide = true)]
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -122,6 +125,7 @@ impl Command {
             Self::Set(args) => set::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
+            Self::Completions(args) => completions::run(&args, Cli::command()),
         }
     }
 }
