@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "worker/exports.rs"]
+mod exports;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

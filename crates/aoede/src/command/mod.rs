@@ -4,6 +4,7 @@
 mod attach;
 mod bench;
 mod check;
+mod completions;
 mod control;
 mod copy;
 mod demo;
@@ -12,6 +13,7 @@ mod export;
 mod info;
 mod man;
 mod probe;
+mod serve;
 mod set;
 mod status;
 mod vblade;
@@ -50,6 +52,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Export(export::ExportArgs),
+    Serve(serve::ServeArgs),
     Check(check::CheckArgs),
     Status(status::StatusArgs),
     Reload(control::ReloadArgs),
@@ -69,6 +72,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
+    #[command(hide = true)]
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -101,6 +106,7 @@ impl Command {
     fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Export(args) => export::run(args),
+            Self::Serve(args) => serve::run(args),
             Self::Check(args) => check::run(&args),
             Self::Status(args) => status::run(&args),
             Self::Reload(args) => control::reload(&args),
@@ -119,6 +125,7 @@ impl Command {
             Self::Set(args) => set::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
+            Self::Completions(args) => completions::run(&args, Cli::command()),
         }
     }
 }

@@ -11,11 +11,13 @@
 pub mod api;
 pub mod client;
 pub mod config;
+mod file;
 mod host;
 pub mod metrics;
 pub mod plan;
 pub mod rates;
 pub mod status;
 
+pub(crate) use file::read_text;
 pub use host::Host;
 pub(crate) use host::{group_id, group_name};

@@ -9,12 +9,14 @@ use aoede_target::{IgnoreReason, Ignored, Initiator};
 use aoede_wire::SECTOR_BYTES;
 
 use super::CacheMode;
+use super::engines::Engines;
 use super::freeze::Freezer;
 use super::seats::{PortWorker, Seats};
 use super::served::{Served, io_name};
 use crate::control::status::{
     CacheStatus, ExportCounters, ExportLatency, ExportState, ExportStatus, FailureStatus,
-    FreezePhase, FreezeStatus, InitiatorStatus, InterfaceStatus, Latency, RingStatus, SectorRange, WorkerStatus,
+    FreezePhase, FreezeStatus, InitiatorStatus, InterfaceStatus, Latency, RingStatus, SectorRange,
+    WorkerStatus,
 };
 
 /// Ranges that a failure names.
@@ -120,7 +122,7 @@ fn export(
         read_only: settings.open.read_only,
         cache_mode: settings.cache.mode.to_string(),
         io: io_name(served.backing().io).to_owned(),
-        engine: worker.engine().name_of(served.file()).to_owned(),
+        engine: Engines::name_of(served.file()).to_owned(),
         worker: number,
         interfaces: seats.names_at(served.number(), worker),
         buffers: settings.buffers,
@@ -148,7 +150,10 @@ fn export(
             unchecked_writes: stats.unchecked_writes,
             coalesced_reads: stats.coalesced_reads,
         };
-        status.initiators = target.initiators().map(|one| initiator(&one, now)).collect();
+        status.initiators = target
+            .initiators()
+            .map(|one| initiator(&one, now))
+            .collect();
         status.initiators.sort_by_key(|one| one.idle_ms);
     }
     if let Some(volume) = worker.volume(served.number()) {
