@@ -15,6 +15,7 @@ mod probe;
 mod serve;
 mod set;
 mod status;
+mod top;
 mod vblade;
 
 use std::ffi::OsString;
@@ -54,6 +55,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Check(check::CheckArgs),
     Status(status::StatusArgs),
+    Top(top::TopArgs),
     Reload(control::ReloadArgs),
     Freeze(control::FreezeArgs),
     Thaw(control::ThawArgs),
@@ -106,6 +108,7 @@ impl Command {
             Self::Serve(args) => serve::run(args),
             Self::Check(args) => check::run(&args),
             Self::Status(args) => status::run(&args),
+            Self::Top(args) => top::run(&args),
             Self::Reload(args) => control::reload(&args),
             Self::Freeze(args) => control::freeze(&args),
             Self::Thaw(args) => control::thaw(&args),
