@@ -328,8 +328,8 @@ fn shadow(
 ) -> anyhow::Result<Shadow<Buffer>> {
     let bytes = (MERGE_PAGES + 1) * PAGE_BYTES;
     let mut pages = Pool::cache(bytes as u64).context("cannot get memory for the shadow")?;
-    let map_buffer = pages.pop().context("a shadow needs a page")?;
-    let parts = pages.into_iter().map(|buffer| Part {
+    let map_buffer = pages.next().context("a shadow needs a page")?;
+    let parts = pages.map(|buffer| Part {
         buffer,
         len_bytes: BLOCK_BYTES,
     });

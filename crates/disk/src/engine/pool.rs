@@ -72,10 +72,10 @@ impl Pool {
     ///
     /// # Errors
     /// No room in the address space.
-    pub fn cache(bytes: u64) -> io::Result<Vec<Buffer>> {
+    pub fn cache(bytes: u64) -> io::Result<CachePages> {
         let count = usize::try_from(bytes).map_err(io::Error::other)? / PAGE_BYTES;
         if count == 0 {
-            return Ok(Vec::new());
+            return Ok(CachePages(None));
         }
         let shape = PoolShape {
             count,
@@ -83,8 +83,7 @@ impl Pool {
             data_bytes: PAGE_BYTES,
             alignment: PAGE_BYTES,
         };
-        let pool = Self::map(shape, MapFlags::empty(), 0)?;
-        Ok(std::iter::from_fn(|| pool.take()).collect())
+        Ok(CachePages(Some(Self::map(shape, MapFlags::empty(), 0)?)))
     }
 
     fn map(shape: PoolShape, flags: MapFlags, pinned: usize) -> io::Result<Self> {
@@ -153,6 +152,25 @@ impl Pool {
         NonNull::slice_from_raw_parts(self.shared.base, self.shared.pinned_bytes)
     }
 }
+
+/// The pages of a cache that were not used yet.
+#[derive(Debug)]
+pub struct CachePages(Option<Pool>);
+
+impl Iterator for CachePages {
+    type Item = Buffer;
+
+    fn next(&mut self) -> Option<Buffer> {
+        self.0.as_ref()?.take()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.0.as_ref().map_or(0, Pool::free);
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for CachePages {}
 
 /// Data offset, slot size and region size; `None` when the shape is impossible.
 fn layout(shape: PoolShape) -> Option<(usize, usize, usize)> {

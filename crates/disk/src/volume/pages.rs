@@ -103,15 +103,19 @@ pub(super) enum Writable {
 /// All pages of a volume.
 #[derive(Debug)]
 pub(super) struct Pages<B> {
+    /// Those that were ever used: room is reserved for all, and takes memory with its first use.
     table: Vec<Page<B>>,
+    total: usize,
     links: Vec<Links>,
     /// By hash, the first page of a chain.
     buckets: Vec<u32>,
     hash_shift: u32,
-    /// Places without a page.
+    /// Places in the table without a page.
     free: Vec<u32>,
-    /// Buffers that hold nothing.
+    /// Buffers that hold nothing,
     spare: Vec<B>,
+    /// and those that were never used.
+    unused: Unused<B>,
     /// Least recently used first.
     clean: List,
     /// Longest dirty first, nearly: see [`Self::came_back_dirty`].
@@ -137,18 +141,29 @@ pub(super) struct Pages<B> {
     pub(super) forget_dirty: bool,
 }
 
+/// Buffers that are made when they are asked for.
+struct Unused<B>(Box<dyn ExactSizeIterator<Item = B>>);
+
+impl<B> std::fmt::Debug for Unused<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Unused").field(&self.0.len()).finish()
+    }
+}
+
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     /// An empty cache over these buffers, each of [`PAGE_BYTES`] at least.
-    pub(super) fn new(buffers: Vec<B>) -> Self {
+    pub(super) fn new(buffers: impl ExactSizeIterator<Item = B> + 'static) -> Self {
         let count = buffers.len().min(NONE as usize - 1);
         let buckets = (count * 2).next_power_of_two().max(2);
         Self {
-            table: (0..count).map(|_| Page::free()).collect(),
+            table: Vec::with_capacity(count),
+            total: count,
             links: vec![Links::ALONE; count],
             buckets: vec![NONE; buckets],
             hash_shift: u64::BITS - buckets.trailing_zeros(),
-            free: (0..).take(count).collect(),
-            spare: buffers,
+            free: Vec::with_capacity(count),
+            spare: Vec::with_capacity(count),
+            unused: Unused(Box::new(buffers)),
             clean: List::EMPTY,
             dirty: List::EMPTY,
             failed: List::EMPTY,
@@ -169,12 +184,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     /// Pages in all, wherever their buffers are.
     pub(super) fn total(&self) -> usize {
-        self.table.len()
+        self.total
     }
 
     /// Buffers that [`Self::take`] would give now, one after the other.
     pub(super) fn available(&self) -> usize {
-        self.spare.len() + self.clean.len()
+        self.spare.len() + self.unused.0.len() + self.clean.len()
     }
 
     pub(super) fn dirty_bytes(&self) -> u64 {
@@ -265,7 +280,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         if let Some(index) = self.dirty.first().filter(|_| self.forget_dirty) {
             self.mark_clean(index, ALL);
         }
-        self.spare.pop().or_else(|| {
+        let free = self.spare.pop().or_else(|| self.unused.0.next());
+        free.or_else(|| {
             let index = self.clean.first()?;
             self.wasted += u32::from(self.page(index)?.unread);
             self.forget(index);
@@ -275,7 +291,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     /// A buffer that was taken comes back empty.
     pub(super) fn give(&mut self, buffer: B) {
-        // Never grows: the list was made with every buffer in it.
+        // Never grows: the list was made with room for every buffer.
         self.spare.push(buffer);
     }
 
@@ -721,7 +737,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     /// Makes a page of a buffer; it is in no list yet.
     fn insert(&mut self, number: u64, buffer: B, valid: u8) -> Option<u32> {
-        let Some(index) = self.free.pop() else {
+        let Some(index) = self.free.pop().or_else(|| self.new_place()) else {
             debug_assert!(false, "more pages than places");
             self.give(buffer);
             return None;
@@ -740,6 +756,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         }
         self.in_use += 1;
         Some(index)
+    }
+
+    /// A place that was never used.
+    fn new_place(&mut self) -> Option<u32> {
+        let index = self.table.len();
+        if index == self.total {
+            return None;
+        }
+        self.table.push(Page::free());
+        u32::try_from(index).ok()
     }
 
     /// Gives a page up; its buffer becomes a spare one.
@@ -1006,7 +1032,7 @@ mod tests {
     /// their data was dropped.
     #[test]
     fn clean_pages_of_a_range_are_no_room_for_the_rest_of_it() {
-        let mut pages = Pages::new(vec![vec![0; PAGE_BYTES]; 3]);
+        let mut pages = Pages::new(vec![vec![0; PAGE_BYTES]; 3].into_iter());
         for number in 0..3 {
             let buffer = pages.take().unwrap();
             pages.fill(number, buffer, PAGE_BYTES);

@@ -234,7 +234,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             return self.block(index);
         }
         let (first, last) = self.blocks(start, end);
-        let mut list = self.lists.pop().unwrap_or_default();
+        let mut list = self.take_list();
         let pages = (last - first).div_ceil(PAGE_BYTES as u64);
         for _ in 0..pages {
             list.extend(self.pages.take().map(page_part));
@@ -346,7 +346,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 // A group keeps its list until all of it is written.
                 let mut list = std::mem::take(&mut slot.scratch);
                 if list.capacity() == 0 {
-                    list = self.lists.pop().unwrap_or_default();
+                    list = self.take_list();
                 }
                 let mut next = index;
                 while let Some(slot) = self.slots.get_mut(next as usize) {
@@ -467,6 +467,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     }
 
     /// The list of a slot's memory, with any scratch pages in it, is free again.
+    /// A list for the buffers of an operation. It has memory, which it keeps.
+    fn take_list(&mut self) -> Vec<Part<B>> {
+        let mut list = self.lists.pop().unwrap_or_default();
+        list.reserve_exact(MERGED_BUFFERS);
+        list
+    }
+
     pub(super) fn give_list(&mut self, index: u32) {
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;

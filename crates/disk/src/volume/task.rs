@@ -50,7 +50,7 @@ impl<B> Task<B> {
             transfer: Transfer::default(),
             suspect: false,
             cut: None,
-            list: Vec::with_capacity(MOST_PAGES),
+            list: Vec::new(),
         }
     }
 }

@@ -103,6 +103,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             task.work = work;
             task.first = first;
             task.count = count;
+            task.list.reserve_exact(MOST_PAGES);
         }
         if self.order.admit_in_front(index, task::extent(first, count)) {
             self.work.push_back(index);
