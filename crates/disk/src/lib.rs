@@ -58,6 +58,7 @@ pub use engine::blocking::BlockingEngine;
 pub use engine::no_uring::UringEngine;
 pub use engine::open::{
     Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, PhysicalBlocks, open,
+    open_among,
 };
 pub use engine::pool::{Buffer, Pool, PoolShape};
 pub use engine::shadow_files::{
@@ -65,6 +66,7 @@ pub use engine::shadow_files::{
 };
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
+pub use engine::windows::Windows;
 pub use engine::wrap::{Fault, Faults};
 pub use engine::{Engine, FileId};
 pub use shadow::{

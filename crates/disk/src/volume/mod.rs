@@ -510,6 +510,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         self.failure
     }
 
+    /// An earlier process had such a failure, and no operator knows of it yet.
+    pub fn set_failure(&mut self, failure: DiskError) {
+        self.failure = Some(failure);
+    }
+
     /// An operator knows of the failure: go on from here, and try again to write what the device
     /// has refused.
     pub fn clear_failure(&mut self, now: Duration) {
