@@ -60,7 +60,7 @@ pub use engine::open::{
     Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, PhysicalBlocks, open,
     open_among,
 };
-pub use engine::pool::{Buffer, Pool, PoolShape};
+pub use engine::pool::{Buffer, CachePages, Pool, PoolShape};
 pub use engine::shadow_files::{
     FoundShadow, ShadowFiles, ShadowFilesError, create_shadow, find_shadow, shadow_of,
 };

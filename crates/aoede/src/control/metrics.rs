@@ -39,7 +39,9 @@ pub fn text(status: &Status) -> String {
         let initiators = export.initiators.iter();
         initiators.map(move |one| (with(labels, "initiator", one.mac.clone()), one))
     });
-    out.table(INITIATOR, &initiators.collect::<Vec<_>>());
+    let initiators: Vec<_> = initiators.collect();
+    out.table(INITIATOR, &initiators);
+    out.silence(&initiators);
     out.0
 }
 
@@ -162,7 +164,6 @@ const EXPORT: &[Family<ExportStatus>] = &[
 
 #[rustfmt::skip]
 const INITIATOR: &[Family<InitiatorStatus>] = &[
-    gauge("initiator_idle_milliseconds", "How long an initiator has been silent at an export.", |i| i.idle_ms),
     gauge("initiator_largest_payload_bytes", "The most data of one frame.", |i| i.largest_payload_bytes),
     gauge("initiator_outstanding_requests", "Requests of an initiator under way.", |i| i.outstanding),
     gauge("initiator_waiting_requests", "Requests of an initiator that wait for their turn.", |i| i.waiting),
@@ -225,6 +226,18 @@ impl Text {
         for (export, (reason, count)) in all {
             let labels = [("export", export.to_owned()), ("reason", reason.clone())];
             self.sample(name, &labels, count);
+        }
+    }
+
+    fn silence(&mut self, initiators: &[(Vec<Label>, &InitiatorStatus)]) {
+        let name = "initiator_idle_seconds";
+        if !initiators.is_empty() {
+            let help = "How long an initiator has been silent at an export.";
+            self.head(name, Kind::Gauge, help);
+        }
+        for (labels, initiator) in initiators {
+            let idle = Seconds(initiator.idle_ms.saturating_mul(1_000_000));
+            self.sample(name, labels, idle);
         }
     }
 

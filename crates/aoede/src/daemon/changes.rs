@@ -54,7 +54,9 @@ impl Daemon {
         if errors > 0 {
             bail!("{} to mend; nothing is served", many(errors, "error"));
         }
-        for handle in self.inner.borrow().workers.values() {
+        let mut inner = self.inner.borrow_mut();
+        inner.begun = true;
+        for handle in inner.workers.values() {
             handle.sender().send(Order::Begin);
         }
         Ok(())
@@ -331,7 +333,6 @@ impl Daemon {
                 usize::from(placed.export.settings.buffers);
         }
         let mut inner = self.inner.borrow_mut();
-        let serving = inner.workers.len();
         for (number, buffers) in buffers {
             if inner.workers.contains_key(&number) {
                 continue;
@@ -344,8 +345,7 @@ impl Daemon {
                 start: self.start,
                 news: self.news.clone(),
             })?;
-            if serving > 0 {
-                // Others serve already: there is nothing to wait for.
+            if inner.begun {
                 handle.sender().send(Order::Begin);
             }
             inner.workers.insert(number, handle);

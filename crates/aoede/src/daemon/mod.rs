@@ -228,6 +228,8 @@ struct Daemon {
 struct Inner {
     /// The account: what is served, and by whom.
     state: State,
+    /// Everything was open once: new workers have nothing to wait for.
+    begun: bool,
     workers: BTreeMap<u16, Handle>,
     /// Workers whose end is expected.
     ending: BTreeSet<u16>,

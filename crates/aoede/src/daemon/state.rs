@@ -165,7 +165,7 @@ impl StateFolder {
     }
 
     fn file(&self, address: Address) -> PathBuf {
-        self.path.join(format!("{address}.json"))
+        self.path.join(format!("{address}.state"))
     }
 }
 
@@ -367,7 +367,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let folder = StateFolder::open(place.path()).unwrap();
         folder.store(&export(), &full()).unwrap();
-        let path = place.path().join("e7.1.json");
+        let path = place.path().join("e7.1.state");
         let text = fs::read_to_string(&path).unwrap();
         for damaged in [
             String::new(),
@@ -380,7 +380,7 @@ mod tests {
             fs::write(&path, &damaged).unwrap();
             assert_eq!(folder.load(&export()), Remembered::default(), "{damaged}");
             assert!(!path.exists());
-            let aside = place.path().join("e7.1.json.damaged");
+            let aside = place.path().join("e7.1.state.damaged");
             assert_eq!(fs::read_to_string(aside).unwrap(), damaged);
         }
     }

@@ -16,7 +16,7 @@ use crate::control::api::{Reason, Refusal};
 
 /// Nothing but what this page itself brings.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-                      connect-src 'self'; base-uri 'none'; form-action 'none'; \
+                      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
 
 /// What every response says.

@@ -73,9 +73,17 @@ impl Pool {
     /// # Errors
     /// No room in the address space.
     pub fn cache(bytes: u64) -> io::Result<Vec<Buffer>> {
+        Ok(Self::cache_pages(bytes)?.collect())
+    }
+
+    /// The same, each made when it is asked for: so a large cache that nobody uses costs nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::cache`].
+    pub fn cache_pages(bytes: u64) -> io::Result<CachePages> {
         let count = usize::try_from(bytes).map_err(io::Error::other)? / PAGE_BYTES;
         if count == 0 {
-            return Ok(Vec::new());
+            return Ok(CachePages(None));
         }
         let shape = PoolShape {
             count,
@@ -84,7 +92,7 @@ impl Pool {
             alignment: PAGE_BYTES,
         };
         let pool = Self::map(shape, MapFlags::empty(), 0)?;
-        Ok(std::iter::from_fn(|| pool.take()).collect())
+        Ok(CachePages(Some(pool)))
     }
 
     fn map(shape: PoolShape, flags: MapFlags, pinned: usize) -> io::Result<Self> {
@@ -153,6 +161,25 @@ impl Pool {
         NonNull::slice_from_raw_parts(self.shared.base, self.shared.pinned_bytes)
     }
 }
+
+/// Pages for a cache, made by [`Pool::cache_pages`].
+#[derive(Debug)]
+pub struct CachePages(Option<Pool>);
+
+impl Iterator for CachePages {
+    type Item = Buffer;
+
+    fn next(&mut self) -> Option<Buffer> {
+        self.0.as_ref()?.take()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.0.as_ref().map_or(0, Pool::free);
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for CachePages {}
 
 /// Data offset, slot size and region size; `None` when the shape is impossible.
 fn layout(shape: PoolShape) -> Option<(usize, usize, usize)> {
