@@ -137,3 +137,13 @@ impl Command {
 fn usage(text: &str) -> anyhow::Error {
     clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n")).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_arguments_make_a_command_line() {
+        Cli::command().debug_assert();
+    }
+}
