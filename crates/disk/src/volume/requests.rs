@@ -547,7 +547,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             }
             Step::Discard { early, .. } => {
                 let Transfer { start, len, .. } = slot.transfer;
+                let dirty = self.pages.dirty_bytes();
                 self.pages.discard(start, start + len);
+                if self.pages.dirty_bytes() < dirty {
+                    // Acknowledged data that the device never had: only a sync of the zeros in its
+                    // place keeps what was there before it from coming back.
+                    self.flushes.unsynced(self.now, 0);
+                }
                 if slot.next_range(unit) {
                     return self.changes.push_front(index);
                 }

@@ -114,3 +114,27 @@ fn the_largest_read_goes_on_when_all_else_is_held() {
     volume.handle_request(NOW, largest).unwrap();
     expect(&mut volume, OpKind::Read, 100_000, 136);
 }
+
+/// Nothing was dirty any more, so it was answered; but neither the data nor the zeros in its place
+/// were stable.
+#[test]
+fn a_flush_of_data_that_is_trimmed_meanwhile_waits_for_a_sync() {
+    let mut volume = volume();
+    filled(&mut volume, 1, early(96, 8), 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    trim(&mut volume, 2, &[(96, 8), (500, 8)]);
+    let op = expect(&mut volume, OpKind::Discard, 96, 8);
+    filled(&mut volume, 3, RequestKind::Flush, 0);
+    nothing_to_do(&mut volume);
+    end(&mut volume, op, Ok(0));
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    let second = expect(&mut volume, OpKind::Discard, 500, 8);
+    nothing_to_do(&mut volume);
+    end(&mut volume, sync, Ok(0));
+    assert!(answered(&mut volume, 3).is_ok());
+    end(&mut volume, second, Ok(0));
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    end(&mut volume, sync, Ok(0));
+    assert_eq!(answer(&mut volume, 2), Ok(()));
+    assert!(volume.is_clean() && volume.is_idle());
+}
