@@ -314,8 +314,8 @@ impl<B: AsMut<[u8]>> Device<B> {
             if before == 0 || self.random.coin() {
                 return Err(Errno::IO);
             }
-            // Fits: it is less than the whole.
-            len = u32::try_from(before).unwrap_or(len);
+            // The disk may end before that.
+            len = len.min(u32::try_from(before).unwrap_or(len));
         }
         if len > 1 && self.random.chance(self.faults.short_ppm) {
             let least = if self.random.coin() { 1 } else { SECTOR as u64 };
