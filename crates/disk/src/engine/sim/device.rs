@@ -252,12 +252,14 @@ impl<B: AsMut<[u8]>> Device<B> {
         let op = &mut flight.op;
         self.gather(op)?;
         let whole = len as usize / SECTOR;
+        let mut others = self.flights.values();
+        let beside_sync = others.any(|flight| flight.op.kind == OpKind::Sync);
         for (lba, sector) in (first_sector(op)..).zip(self.scratch.chunks(SECTOR).take(whole)) {
             let content = content(sector);
-            if durable {
-                self.sectors.write_stable(lba, content);
-            } else {
-                self.sectors.write(lba, content);
+            match (durable, beside_sync) {
+                (true, false) => self.sectors.write_stable(lba, content),
+                (true, true) => self.sectors.write_beside_sync(lba, content),
+                (false, _) => self.sectors.write(lba, content),
             }
         }
         Ok(len)

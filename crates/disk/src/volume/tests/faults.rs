@@ -138,3 +138,42 @@ fn a_flush_of_data_that_is_trimmed_meanwhile_waits_for_a_sync() {
     assert_eq!(answer(&mut volume, 2), Ok(()));
     assert!(volume.is_clean() && volume.is_idle());
 }
+
+/// The kernel tells of what was lost once: the sync heard of it, and the write did not.
+#[test]
+fn a_durable_write_is_answered_when_the_sync_beside_it_has_ended() {
+    for (ended_first, result) in [
+        (true, Ok(0)),
+        (true, Err(Errno::IO)),
+        (false, Err(Errno::IO)),
+    ] {
+        let mut volume = volume();
+        trim(&mut volume, 1, &[(500, 8)]);
+        let op = expect(&mut volume, OpKind::Discard, 500, 8);
+        end(&mut volume, op, Ok(0));
+        let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+        filled(&mut volume, 2, WRITE, 2);
+        let op = expect(&mut volume, DURABLE, 100, 8);
+        if ended_first {
+            done(&mut volume, op, 0);
+            nothing_to_do(&mut volume);
+            end(&mut volume, sync, result);
+        } else {
+            end(&mut volume, sync, result);
+            nothing_more(&mut volume);
+            done(&mut volume, op, 0);
+        }
+        if result.is_err() {
+            // It is written again, by itself.
+            let op = expect(&mut volume, DURABLE, 100, 8);
+            done(&mut volume, op, 0);
+        }
+        nothing_more(&mut volume);
+        for id in [1, 2] {
+            let done = volume.poll_done().expect("there is an answer");
+            let of_the_trim = done.id == RequestId(1);
+            assert_eq!(done.result.is_err(), of_the_trim && result.is_err(), "{id}");
+        }
+        assert!(volume.is_idle());
+    }
+}
