@@ -519,7 +519,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         self.failure = None;
         self.last_try = LastTry::Over;
         self.write_behind.start_over();
-        self.pages.try_failed_again();
+        self.pages.forgive();
     }
 
     /// Where acknowledged data is that is not known to be on stable storage, page by page: first

@@ -177,3 +177,43 @@ fn a_durable_write_is_answered_when_the_sync_beside_it_has_ended() {
         assert!(volume.is_idle());
     }
 }
+
+/// Each success of another began the counting anew, and the flush waited for ever.
+#[test]
+fn a_page_that_is_never_written_latches_however_others_fare() {
+    let settings = VolumeSettings {
+        dirty_bytes: 1 << 20,
+        ..SETTINGS
+    };
+    let mut volume = Volume::new(settings, vec![vec![0; PAGE_BYTES]; 4 * LEAST_PAGES]);
+    filled(&mut volume, 0, early(0, 8), 1);
+    assert!(answered(&mut volume, 0).is_ok());
+    filled(&mut volume, 1, RequestKind::Flush, 0);
+    let mut now = NOW;
+    let mut once_refused = 0;
+    for round in 1..200 {
+        let lba = round * 80;
+        filled_at(&mut volume, now, 2, early(lba, 8), 1);
+        while let Some(op) = volume.poll_device() {
+            let lba = op.offset_bytes / 512;
+            let refused = op.kind == PLAIN && (lba == 0 || lba > once_refused);
+            once_refused = once_refused.max(lba);
+            let len = u32::try_from(op.len_bytes).unwrap();
+            end_at(
+                &mut volume,
+                now,
+                op,
+                if refused { Err(Errno::IO) } else { Ok(len) },
+            );
+        }
+        while volume.poll_done().is_some() {}
+        if volume.failure().is_some() {
+            break;
+        }
+        now = volume.poll_timeout().expect("it will be tried again");
+        volume.handle_timeout(now);
+    }
+    assert!(volume.failure().is_some(), "it is tried for ever");
+    let waited = (now - NOW).as_secs_f64();
+    assert!((3.0..3.2).contains(&waited), "{waited} s");
+}
