@@ -11,6 +11,7 @@
 //! response header is written in front of it. So the pool bounds everything. With no buffer free
 //! the worker leaves frames in the ring.
 
+pub mod fair;
 mod pending;
 mod shadowed;
 
