@@ -301,7 +301,9 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     let mut worker = Worker::new(engine, pool, 1);
     let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
     let volume = Volume::new(common::volume_settings(&backing), Vec::new());
-    worker.add_export(target, file, volume).unwrap();
+    worker
+        .add_export(target, file, volume, common::SERVING)
+        .unwrap();
     worker.set_facts(0, facts(port.interface()));
     worker.set_port(0, Some(port));
 
@@ -369,7 +371,9 @@ fn a_read_of_a_file_in_memory_has_its_checksum() {
     let mut worker = Worker::new(engine, pool, 1);
     let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
     let volume = Volume::new(common::volume_settings(&backing), Vec::new());
-    worker.add_export(target, file, volume).unwrap();
+    worker
+        .add_export(target, file, volume, common::SERVING)
+        .unwrap();
     worker.set_facts(0, facts(port.interface()));
     worker.set_port(0, Some(port));
     let table = Body::Extension(ExtensionTable::new(b"crc32c\0\0").unwrap());
@@ -584,7 +588,9 @@ fn write_responses_share_a_frame_while_the_disk_is_written_behind() {
     };
     let volume = common::volume(&backing);
     let target = Target::new(settings).unwrap();
-    worker.add_export(target, FileId(0), volume).unwrap();
+    worker
+        .add_export(target, FileId(0), volume, common::SERVING)
+        .unwrap();
     worker.set_facts(0, facts(port.interface()));
     worker.set_port(0, Some(port));
     let from = initiator.interface().mac;
@@ -766,7 +772,9 @@ fn a_frozen_image_keeps_its_content_and_its_disk_goes_on() {
     };
     let volume = Volume::new(settings, Pool::cache(1 << 20).unwrap());
     let target = Target::new(TargetSettings::new(E1_1, image.sectors)).unwrap();
-    worker.add_export(target, file, volume).unwrap();
+    worker
+        .add_export(target, file, volume, common::SERVING)
+        .unwrap();
     let settings = ShadowSettings {
         capacity: BUFFERS + TASKS + 1,
         size_bytes: SECTORS * 512,

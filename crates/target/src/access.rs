@@ -1,4 +1,5 @@
-//! Who may talk to an export: the MAC mask list (§5) and the reservation (§6).
+//! Who may talk to an export: the MAC mask list (§5) and the reservation (§6). What its operator lets
+//! single initiators do is in `rights.rs`.
 //!
 //! Both are short lists that only control commands change. Their room is taken at start, so that
 //! no frame makes them allocate.
@@ -21,6 +22,8 @@ pub(crate) struct MaskList {
     entries: Vec<MacAddr>,
     /// Where an edit happens before it takes effect as a whole.
     draft: Vec<MacAddr>,
+    /// An edit has changed it since the owner last asked.
+    changed: bool,
 }
 
 /// The directive that an edit stopped at, and why. Nothing was changed.
@@ -35,14 +38,27 @@ impl MaskList {
         let mut mask = Self {
             entries: Vec::with_capacity(MAX_ENTRIES),
             draft: Vec::with_capacity(MAX_ENTRIES),
+            changed: false,
         };
+        mask.replace(macs)?;
+        Ok(mask)
+    }
+
+    /// Has these entries from now on, or on an error those it had.
+    pub(crate) fn replace(&mut self, macs: &[MacAddr]) -> Result<(), SettingsError> {
+        self.draft.clear();
         for &mac in macs {
-            add(&mut mask.entries, mac, MAX_ENTRIES).map_err(|error| match error {
+            add(&mut self.draft, mac, MAX_ENTRIES).map_err(|error| match error {
                 MaskError::Full => SettingsError::MaskFull,
                 _ => SettingsError::MaskEntry(mac),
             })?;
         }
-        Ok(mask)
+        core::mem::swap(&mut self.entries, &mut self.draft);
+        Ok(())
+    }
+
+    pub(crate) fn take_changed(&mut self) -> bool {
+        core::mem::take(&mut self.changed)
     }
 
     pub(crate) fn admits(&self, mac: MacAddr) -> bool {
@@ -53,11 +69,12 @@ impl MaskList {
         &self.entries
     }
 
-    /// Carries out a mask command and encodes the response. Edits must not come by a wildcard.
-    /// `deleted` is told whom an edit took from the list.
+    /// Carries out a mask command and encodes the response. Edits must not come by a wildcard, and
+    /// fail unless the sender `may_edit`. `deleted` is told whom an edit took from the list.
     pub(crate) fn answer(
         &mut self,
         request: &Mask<'_>,
+        may_edit: bool,
         port: &PortFacts,
         response: Header,
         out: &mut [u8],
@@ -66,6 +83,10 @@ impl MaskList {
         let most = port.mask_entries();
         let result = match (request.command, request.directives()) {
             (MaskCommand::Read, _) => Ok(()),
+            (MaskCommand::Edit, _) if !may_edit => Err(FailedEdit {
+                index: 0,
+                error: MaskError::Unspecified,
+            }),
             (MaskCommand::Edit, Ok(directives)) => {
                 let deletions = directives
                     .clone()
@@ -116,6 +137,7 @@ impl MaskList {
             }
             .map_err(|error| FailedEdit { index, error })?;
         }
+        self.changed |= self.entries != self.draft;
         core::mem::swap(&mut self.entries, &mut self.draft);
         Ok(())
     }
@@ -158,10 +180,12 @@ impl Reservation {
     }
 
     /// Carries out a reserve command and encodes the response, which lists the current holders
-    /// whatever happened. Changes must not come by a wildcard.
+    /// whatever happened. Changes must not come by a wildcard, and fail unless the sender
+    /// `may_change`.
     pub(crate) fn answer(
         &mut self,
         request: &Reserve<'_>,
+        may_change: bool,
         port: &PortFacts,
         response: Header,
         out: &mut [u8],
@@ -170,6 +194,9 @@ impl Reservation {
         let most = port.reserve_entries();
         let result = match (request.command, request.macs()) {
             (ReserveCommand::Read, _) => Ok(()),
+            (ReserveCommand::Set | ReserveCommand::ForceSet, _) if !may_change => {
+                Err(ErrorCode::Reserved)
+            }
             // The sender is judged first, and it is the sender who is judged (§13, 12).
             (ReserveCommand::Set, _) if !self.admits(sender) => Err(ErrorCode::Reserved),
             (ReserveCommand::Set | ReserveCommand::ForceSet, Ok(macs))

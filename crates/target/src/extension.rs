@@ -3,6 +3,7 @@
 
 use aoede_wire::{Checksum, Entry, Extension, congestion_id};
 
+use crate::ExtensionSet;
 use crate::peers::TagOrder;
 
 /// All that a table asks for. Its entries act in order, and nothing is seen before the last has
@@ -30,9 +31,10 @@ impl Wanted {
     }
 }
 
-/// Reads a table; `accept` is told every name that is understood.
+/// Reads a table; `accept` is told every name that is understood. What is not `allowed` is not.
 pub(crate) fn read<'a>(
     entries: impl Iterator<Item = Entry<'a>>,
+    allowed: ExtensionSet,
     mut accept: impl FnMut(Entry<'a>),
 ) -> Wanted {
     let mut wanted = Wanted::default();
@@ -41,6 +43,13 @@ pub(crate) fn read<'a>(
         let Some(extension) = Extension::from_name(entry.bytes) else {
             continue;
         };
+        if extension != Extension::Reset && !allowed.contains(extension) {
+            if extension == Extension::Congestion {
+                // Its id is no name.
+                entries.next();
+            }
+            continue;
+        }
         accept(entry);
         match extension {
             Extension::Reset => {

@@ -26,8 +26,10 @@
 //! [`Exports::poll_timeout`]; then [`Exports::handle_timeout`] and [`Exports::poll_response`].
 //! Write responses that are ready together may share a frame: [`WriteReplies`].
 //!
-//! The owner also tells a target its new size ([`set_sectors`](Target::set_sectors)), asks whether
-//! its config string changed ([`take_config_changed`](Target::take_config_changed)) and sends its
+//! The owner also tells a target its new size ([`set_sectors`](Target::set_sectors)) and what else
+//! changes while it is served, asks whether its config string or mask list changed
+//! ([`take_config_changed`](Target::take_config_changed),
+//! [`take_mask_changed`](Target::take_mask_changed)) and sends its
 //! [announcements](Target::announcement).
 //!
 //! # Limits
@@ -40,11 +42,12 @@
 //! | mask list | 255, or what a response on the editing port holds | the count byte |
 //! | reservation | 255, or what a response on the asking port holds | the count byte |
 //! | requests in progress | none here | the worker's buffers are the limit |
-//! | initiators with extensions | 1024 for each export, the oldest makes room | memory: 300 bytes each, 8 KiB more with a tag window |
+//! | initiators | 1024 for each export, the oldest makes room | memory: 400 bytes each, 8 KiB more with a tag window |
 //! | held responses | 1024 and 1 MiB in all | memory, and what the receive ring has room for |
 //!
-//! Everything else is allocated when a target is made. Memory for extensions is taken when they are
-//! negotiated, and for held responses while there are any; other frames allocate nothing.
+//! Everything else is allocated when a target is made. Memory for an initiator is taken when it is
+//! heard of, for extensions when they are negotiated, and for held responses while there are any;
+//! other frames allocate nothing.
 //!
 //! ```
 //! use std::time::Duration;
@@ -89,10 +92,13 @@ mod config_string;
 mod congestion;
 mod exports;
 mod extension;
+mod extension_set;
+mod initiator;
 mod peers;
 mod port;
 mod reads;
 mod request;
+mod rights;
 mod settings;
 mod stats;
 mod tag_window;
@@ -102,9 +108,12 @@ mod write_replies;
 pub use ata::Action;
 pub use congestion::{HeldResponse, Hold};
 pub use exports::{AddressTaken, Exports, Selection};
+pub use extension_set::ExtensionSet;
+pub use initiator::{Duplicates, Initiator};
 pub use port::{Arrival, PortFacts, Queue};
 pub use reads::Reads;
 pub use request::{DATA_OFFSET, Request};
+pub use rights::{Access, Who};
 pub use settings::{
     ExtensionReset, MAX_SECTORS, MIN_BUFFER_COUNT, SettingsError, TargetSettings, Trim, WriteCache,
 };

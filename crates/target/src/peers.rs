@@ -1,25 +1,27 @@
-//! What an export knows of single initiators: the extensions they negotiated (§7.4).
+//! What an export knows of single initiators: what they have done, and the extensions they
+//! negotiated (§7.4).
 //!
-//! The state of an initiator is found by its MAC with a hash table of fixed size. An export whose
-//! initiators negotiate nothing has no table; none has more than [`MAX_PEERS`] initiators in it, and
-//! the one unheard of for longest makes room for another.
+//! The state of an initiator is found by its MAC with a hash table of fixed size. An export that
+//! nobody has asked has no table; none has more than [`MAX_PEERS`] initiators in it, and the one
+//! unheard of for longest makes room for another.
 
 use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use aoede_wire::{Checksum, MacAddr, Tag};
+use aoede_wire::{Checksum, Extension, MacAddr, SECTOR_BYTES, Tag};
 
-use crate::Arrival;
 use crate::congestion::{Measurement, Probe, probe};
 use crate::extension::Wanted;
+use crate::initiator::{Duplicates, Initiator};
 use crate::tag_window::{Judgement, Life, Lives, TagWindow};
+use crate::{Action, Arrival, ExtensionSet};
 
-/// Most initiators with extensions. Each takes some 300 bytes, and 8 KiB more for its tags if it
-/// has them tracked: an export takes 8.3 MiB at most.
+/// Most initiators. Each takes some 400 bytes, and 8 KiB more for its tags if it has them tracked:
+/// an export takes 8.4 MiB at most.
 pub(crate) const MAX_PEERS: usize = 1024;
 const BUCKET_BITS: u32 = 10;
-/// The end of a bucket's chain.
+/// The end of a chain.
 const NONE: u16 = u16::MAX;
 
 /// One initiator.
@@ -29,11 +31,19 @@ struct Peer {
     features: Features,
     window: Option<TagWindow>,
     measurement: Option<Measurement>,
-    /// When it was last heard of, by [`Peers::clock`].
-    used: u64,
+    seen: Initiator,
+    /// Tells it from what had its place before.
+    born: Birth,
     /// The next in the same bucket.
     next: u16,
+    /// Heard of before and after it.
+    older: u16,
+    newer: u16,
 }
+
+/// Which of those that had a MAC in turn; each that comes back is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Birth(u32);
 
 /// What an initiator has switched on. Nothing, for most.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +65,41 @@ pub(crate) enum TagOrder {
     Random,
 }
 
+impl Features {
+    /// Without those that are not allowed.
+    fn limited_to(self, allowed: ExtensionSet) -> Self {
+        let has = |extension| allowed.contains(extension);
+        Self {
+            coalesced_read: self.coalesced_read && has(Extension::CoalescedRead),
+            coalesced_write_reply: self.coalesced_write_reply
+                && has(Extension::CoalescedWriteReply),
+            checksum: self.checksum.filter(|&sum| has(sum.extension())),
+            tags: self.tags.filter(|&order| has(order.extension())),
+        }
+    }
+
+    fn names(self) -> ExtensionSet {
+        let flags = [
+            (self.coalesced_read, Extension::CoalescedRead),
+            (self.coalesced_write_reply, Extension::CoalescedWriteReply),
+        ];
+        let flags = flags.into_iter().filter(|&(on, _)| on);
+        let checksum = self.checksum.map(Checksum::extension);
+        let tags = self.tags.map(TagOrder::extension);
+        let flags = flags.map(|(_, extension)| extension);
+        flags.chain(checksum).chain(tags).collect()
+    }
+}
+
 impl TagOrder {
+    fn extension(self) -> Extension {
+        match self {
+            Self::LittleEndian => Extension::TagIncLe,
+            Self::BigEndian => Extension::TagIncBe,
+            Self::Random => Extension::TagRandom,
+        }
+    }
+
     fn number(self, tag: Tag) -> u32 {
         match self {
             Self::LittleEndian => tag.little_endian(),
@@ -84,14 +128,16 @@ pub(crate) enum Tracked {
     Stale,
 }
 
-/// All initiators of an export that have negotiated anything.
+/// All initiators of an export.
 #[derive(Debug)]
 pub(crate) struct Peers {
     entries: Vec<Peer>,
     /// The first of each bucket; no buckets while there never was a peer.
     buckets: Vec<u16>,
-    /// Goes on with every frame for which the table is asked.
-    clock: u64,
+    /// The one heard of last, and the one unheard of for longest.
+    newest: u16,
+    oldest: u16,
+    births: u32,
     lives: Lives,
     /// Tracked commands in progress of initiators whose tags are only unique.
     in_progress: Vec<(MacAddr, Tag)>,
@@ -105,27 +151,72 @@ impl Peers {
         Self {
             entries: Vec::new(),
             buckets: Vec::new(),
-            clock: 0,
+            newest: NONE,
+            oldest: NONE,
+            births: 0,
             lives: Lives::default(),
             in_progress: Vec::new(),
             most_in_progress,
         }
     }
 
-    /// What `mac` has switched on; it was heard of.
-    pub(crate) fn features(&mut self, mac: MacAddr) -> Features {
-        self.clock += 1;
-        let clock = self.clock;
-        self.get_mut(mac).map_or_else(Features::default, |peer| {
-            peer.used = clock;
-            peer.features
+    /// `mac` was heard of.
+    pub(crate) fn hear(&mut self, now: Duration, mac: MacAddr) {
+        if let Some(peer) = self.entry(mac) {
+            peer.seen.last_active = now;
+            peer.seen.requests += 1;
+        }
+    }
+
+    /// What `mac` has switched on.
+    pub(crate) fn features(&self, mac: MacAddr) -> Features {
+        self.get(mac)
+            .map_or_else(Features::default, |peer| peer.features)
+    }
+
+    /// What is known of each, in no particular order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Initiator> + '_ {
+        self.entries.iter().map(|peer| Initiator {
+            extensions: peer.features.names(),
+            ..peer.seen
         })
+    }
+
+    /// Counts further requests in a frame of `mac`.
+    pub(crate) fn count_further(&mut self, mac: MacAddr, requests: usize) {
+        if let Some(peer) = self.get_mut(mac) {
+            peer.seen.requests += requests as u64;
+        }
+    }
+
+    /// Counts a request of `mac` that goes to the disk. To be [ended](Self::end) with what this
+    /// returns.
+    pub(crate) fn begin(&mut self, mac: MacAddr, action: Action) -> Option<Birth> {
+        let peer = self.get_mut(mac)?;
+        let seen = &mut peer.seen;
+        seen.outstanding += 1;
+        let (bytes, sectors) = match action {
+            Action::Read { sectors, .. } => (&mut seen.bytes_read, sectors),
+            Action::Write { sectors, .. } => (&mut seen.bytes_written, sectors),
+            Action::Flush | Action::Trim { .. } => return Some(peer.born),
+        };
+        let payload_bytes = u64::from(sectors) * SECTOR_BYTES as u64;
+        *bytes += payload_bytes;
+        seen.largest_payload_bytes = seen.largest_payload_bytes.max(payload_bytes);
+        Some(peer.born)
+    }
+
+    /// A request of `mac` came back from the disk.
+    pub(crate) fn end(&mut self, mac: MacAddr, born: Birth) {
+        // Whoever was forgotten and came back has requests of its own.
+        if let Some(peer) = self.get_mut(mac).filter(|peer| peer.born == born) {
+            peer.seen.outstanding -= 1;
+        }
     }
 
     /// The checksum that `mac` wants behind data.
     pub(crate) fn checksum(&self, mac: MacAddr) -> Option<Checksum> {
-        let place = self.find(mac)?;
-        self.entries.get(usize::from(place))?.features.checksum
+        self.get(mac)?.features.checksum
     }
 
     /// Does what an extension table of `mac` wants; what becomes of the frame that brought it.
@@ -136,7 +227,6 @@ impl Peers {
         if !wanted.needs_state() {
             return Probe::Answer;
         }
-        self.clock += 1;
         if let Some(order) = wanted.tags {
             self.track(mac, order);
         }
@@ -153,31 +243,75 @@ impl Peers {
         }
     }
 
-    /// The state of `mac`, made if there is none; the oldest of others makes room for it.
+    /// The state of `mac`, made if there is none, as the one heard of last; the oldest of others
+    /// makes room for it.
     fn entry(&mut self, mac: MacAddr) -> Option<&mut Peer> {
-        if self.find(mac).is_none() {
-            if self.buckets.is_empty() {
-                self.buckets = vec![NONE; 1 << BUCKET_BITS];
+        let place = match self.find(mac) {
+            Some(place) if place == self.newest => return self.entries.get_mut(usize::from(place)),
+            Some(place) => {
+                self.take_out(place);
+                place
             }
-            if self.entries.len() >= MAX_PEERS {
-                let oldest = self.entries.iter().min_by_key(|peer| peer.used)?.mac;
-                self.forget(oldest);
-            }
-            let place = u16::try_from(self.entries.len()).ok()?;
-            let first = self.buckets.get_mut(bucket(mac))?;
-            self.entries.push(Peer {
-                mac,
-                features: Features::default(),
-                window: None,
-                measurement: None,
-                used: self.clock,
-                next: core::mem::replace(first, place),
-            });
+            None => self.add(mac)?,
+        };
+        let before = core::mem::replace(&mut self.newest, place);
+        if let Some(before) = self.entries.get_mut(usize::from(before)) {
+            before.newer = place;
+        } else {
+            self.oldest = place;
         }
-        let clock = self.clock;
-        let peer = self.get_mut(mac)?;
-        peer.used = clock;
+        let peer = self.entries.get_mut(usize::from(place))?;
+        (peer.older, peer.newer) = (before, NONE);
         Some(peer)
+    }
+
+    /// A place for `mac`, in its bucket but in no order yet.
+    fn add(&mut self, mac: MacAddr) -> Option<u16> {
+        if self.buckets.is_empty() {
+            self.buckets = vec![NONE; 1 << BUCKET_BITS];
+        }
+        let used = self.entries.len();
+        let place = if used < MAX_PEERS {
+            u16::try_from(used).ok()?
+        } else {
+            let oldest = self.oldest;
+            self.take_out(oldest);
+            self.unchain(oldest);
+            oldest
+        };
+        self.births = self.births.wrapping_add(1);
+        let first = self.buckets.get_mut(bucket(mac))?;
+        let peer = Peer {
+            mac,
+            features: Features::default(),
+            window: None,
+            measurement: None,
+            seen: Initiator::new(mac),
+            born: Birth(self.births),
+            next: core::mem::replace(first, place),
+            older: NONE,
+            newer: NONE,
+        };
+        match self.entries.get_mut(usize::from(place)) {
+            Some(old) => *old = peer,
+            None => self.entries.push(peer),
+        }
+        Some(place)
+    }
+
+    /// Takes a peer out of the order in which they were heard of.
+    fn take_out(&mut self, place: u16) {
+        let Some(&Peer { older, newer, .. }) = self.entries.get(usize::from(place)) else {
+            return;
+        };
+        match self.entries.get_mut(usize::from(older)) {
+            Some(peer) => peer.newer = newer,
+            None => self.oldest = newer,
+        }
+        match self.entries.get_mut(usize::from(newer)) {
+            Some(peer) => peer.older = older,
+            None => self.newest = older,
+        }
     }
 
     /// Tracks the tags of `mac` from now on, without any memory of earlier ones.
@@ -196,24 +330,53 @@ impl Peers {
         }
     }
 
+    /// Ends what is not among these.
+    pub(crate) fn limit_to(&mut self, allowed: ExtensionSet) {
+        for peer in &mut self.entries {
+            peer.features = peer.features.limited_to(allowed);
+            if peer.features.tags.is_none() {
+                peer.window = None;
+            }
+            if !allowed.contains(Extension::Congestion) {
+                peer.measurement = None;
+            }
+        }
+    }
+
     /// Judges the tag of a command of `mac` that changes data and is in order otherwise.
     pub(crate) fn judge(&mut self, now: Duration, mac: MacAddr, tag: Tag) -> Tracked {
-        let Some(place) = self.find(mac) else {
+        // Not by way of `self`: the window needs `lives` too.
+        let place = self.find(mac).map(usize::from);
+        let Some(peer) = place.and_then(|place| self.entries.get_mut(place)) else {
             return Tracked::Execute(None);
         };
-        let Some(peer) = self.entries.get_mut(usize::from(place)) else {
-            return Tracked::Execute(None);
-        };
+        let Duplicates {
+            done,
+            in_progress,
+            stale,
+        } = &mut peer.seen.duplicates;
         match (peer.features.tags, &mut peer.window) {
             (Some(order), Some(window)) => {
                 match window.judge(now, order.number(tag), &mut self.lives) {
                     Judgement::New(life) => Tracked::Execute(Some(Tracking::Window(life))),
-                    Judgement::InProgress => Tracked::InProgress,
-                    Judgement::Done => Tracked::Done,
-                    Judgement::Stale => Tracked::Stale,
+                    Judgement::InProgress => {
+                        *in_progress += 1;
+                        Tracked::InProgress
+                    }
+                    Judgement::Done => {
+                        *done += 1;
+                        Tracked::Done
+                    }
+                    Judgement::Stale => {
+                        *stale += 1;
+                        Tracked::Stale
+                    }
                 }
             }
-            (Some(_), None) if self.in_progress.contains(&(mac, tag)) => Tracked::InProgress,
+            (Some(_), None) if self.in_progress.contains(&(mac, tag)) => {
+                *in_progress += 1;
+                Tracked::InProgress
+            }
             (Some(_), None) if self.in_progress.len() < self.most_in_progress => {
                 self.in_progress.push((mac, tag));
                 Tracked::Execute(Some(Tracking::List))
@@ -244,27 +407,26 @@ impl Peers {
 
     /// Ends everything that `mac` has switched on.
     pub(crate) fn forget(&mut self, mac: MacAddr) {
-        let Some(place) = self.find(mac) else {
-            return;
-        };
-        let next = self
-            .entries
-            .get(usize::from(place))
-            .map_or(NONE, |p| p.next);
-        self.relink(mac, place, next);
-        // The last moves into its place.
-        let last = self.entries.len() - 1;
-        if let (Some(moved), Ok(last)) = (self.entries.get(last), u16::try_from(last)) {
-            let mac = moved.mac;
-            self.relink(mac, last, place);
+        if let Some(peer) = self.get_mut(mac) {
+            peer.forget();
         }
-        self.entries.swap_remove(usize::from(place));
+    }
+
+    /// Ends everything that those have switched on who do not `stay`.
+    pub(crate) fn forget_unless(&mut self, stay: impl Fn(MacAddr) -> bool) {
+        for peer in self.entries.iter_mut().filter(|peer| !stay(peer.mac)) {
+            peer.forget();
+        }
     }
 
     /// Ends everything that anybody has switched on.
     pub(crate) fn forget_all(&mut self) {
-        self.entries.clear();
-        self.buckets.fill(NONE);
+        self.entries.iter_mut().for_each(Peer::forget);
+    }
+
+    fn get(&self, mac: MacAddr) -> Option<&Peer> {
+        let place = self.find(mac)?;
+        self.entries.get(usize::from(place))
     }
 
     fn get_mut(&mut self, mac: MacAddr) -> Option<&mut Peer> {
@@ -283,23 +445,34 @@ impl Peers {
         }
     }
 
-    /// Whatever leads to `from` in the bucket of `mac` leads to `to` afterwards.
-    fn relink(&mut self, mac: MacAddr, from: u16, to: u16) {
+    /// Takes a peer out of its bucket.
+    fn unchain(&mut self, gone: u16) {
+        let Some(&Peer { mac, next, .. }) = self.entries.get(usize::from(gone)) else {
+            return;
+        };
         let Some(first) = self.buckets.get_mut(bucket(mac)) else {
             return;
         };
-        if *first == from {
-            *first = to;
+        if *first == gone {
+            *first = next;
             return;
         }
         let mut place = *first;
         while let Some(peer) = self.entries.get_mut(usize::from(place)) {
-            if peer.next == from {
-                peer.next = to;
+            if peer.next == gone {
+                peer.next = next;
                 return;
             }
             place = peer.next;
         }
+    }
+}
+
+impl Peer {
+    fn forget(&mut self) {
+        self.features = Features::default();
+        self.window = None;
+        self.measurement = None;
     }
 }
 
@@ -358,44 +531,48 @@ mod tests {
         #[test]
         fn a_table_of_peers_is_a_map_with_an_end(steps in vec(step(), 0..3000)) {
             let mut peers = Peers::new(1);
-            let mut list: Vec<(u16, Checksum)> = Vec::new();
+            let mut list: Vec<(u16, Option<Checksum>)> = Vec::new();
+            let hear = |list: &mut Vec<(u16, Option<Checksum>)>, n| {
+                let place = list.iter().position(|&(other, _)| other == n);
+                let known = place.map(|place| list.remove(place));
+                if list.len() == 1024 {
+                    list.remove(0);
+                }
+                list.push(known.unwrap_or((n, None)));
+            };
             for step in steps {
                 match step {
                     Step::Negotiate(n, checksum) => {
                         let wanted = Wanted { checksum: Some(checksum), ..Wanted::default() };
                         let probe = peers.negotiate(&arrival(), mac(n), &wanted);
                         prop_assert_eq!(probe, Probe::Answer);
-                        list.retain(|&(other, _)| other != n);
-                        if list.len() == 1024 {
-                            list.remove(0);
-                        }
-                        list.push((n, checksum));
+                        hear(&mut list, n);
+                        list.last_mut().unwrap().1 = Some(checksum);
                     }
                     Step::Hear(n) => {
-                        let place = list.iter().position(|&(other, _)| other == n);
-                        let known = place.map(|place| list.remove(place));
-                        list.extend(known);
-                        let expected = known.map(|(_, checksum)| checksum);
-                        prop_assert_eq!(peers.features(mac(n)).checksum, expected);
+                        peers.hear(Duration::ZERO, mac(n));
+                        hear(&mut list, n);
                     }
                     Step::Forget(n) => {
                         peers.forget(mac(n));
-                        list.retain(|&(other, _)| other != n);
+                        let known = list.iter_mut().find(|(other, _)| *other == n);
+                        known.into_iter().for_each(|(_, checksum)| *checksum = None);
                     }
                     Step::ForgetAll => {
                         peers.forget_all();
-                        list.clear();
+                        list.iter_mut().for_each(|(_, checksum)| *checksum = None);
                     }
                 }
             }
             let known: std::collections::BTreeMap<_, _> = list.into_iter().collect();
             for n in 0..1100 {
-                prop_assert_eq!(peers.checksum(mac(n)), known.get(&n).copied(), "{}", n);
+                prop_assert_eq!(peers.find(mac(n)).is_some(), known.contains_key(&n), "{}", n);
+                prop_assert_eq!(peers.checksum(mac(n)), known.get(&n).copied().flatten(), "{}", n);
             }
         }
     }
 
-    /// Addresses that share a bucket are found, and found again when one of them is gone.
+    /// Addresses that share a bucket are found, and found again when one of them makes room.
     #[test]
     fn addresses_in_one_bucket_are_told_apart() {
         let same: Vec<u16> = (0..=u16::MAX)
@@ -404,19 +581,42 @@ mod tests {
             .collect();
         assert_eq!(same.len(), 8);
         let mut peers = Peers::new(1);
-        let wanted = Wanted {
-            coalesced_read: true,
-            ..Wanted::default()
-        };
         for &n in &same {
-            peers.negotiate(&arrival(), mac(n), &wanted);
+            peers.hear(Duration::ZERO, mac(n));
         }
-        for (gone, &n) in same.iter().enumerate() {
-            peers.forget(mac(n));
-            for (place, &other) in same.iter().enumerate() {
-                assert_eq!(peers.features(mac(other)).coalesced_read, place > gone);
+        let others = (0..=u16::MAX).filter(|n| !same.contains(n));
+        let mut others = others.map(mac);
+        for other in others.by_ref().take(1024 - same.len()) {
+            peers.hear(Duration::ZERO, other);
+        }
+        for (gone, other) in others.take(same.len()).enumerate() {
+            peers.hear(Duration::ZERO, other);
+            for (place, &n) in same.iter().enumerate() {
+                assert_eq!(peers.find(mac(n)).is_some(), place > gone);
             }
         }
+    }
+
+    /// Requests of before it was forgotten are not taken off those it has now.
+    #[test]
+    fn whoever_comes_back_has_requests_of_its_own() {
+        let mut peers = Peers::new(1);
+        let outstanding = |peers: &Peers| {
+            let mut all = peers.iter();
+            all.find(|seen| seen.mac == mac(1))
+                .map(|seen| seen.outstanding)
+        };
+        peers.hear(Duration::ZERO, mac(1));
+        let before = peers.begin(mac(1), Action::Flush).unwrap();
+        (2..1026).for_each(|n| peers.hear(Duration::ZERO, mac(n)));
+        assert_eq!(outstanding(&peers), None);
+        assert_eq!(peers.iter().count(), 1024);
+        peers.hear(Duration::ZERO, mac(1));
+        let now = peers.begin(mac(1), Action::Flush).unwrap();
+        peers.end(mac(1), before);
+        assert_eq!(outstanding(&peers), Some(1));
+        peers.end(mac(1), now);
+        assert_eq!(outstanding(&peers), Some(0));
     }
 
     #[test]
@@ -431,6 +631,6 @@ mod tests {
 
     #[test]
     fn a_peer_is_small() {
-        assert!(size_of::<Peer>() <= 320, "{}", size_of::<Peer>());
+        assert!(size_of::<Peer>() <= 432, "{}", size_of::<Peer>());
     }
 }

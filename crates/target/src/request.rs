@@ -5,7 +5,7 @@ use aoede_wire::{
     HEADER_BYTES, Header, MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES, Status, Tag, ata_error,
 };
 
-use crate::peers::{Features, Tracking};
+use crate::peers::{Birth, Features, Tracking};
 use crate::write_replies::MergeKey;
 
 /// Where the data of an ATA frame begins.
@@ -29,6 +29,8 @@ pub struct Request {
     checksum: Option<Checksum>,
     /// How its tag is followed.
     tracking: Option<Tracking>,
+    /// Whose it is, for the count of those under way.
+    begun: Option<Birth>,
     /// A write whose response may share a frame with others.
     merges: bool,
     /// A SET FEATURES that waits for its flush.
@@ -67,6 +69,7 @@ impl Request {
             data_sectors: 0,
             checksum: features.checksum,
             tracking: None,
+            begun: None,
             merges: false,
             turns_cache_off: false,
         }
@@ -82,6 +85,16 @@ impl Request {
     pub(crate) fn tracked(mut self, tracking: Option<Tracking>) -> Self {
         self.tracking = tracking;
         self
+    }
+
+    /// The same request as one that is counted as under way.
+    pub(crate) fn begun(mut self, begun: Option<Birth>) -> Self {
+        self.begun = begun;
+        self
+    }
+
+    pub(crate) fn birth(&self) -> Option<Birth> {
+        self.begun
     }
 
     /// The same request as a write whose response may share a frame with others.

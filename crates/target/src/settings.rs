@@ -6,6 +6,8 @@ use core::fmt;
 
 use aoede_wire::{Address, MacAddr};
 
+use crate::{Access, ExtensionSet};
+
 /// Least buffer count: the Linux driver opens with half of it and sends nothing if that is 0 (§4.3).
 pub const MIN_BUFFER_COUNT: u16 = 2;
 /// Most sectors of an export: all that IDENTIFY can tell (words 100–102). What lies beyond is not
@@ -72,8 +74,13 @@ pub struct TargetSettings {
     pub trim: Trim,
     /// Whether writes may be acknowledged before they are stable.
     pub write_cache: WriteCache,
-    /// Who may talk to the export, up to 255 unicast addresses; empty for everyone.
+    /// Who may talk to the export, up to 255 unicast addresses; empty for everyone. Initiators can
+    /// change it (§5); as long as none has, it is [`Access::mask`].
     pub mask: Vec<MacAddr>,
+    /// What they may do.
+    pub access: Access,
+    /// What they may negotiate.
+    pub extensions: ExtensionSet,
     /// The config string, up to 1024 bytes.
     pub config_string: Vec<u8>,
     /// What ends negotiated extensions.
@@ -97,14 +104,11 @@ impl TargetSettings {
             trim: Trim::Unsupported,
             write_cache: WriteCache::Through,
             mask: Vec::new(),
+            access: Access::default(),
+            extensions: ExtensionSet::ALL,
             config_string: Vec::new(),
             extension_reset: ExtensionReset::SetOnly,
         }
-    }
-
-    /// A read-only export discards nothing, whatever its backing could do.
-    pub(crate) fn offers_trim(&self) -> bool {
-        self.trim != Trim::Unsupported && !self.read_only
     }
 
     pub(crate) fn check(&self) -> Result<(), SettingsError> {

@@ -19,6 +19,12 @@ pub enum IgnoreReason {
     Destination,
     /// No export has this shelf and slot.
     Address,
+    /// The export is not served on the interface that the frame came in by.
+    Interface,
+    /// The export is about to be taken away.
+    Closing,
+    /// As many requests are under way at the export as it may have.
+    Busy,
     /// The export's MAC mask list does not name the source.
     Masked,
     /// Another version than 1, sent to a wildcard address.
@@ -51,13 +57,16 @@ pub enum IgnoreReason {
 
 impl IgnoreReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::TooShort,
         Self::EtherType,
         Self::Response,
         Self::Source,
         Self::Destination,
         Self::Address,
+        Self::Interface,
+        Self::Closing,
+        Self::Busy,
         Self::Masked,
         Self::Version,
         Self::UnknownCommand,
@@ -83,6 +92,9 @@ impl IgnoreReason {
             Self::Source => "source",
             Self::Destination => "destination",
             Self::Address => "address",
+            Self::Interface => "interface",
+            Self::Closing => "closing",
+            Self::Busy => "busy",
             Self::Masked => "masked",
             Self::Version => "version",
             Self::UnknownCommand => "unknown_command",
@@ -110,6 +122,9 @@ impl fmt::Display for IgnoreReason {
             Self::Source => "source MAC is no single other station",
             Self::Destination => "for another station",
             Self::Address => "no export at this shelf and slot",
+            Self::Interface => "the export is not served on this interface",
+            Self::Closing => "the export is about to be taken away",
+            Self::Busy => "as many requests under way as the export takes",
             Self::Masked => "source is not in the MAC mask list",
             Self::Version => "unsupported version to a wildcard address",
             Self::UnknownCommand => "unknown command to a wildcard address",
@@ -151,8 +166,12 @@ impl Ignored {
     }
 
     pub(crate) fn count(&mut self, reason: IgnoreReason) {
+        self.count_times(reason, 1);
+    }
+
+    pub(crate) fn count_times(&mut self, reason: IgnoreReason, times: u64) {
         if let Some(counter) = self.0.get_mut(reason as usize) {
-            *counter += 1;
+            *counter += times;
         }
     }
 }

@@ -1,8 +1,9 @@
 //! One export: may this initiator ask, and what does its frame mean?
 //!
 //! Read next: `target/task_file.rs` and `ata/mod.rs` for task files, `access.rs` and
-//! `config_string.rs` for the lists and the string that initiators may change, `request.rs` for
-//! responses, `extension.rs` and `peers.rs` for what initiators negotiate.
+//! `config_string.rs` for the lists and the string that initiators may change, `rights.rs` for what
+//! its operator lets them do, `request.rs` for responses, `extension.rs` and `peers.rs` for what
+//! initiators negotiate.
 
 mod task_file;
 
@@ -22,8 +23,8 @@ use crate::reads::Reads;
 use crate::request::{Ending, Request};
 use crate::settings::MAX_SECTORS;
 use crate::{
-    Arrival, ExtensionReset, IgnoreReason, PortFacts, SettingsError, TargetSettings, TargetStats,
-    WriteCache, extension,
+    Access, Arrival, ExtensionReset, ExtensionSet, IgnoreReason, Initiator, PortFacts,
+    SettingsError, TargetSettings, TargetStats, Trim, WriteCache, extension,
 };
 
 /// The firmware version in Query/Config responses. It has no defined meaning, but must not be the
@@ -73,7 +74,7 @@ pub struct Target {
     address: Address,
     sectors: u64,
     read_only: bool,
-    trim: bool,
+    trim: Trim,
     buffer_count: u16,
     write_cache: WriteCache,
     /// Writes may be acknowledged before they are stable.
@@ -82,10 +83,12 @@ pub struct Target {
     turning_cache_off: u32,
     identify: Identify,
     mask: MaskList,
+    access: Access,
     reservation: Reservation,
     config_string: ConfigString,
+    extensions: ExtensionSet,
     extension_reset: ExtensionReset,
-    /// What initiators have negotiated.
+    /// What is known of initiators.
     peers: Peers,
     crc32c: Crc32cAppend,
     stats: TargetStats,
@@ -102,15 +105,17 @@ impl Target {
             address: settings.address,
             sectors: settings.sectors.min(MAX_SECTORS),
             read_only: settings.read_only,
-            trim: settings.offers_trim(),
+            trim: settings.trim,
             buffer_count: settings.buffer_count,
             write_cache: settings.write_cache,
             cache_on: settings.write_cache == WriteCache::Back,
             turning_cache_off: 0,
             identify: Identify::new(&settings),
             mask: MaskList::new(&settings.mask)?,
+            access: settings.access,
             reservation: Reservation::new(),
             config_string: ConfigString::new(settings.config_string)?,
+            extensions: settings.extensions,
             extension_reset: settings.extension_reset,
             peers: Peers::new(settings.buffer_count.into()),
             crc32c: crc32c_append,
@@ -174,8 +179,11 @@ impl Target {
             Err(DeviceFailure::Fault) => Ending::FAULT,
         };
         self.stats.device_failures += u64::from(result.is_err());
+        let (initiator, tag) = (request.initiator(), request.tag());
+        if let Some(born) = request.birth() {
+            self.peers.end(initiator, born);
+        }
         if let Some(tracking) = request.tracking() {
-            let (initiator, tag) = (request.initiator(), request.tag());
             // Before the response leaves: what it makes the initiator send finds it noted.
             self.peers.finish(tracking, initiator, tag, result.is_ok());
         }
@@ -220,6 +228,41 @@ impl Target {
         core::mem::replace(&mut self.sectors, sectors) != sectors
     }
 
+    /// Lets initiators do this from now on. Takes the place of what they have made of the mask list.
+    ///
+    /// # Errors
+    /// There are too many of them for a mask list, or one is no single station; nothing has changed.
+    pub fn set_access(&mut self, access: &Access) -> Result<(), SettingsError> {
+        self.mask.replace(&access.mask())?;
+        self.access.clone_from(access);
+        let mask = &self.mask;
+        self.peers.forget_unless(|mac| mask.admits(mac));
+        Ok(())
+    }
+
+    /// Lets initiators negotiate these extensions from now on. What has been negotiated and is not
+    /// among them ends, as by a restart (§7.4).
+    pub fn set_extensions(&mut self, extensions: ExtensionSet) {
+        self.extensions = extensions;
+        self.peers.limit_to(extensions);
+    }
+
+    /// Lets other commands end what was negotiated, from now on.
+    pub fn set_extension_reset(&mut self, reset: ExtensionReset) {
+        self.extension_reset = reset;
+    }
+
+    /// Refuses everything that changes data from now on, or no longer. What has been admitted goes
+    /// on.
+    pub fn set_read_only(&mut self, read_only: bool) {
+        self.read_only = read_only;
+    }
+
+    /// Whether an initiator changed the mask list since the last call: to be kept over a restart.
+    pub fn take_mask_changed(&mut self) -> bool {
+        self.mask.take_changed()
+    }
+
     /// Whether an initiator changed the config string since the last call: to be announced and
     /// kept over a restart.
     pub fn take_config_changed(&mut self) -> bool {
@@ -252,6 +295,21 @@ impl Target {
         self.mask.entries()
     }
 
+    /// What initiators may do.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// What they may negotiate.
+    pub fn extensions(&self) -> ExtensionSet {
+        self.extensions
+    }
+
+    /// What is known of those that were heard of, in no particular order; 1024 at most.
+    pub fn initiators(&self) -> impl Iterator<Item = Initiator> + '_ {
+        self.peers.iter()
+    }
+
     /// Who holds the export; empty for nobody.
     pub fn reservation(&self) -> &[MacAddr] {
         self.reservation.holders()
@@ -272,9 +330,15 @@ impl Target {
         self.stats.responses += 1;
     }
 
-    /// Counts a frame that is left unanswered after all.
-    pub(crate) fn count_ignored(&mut self, reason: IgnoreReason) {
+    /// Counts a frame for this export that its owner leaves unanswered, without asking it or after
+    /// all.
+    pub fn count_ignored(&mut self, reason: IgnoreReason) {
         self.stats.ignored.count(reason);
+    }
+
+    /// The same of several, such as reads of one frame.
+    pub fn count_ignored_times(&mut self, reason: IgnoreReason, times: u64) {
+        self.stats.ignored.count_times(reason, times);
     }
 
     fn counted<'f>(&mut self, outcome: Result<Outcome<'f>, Silence>) -> Outcome<'f> {
@@ -300,6 +364,7 @@ impl Target {
         if !self.mask.admits(header.source) {
             return Err(Silence(IgnoreReason::Masked));
         }
+        self.peers.hear(arrival.now, header.source);
         let wildcard = header.address.is_wildcard();
         let response = header.response(port.mac, self.address);
         if header.version != VERSION {
@@ -331,14 +396,18 @@ impl Target {
                 }
                 let peers = &mut self.peers;
                 let deleted = |mac| peers.forget(mac);
-                self.mask.answer(&request, port, response, out, deleted)?
+                let may_edit = self.access.configure.includes(header.source);
+                self.mask
+                    .answer(&request, may_edit, port, response, out, deleted)?
             }
             Command::Reserve => {
                 let request = Reserve::decode(frame.argument)?;
                 if wildcard && request.command != ReserveCommand::Read {
                     return Err(Silence(IgnoreReason::Wildcard));
                 }
-                self.reservation.answer(&request, port, response, out)?
+                let may_change = self.access.configure.includes(header.source);
+                self.reservation
+                    .answer(&request, may_change, port, response, out)?
             }
             Command::Extension => return self.handle_extension(arrival, frame, response, out),
             Command::Unknown(_) => {
@@ -368,7 +437,7 @@ impl Target {
         let entries = table.entries().map_err(malformed)?;
         // Before anything is changed: now there is room for the answer.
         let len = encode_echo(response, frame, out)?;
-        let wanted = extension::read(entries, |entry| {
+        let wanted = extension::read(entries, self.extensions, |entry| {
             let start = ExtensionTable::OFFSET + entry.start;
             let name = out.get_mut(start..start + entry.bytes.len());
             name.unwrap_or_default().make_ascii_uppercase();
@@ -393,9 +462,17 @@ impl Target {
         request: &Config<'_>,
         out: &mut [u8],
     ) -> Result<usize, Silence> {
+        let changes = matches!(
+            request.command,
+            ConfigCommand::Set | ConfigCommand::ForceSet
+        );
+        if changes && !self.access.configure.includes(response.destination) {
+            let header = response.with_error(ErrorCode::Reserved);
+            return Ok(self.encode_config(port, header, request.command, out)?);
+        }
         let header = match self.config_string.handle(request).map_err(Silence)? {
             Ok(()) => {
-                if let ConfigCommand::Set | ConfigCommand::ForceSet = request.command {
+                if changes {
                     self.peers.forget_all();
                 }
                 response

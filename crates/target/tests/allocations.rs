@@ -101,6 +101,14 @@ fn no_frame_allocates() {
     let arrival = Arrival::new(Duration::ZERO, PORT);
     let mut answered = 0;
 
+    // An initiator takes memory when it is first heard of.
+    let (heard, mut selection) = exports.screen(&PORT, &frames[3]).unwrap();
+    let (_, target) = exports.next(&mut selection).unwrap();
+    assert_eq!(
+        target.handle_frame(&arrival, &heard, &mut out),
+        Outcome::Respond(36 + 512)
+    );
+
     let before = ALLOCATIONS.get();
     for bytes in frames.iter().cycle().take(frames.len() * 100) {
         let (frame, mut selection) = exports.screen(&PORT, bytes).unwrap();

@@ -31,6 +31,14 @@ impl Checksum {
         }
     }
 
+    /// The extension that is about it.
+    pub fn extension(self) -> Extension {
+        match self {
+            Self::Crc8x4 => Extension::Crc8x4,
+            Self::Crc32c => Extension::Crc32c,
+        }
+    }
+
     /// The bytes that follow `covered`.
     pub fn of(self, covered: &[u8]) -> [u8; CRC_BYTES] {
         self.with(crc32c_append, covered)

@@ -29,7 +29,7 @@ use tracing::{debug, error, info, warn};
 use crate::serial;
 use crate::size::Size;
 use crate::stop::Stop;
-use crate::worker::{HEAD_BYTES, Worker};
+use crate::worker::{HEAD_BYTES, SeatSet, Serving, Worker};
 pub use cache::{CacheError, CacheMode, CacheSettings, DIRTY_AGES};
 pub use freeze::{FreezeSettings, FullShadow, UnfinishedFreeze};
 use freeze::{Freezer, SHADOW_OPS};
@@ -367,8 +367,12 @@ impl<E: Engine<Buffer>> Service<E> {
                 export.least_block_bytes(),
             )
             .with_context(|| address.to_string())?;
+        let serving = Serving {
+            seats: SeatSet::ALL,
+            requests: export.buffers,
+        };
         worker
-            .add_export(target, file, volume)
+            .add_export(target, file, volume, serving)
             .map_err(|_| anyhow::anyhow!("{address} is taken"))?;
         freezer
             .start(&mut worker, &backing)
@@ -698,7 +702,7 @@ impl<E: Engine<Buffer>> Service<E> {
 
     /// Tells of the latest request that the disk failed, if there was one since the last call.
     fn log_disk_error(&mut self) {
-        if let Some(error) = self.worker.take_error() {
+        if let Some((_, error)) = self.worker.take_error() {
             error!("{}: {error}", self.address);
         }
         let Some(volume) = self.worker.volume(0) else {

@@ -12,7 +12,10 @@
 //! the worker leaves frames in the ring.
 
 pub mod fair;
+mod latencies;
 mod pending;
+mod seat_set;
+mod served;
 mod shadowed;
 
 use std::io;
@@ -20,18 +23,21 @@ use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use aoede_disk::{
-    Buffer, Completion, DeviceOp, DiskError, DiskRequest, Done, Engine, FileId, Operation, Pool,
-    Recovered, RequestKind, SECTOR_BYTES, Shadow, ShadowError, ShadowEvent, ShadowFiles,
-    ShadowStatus, Volume,
+    Buffer, DiskError, Done, Engine, FileId, Operation, Pool, Recovered, RequestKind, SECTOR_BYTES,
+    Shadow, ShadowError, ShadowEvent, ShadowFiles, ShadowStatus, Volume,
 };
 use aoede_link::{Outgoing, Port};
 use aoede_target::{
-    Action, AddressTaken, Arrival, DeviceFailure, Exports, Outcome, PortFacts, Queue, Target,
-    WriteReplies, merge_write_response,
+    Action, AddressTaken, Arrival, DeviceFailure, Exports, IgnoreReason, Outcome, PortFacts, Queue,
+    Target, WriteReplies, merge_write_response,
 };
 use aoede_wire::{Command, MacAddr};
 
+pub use latencies::ExportLatencies;
 use pending::{Pending, PendingTable};
+pub use seat_set::{MAX_SEATS, SeatSet};
+use served::Served;
+pub use served::Serving;
 use shadowed::Shadowed;
 
 /// Bytes of a response before its data: what the pool's buffers must have as headroom.
@@ -108,14 +114,18 @@ struct Seat<P> {
     received: u64,
 }
 
-/// What stands behind one export.
-struct Disk {
-    volume: Volume<Buffer>,
-    file: FileId,
-    /// An operation that the engine had no room for.
-    held: Option<DeviceOp<Buffer>>,
-    /// What stands between volume and engine if the image can be frozen.
-    shadow: Option<Box<Shadowed>>,
+impl<P> Seat<P> {
+    fn empty(buffers: usize) -> Self {
+        Self {
+            port: None,
+            facts: NO_PORT,
+            outbox: Vec::with_capacity(buffers),
+            pending: 0,
+            announce: Vec::new(),
+            copied: Vec::new(),
+            received: 0,
+        }
+    }
 }
 
 /// Counters of a worker beyond those of its parts.
@@ -137,12 +147,19 @@ pub struct WorkerStats {
 pub struct Worker<P, E> {
     seats: Vec<Seat<P>>,
     exports: Exports,
-    disks: Vec<Disk>,
+    /// By the same numbers as the exports.
+    disks: Vec<Option<Served>>,
+    /// Those that may have something to do although no frame comes.
+    active: Vec<usize>,
+    /// Whose a file of the engine is, in the order of files.
+    owners: Vec<(FileId, usize)>,
     pending: PendingTable,
     engine: E,
     pool: Pool,
     stats: WorkerStats,
-    last_error: Option<DiskError>,
+    last_error: Option<(usize, DiskError)>,
+    /// Seats with a port.
+    plugged: usize,
     /// The seat that is served first in the next turn.
     first_seat: usize,
     /// Write responses of this turn, in the outboxes.
@@ -153,31 +170,28 @@ impl<P, E> std::fmt::Debug for Worker<P, E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker")
             .field("seats", &self.seats.len())
-            .field("disks", &self.disks.len())
+            .field("exports", &self.exports.len())
             .field("stats", &self.stats)
             .finish_non_exhaustive()
     }
 }
 
 impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
-    /// A worker without exports, with `seats` ports still to be plugged in.
+    /// A worker without exports, with `seats` ports still to be plugged in, [`MAX_SEATS`] at most.
     ///
     /// The pool's buffers must have at least [`HEAD_BYTES`] of headroom.
     pub fn new(engine: E, pool: Pool, seats: usize) -> Self {
         let buffers = pool.shape().count;
-        let seat = || Seat {
-            port: None,
-            facts: NO_PORT,
-            outbox: Vec::with_capacity(buffers),
-            pending: 0,
-            announce: Vec::new(),
-            copied: Vec::new(),
-            received: 0,
-        };
+        let seats = seats.min(MAX_SEATS);
         Self {
-            seats: std::iter::repeat_with(seat).take(seats).collect(),
+            seats: std::iter::repeat_with(|| Seat::empty(buffers))
+                .take(seats)
+                .collect(),
             exports: Exports::default(),
             disks: Vec::new(),
+            active: Vec::new(),
+            owners: Vec::new(),
+            plugged: 0,
             pending: PendingTable::new(buffers),
             engine,
             pool,
@@ -188,8 +202,18 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         }
     }
 
+    /// One more seat, empty; its number, or `None` if there are [`MAX_SEATS`].
+    pub fn add_seat(&mut self) -> Option<usize> {
+        let number = self.seats.len();
+        if number >= MAX_SEATS {
+            return None;
+        }
+        self.seats.push(Seat::empty(self.pool.shape().count));
+        Some(number)
+    }
+
     /// Adds an export whose data is `file` of this worker's engine, seen through `volume`, which
-    /// must take as many requests as the pool has buffers. Returns its number.
+    /// must take as many requests as are `serving`. Returns its number.
     ///
     /// # Errors
     /// The address is taken.
@@ -198,18 +222,74 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         mut target: Target,
         file: FileId,
         volume: Volume<Buffer>,
+        serving: Serving,
     ) -> Result<usize, AddressTaken> {
         target.set_crc32c(crc32c::crc32c_append);
-        // Exports are not removed yet, so that indices follow each other.
-        let index = self.exports.insert(target)?;
-        debug_assert_eq!(index, self.disks.len());
-        self.disks.push(Disk {
+        let export = self.exports.insert(target)?;
+        if self.disks.len() <= export {
+            self.disks.resize_with(export + 1, || None);
+        }
+        if let Some(place) = self.disks.get_mut(export) {
+            *place = Some(Served::new(file, volume, serving));
+        }
+        // No frame makes it grow.
+        self.active.reserve(self.disks.len() - self.active.len());
+        self.find_owned(export);
+        Ok(export)
+    }
+
+    /// Serves an export on these seats from now on. Frames from others are ignored, and counted.
+    pub fn set_export_seats(&mut self, export: usize, seats: SeatSet) {
+        let Some(disk) = self.disk_mut(export) else {
+            return;
+        };
+        disk.serving.seats = seats;
+        for (number, seat) in self.seats.iter_mut().enumerate() {
+            if !seats.contains(number) {
+                seat.announce.retain(|&(other, _)| other != export);
+            }
+        }
+    }
+
+    /// Begins the end of an export: its frames are ignored from now on, and counted. What has begun
+    /// is finished and answered, then everything acknowledged is brought to stable storage as far as
+    /// the disk lets us. A shadow stops where it is. [`Self::is_closed`] tells when.
+    pub fn begin_close(&mut self, export: usize, now: Duration) {
+        self.forget_announcements(export);
+        if let Some(disk) = self.wake(export) {
+            disk.begin_close(now);
+        }
+    }
+
+    /// Whether nothing of a closing export is under way any more. Its volume says whether everything
+    /// acknowledged is on stable storage ([`Volume::is_clean`]); if not,
+    /// [`Self::begin_flush_export`] tries once more.
+    pub fn is_closed(&self, export: usize) -> bool {
+        self.disk(export).is_some_and(Served::is_closed)
+    }
+
+    /// Takes an export away, and its files from the engine; its number will be used again. `None`,
+    /// and nothing happens, unless it [is closed](Self::is_closed).
+    pub fn remove_export(&mut self, export: usize) -> Option<(Target, FileId, Volume<Buffer>)> {
+        let disk = self
+            .disks
+            .get_mut(export)?
+            .take_if(|disk| disk.is_closed())?;
+        let Served {
             volume,
             file,
-            held: None,
-            shadow: None,
-        });
-        Ok(index)
+            shadow,
+            ..
+        } = disk;
+        self.active.retain(|&other| other != export);
+        self.owners.retain(|&(_, other)| other != export);
+        self.forget_announcements(export);
+        if let Some(mut shadow) = shadow {
+            shadow.detach(&mut self.engine);
+        }
+        self.engine.detach(file);
+        let target = self.exports.remove(export)?;
+        Some((target, file, volume))
     }
 
     /// Plugs a port into a seat, or with `None` takes it out; what waited there is dropped.
@@ -218,6 +298,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             self.stats.responses_lost += seat.outbox.len() as u64;
             seat.outbox.clear();
             seat.announce.clear();
+            self.plugged -= usize::from(seat.port.is_some());
+            self.plugged += usize::from(port.is_some());
             seat.port = port;
         }
     }
@@ -266,8 +348,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         self.stats
     }
 
-    /// The latest device error, once.
-    pub fn take_error(&mut self) -> Option<DiskError> {
+    /// The latest device error, once, and whose it is.
+    pub fn take_error(&mut self) -> Option<(usize, DiskError)> {
         self.last_error.take()
     }
 
@@ -279,7 +361,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// An export's disk has another size now. Whether it is a change, to be announced. As long as
     /// there is a shadow, the disk keeps its size.
     pub fn set_sectors(&mut self, export: usize, sectors: u64) -> bool {
-        if let Some(disk) = self.disks.get_mut(export) {
+        if let Some(disk) = self.wake(export) {
             let size_bytes = sectors.saturating_mul(SECTOR_BYTES);
             let shadow = disk.shadow.as_mut();
             if shadow.is_some_and(|shadow| !shadow.set_size(size_bytes)) {
@@ -293,13 +375,18 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
 
     /// What is known of an export's data.
     pub fn volume(&self, export: usize) -> Option<&Volume<Buffer>> {
-        Some(&self.disks.get(export)?.volume)
+        Some(&self.disk(export)?.volume)
+    }
+
+    /// How long an export's requests took; `None` before the first has ended.
+    pub fn latencies(&self, export: usize) -> Option<&ExportLatencies> {
+        self.disk(export)?.latencies.as_deref()
     }
 
     /// Puts a shadow between an export's volume and the engine, before the first frame. It takes as
     /// many operations as the volume may have with the device.
     pub fn set_shadow(&mut self, export: usize, shadow: Shadow<Buffer>) {
-        if let Some(disk) = self.disks.get_mut(export) {
+        if let Some(disk) = self.disk_mut(export) {
             disk.shadow = Some(Box::new(Shadowed::new(shadow, disk.file)));
         }
     }
@@ -314,10 +401,12 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         files: &ShadowFiles,
         limit_bytes: Option<u64>,
     ) -> io::Result<Result<(), ShadowError>> {
-        match self.shadowed(export) {
+        let begun = match self.shadowed(export) {
             Some((shadow, engine)) => shadow.freeze(files, limit_bytes, engine),
             None => Ok(Err(ShadowError::NotFrozen)),
-        }
+        };
+        self.find_owned(export);
+        begun
     }
 
     /// Goes on with a freeze that a restart has interrupted, before the first frame.
@@ -331,10 +420,12 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         recovered: Recovered,
         limit_bytes: Option<u64>,
     ) -> io::Result<Result<(), ShadowError>> {
-        match self.shadowed(export) {
+        let begun = match self.shadowed(export) {
             Some((shadow, engine)) => shadow.resume(files, recovered, limit_bytes, engine),
             None => Ok(Err(ShadowError::NotFrozen)),
-        }
+        };
+        self.find_owned(export);
+        begun
     }
 
     /// Lets an export's image change again, and merges the shadow.
@@ -349,24 +440,35 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// The next event of an export's shadow. After [`ShadowEvent::Merged`] and
     /// [`ShadowEvent::FreezeFailed`] nothing works on its files.
     pub fn poll_shadow(&mut self, export: usize) -> Option<ShadowEvent> {
-        let (shadow, engine) = self.shadowed(export)?;
-        shadow.poll_event(engine)
+        let disk = self.disks.get_mut(export)?.as_mut()?;
+        let event = disk.shadow.as_mut()?.poll_event(&mut self.engine)?;
+        self.find_owned(export);
+        Some(event)
     }
 
     /// How an export's shadow stands, if it has one.
     pub fn shadow_status(&self, export: usize) -> Option<ShadowStatus> {
-        Some(self.disks.get(export)?.shadow.as_ref()?.status())
-    }
-
-    fn shadowed(&mut self, export: usize) -> Option<(&mut Shadowed, &mut E)> {
-        let shadow = self.disks.get_mut(export)?.shadow.as_mut()?;
-        Some((shadow, &mut self.engine))
+        Some(self.disk(export)?.shadow.as_ref()?.status())
     }
 
     /// Begins to bring everything acknowledged to stable storage, for a clean stop.
     pub fn begin_flush(&mut self, now: Duration) {
-        for disk in &mut self.disks {
-            disk.volume.begin_flush(now);
+        for export in 0..self.disks.len() {
+            self.begin_flush_export(export, now);
+        }
+    }
+
+    /// The same for one export.
+    pub fn begin_flush_export(&mut self, export: usize, now: Duration) {
+        if let Some(disk) = self.wake(export) {
+            disk.begin_flush(now);
+        }
+    }
+
+    /// Lets an export go on after a failure that made every change fail ([`Volume::clear_failure`]).
+    pub fn clear_failure(&mut self, export: usize, now: Duration) {
+        if let Some(disk) = self.wake(export) {
+            disk.volume.clear_failure(now);
         }
     }
 
@@ -374,9 +476,19 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     pub fn poll_timeout(&self) -> Option<Duration> {
         // What was held needs a buffer to be sent from; one that comes home wakes by itself.
         let held = self.exports.poll_timeout().filter(|_| self.pool.free() > 0);
-        let disks = self.disks.iter();
+        let disks = self.active_disks();
         let disks = disks.filter_map(|disk| disk.volume.poll_timeout());
         disks.chain(held).min()
+    }
+
+    /// The engine, to attach files to.
+    pub fn engine_mut(&mut self) -> &mut E {
+        &mut self.engine
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &E {
+        &self.engine
     }
 
     /// Operations with the disks.
@@ -384,9 +496,14 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         self.engine.in_flight()
     }
 
-    /// Whether the disk still works on a request, or on what it has acknowledged.
+    /// Whether a disk still works on a request, or on what it has acknowledged.
     pub fn is_disk_busy(&self) -> bool {
-        self.disks.iter().any(|disk| !disk.volume.is_idle())
+        self.active_disks().any(|disk| !disk.volume.is_idle())
+    }
+
+    /// The same for one export.
+    pub fn is_export_busy(&self, export: usize) -> bool {
+        self.disk(export).is_some_and(|disk| !disk.volume.is_idle())
     }
 
     /// Whether there is a buffer for another frame of a seat: if not, waiting for one makes no
@@ -396,11 +513,30 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         self.pool.free() > 0 && held.is_some_and(|held| held < self.buffers_for_a_seat())
     }
 
-    /// Announces every export on a seat's port, with the next turns (§4.4 of the protocol).
+    /// Announces every export of a seat on its port, with the next turns (§4.4 of the protocol).
     pub fn announce(&mut self, seat: usize) {
-        let exports = self.exports.len();
+        let disks = &self.disks;
+        let here = |export: usize| {
+            let disk = disks.get(export)?.as_ref()?;
+            (disk.serving.seats.contains(seat) && !disk.is_closing()).then_some((export, 0))
+        };
         if let Some(seat) = self.seats.get_mut(seat) {
-            seat.announce = (0..exports).map(|export| (export, 0)).collect();
+            seat.announce.clear();
+            seat.announce
+                .extend((0..disks.len()).rev().filter_map(here));
+        }
+    }
+
+    /// Announces an export on the ports of all its seats, with the next turns.
+    pub fn announce_export(&mut self, export: usize) {
+        self.forget_announcements(export);
+        let Some(disk) = self.disk(export).filter(|disk| !disk.is_closing()) else {
+            return;
+        };
+        for seat in disk.serving.seats.iter() {
+            if let Some(seat) = self.seats.get_mut(seat) {
+                seat.announce.push((export, 0));
+            }
         }
     }
 
@@ -486,6 +622,13 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                 continue;
             };
             while let Some((export, target)) = self.exports.next(&mut selection) {
+                let Some(disk) = self.disks.get_mut(export).and_then(Option::as_mut) else {
+                    continue;
+                };
+                if let Some(reason) = disk.refuses(seat_index, frame.header.command) {
+                    target.count_ignored(reason);
+                    continue;
+                }
                 let Some(mut buffer) = self.pool.take() else {
                     self.stats.no_buffer += 1;
                     break;
@@ -494,7 +637,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                     seat: seat_index,
                     outbox,
                     pending,
-                    disk: self.disks.get_mut(export),
+                    disk,
+                    started: false,
                     table: &mut self.pending,
                     now,
                 };
@@ -512,6 +656,11 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                                 self.stats.no_buffer += reads.left() as u64;
                                 break;
                             };
+                            if intake.disk.is_full() {
+                                let left = reads.left() as u64;
+                                target.count_ignored_times(IgnoreReason::Busy, left);
+                                break;
+                            }
                             let out = buffer.with_head_mut(HEAD_BYTES);
                             if let Some(outcome) = target.next_read(&arrival, &mut reads, out) {
                                 intake.take(outcome, buffer, target.is_write_cache_on());
@@ -519,6 +668,9 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                         }
                     }
                     outcome => intake.take(outcome, buffer, target.is_write_cache_on()),
+                }
+                if intake.started {
+                    note_work(disk, export, &mut self.active);
                 }
             }
         }
@@ -531,18 +683,19 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// Buffers that one seat's requests and responses may hold, so that no port can keep all of
     /// them from the others.
     fn buffers_for_a_seat(&self) -> usize {
-        let (buffers, seats) = (self.pool.shape().count, self.seats.len().max(1));
+        let (buffers, seats) = (self.pool.shape().count, self.plugged.max(1));
         buffers - (seats - 1) * (buffers / (2 * seats))
     }
 
     /// Device operations down, up to `batch` completions up, finished requests into the outboxes.
     fn run_disks(&mut self, batch: usize, now: Duration) -> io::Result<bool> {
         let mut busy = false;
-        for disk in &mut self.disks {
-            if disk.volume.poll_timeout().is_some_and(|due| due <= now) {
-                disk.volume.handle_timeout(now);
+        for &export in &self.active {
+            if let Some(disk) = self.disks.get_mut(export).and_then(Option::as_mut) {
+                let submitted = disk.submit(now, &mut self.engine);
+                disk.worked |= submitted;
+                busy |= submitted;
             }
-            busy |= disk.submit(now, &mut self.engine);
         }
         self.engine.kick()?;
         for _ in 0..batch {
@@ -550,31 +703,109 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                 break;
             };
             busy = true;
-            // One file belongs to one export.
-            if let Some(disk) = self.disks.iter_mut().find(|disk| disk.owns(file)) {
+            let owner = self.owner(file);
+            if let Some(disk) = owner.and_then(|export| self.wake(export)) {
                 disk.handle(now, completion);
             }
         }
-        for index in 0..self.disks.len() {
-            while let Some(done) = self.disks.get_mut(index).and_then(|d| d.volume.poll_done()) {
+        for place in 0..self.active.len() {
+            let Some(&export) = self.active.get(place) else {
+                break;
+            };
+            while let Some(done) = self.disk_mut(export).and_then(|d| d.volume.poll_done()) {
                 busy = true;
-                self.finish(index, done);
+                self.finish(export, done, now);
             }
         }
+        self.tidy_active();
         self.write_replies.clear();
         Ok(busy)
     }
 
-    fn finish(&mut self, export: usize, done: Done<Buffer>) {
+    /// Keeps in the list of the active those that did something, and may have more to do, and
+    /// those that will. Another is first next time, so that none takes all room in the engine.
+    fn tidy_active(&mut self) {
+        let disks = &mut self.disks;
+        self.active.retain(|&export| {
+            let Some(disk) = disks.get_mut(export).and_then(Option::as_mut) else {
+                return false;
+            };
+            disk.active = std::mem::take(&mut disk.worked) || disk.has_work();
+            disk.active
+        });
+        if self.active.len() > 1 {
+            self.active.rotate_left(1);
+        }
+    }
+
+    fn disk(&self, export: usize) -> Option<&Served> {
+        self.disks.get(export)?.as_ref()
+    }
+
+    fn disk_mut(&mut self, export: usize) -> Option<&mut Served> {
+        self.disks.get_mut(export)?.as_mut()
+    }
+
+    /// An export that something happens to.
+    fn wake(&mut self, export: usize) -> Option<&mut Served> {
+        let disk = self.disks.get_mut(export)?.as_mut()?;
+        note_work(disk, export, &mut self.active);
+        Some(disk)
+    }
+
+    fn active_disks(&self) -> impl Iterator<Item = &Served> {
+        self.active.iter().filter_map(|&export| self.disk(export))
+    }
+
+    /// An export's shadow, to be told something.
+    fn shadowed(&mut self, export: usize) -> Option<(&mut Shadowed, &mut E)> {
+        let disk = self.disks.get_mut(export)?.as_mut()?;
+        note_work(disk, export, &mut self.active);
+        Some((disk.shadow.as_mut()?, &mut self.engine))
+    }
+
+    /// Whose a file is: one file belongs to one export.
+    fn owner(&self, file: FileId) -> Option<usize> {
+        let files = &self.owners;
+        let place = files.binary_search_by_key(&file.0, |(file, _)| file.0);
+        files.get(place.ok()?).map(|&(_, export)| export)
+    }
+
+    /// Notes anew which files are an export's.
+    fn find_owned(&mut self, export: usize) {
+        self.owners.retain(|&(_, other)| other != export);
+        let Some(disk) = self.disks.get(export).and_then(Option::as_ref) else {
+            return;
+        };
+        let shadow = disk.shadow.iter().flat_map(|shadow| shadow.files());
+        let files = std::iter::once(disk.file).chain(shadow);
+        self.owners.extend(files.map(|file| (file, export)));
+        self.owners.sort_unstable_by_key(|(file, _)| file.0);
+    }
+
+    fn forget_announcements(&mut self, export: usize) {
+        for seat in &mut self.seats {
+            seat.announce.retain(|&(other, _)| other != export);
+        }
+    }
+
+    fn finish(&mut self, export: usize, done: Done<Buffer>, now: Duration) {
         let Done {
             id,
             mut buffer,
             result,
         } = done;
-        let Some(Pending { request, seat }) = self.pending.take(id) else {
+        let Some(pending) = self.pending.take(id) else {
             debug_assert!(false, "request {id:?} finished twice");
             return;
         };
+        let Pending { request, seat, .. } = pending;
+        if let Some(disk) = self.disk_mut(export) {
+            disk.worked = true;
+            let latency = now.saturating_sub(pending.began);
+            let latencies = disk.latencies.get_or_insert_with(Box::default);
+            latencies.record(pending.work, latency);
+        }
         let Some(target) = self.exports.get_mut(export) else {
             return;
         };
@@ -583,7 +814,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                 Operation::Read => DeviceFailure::Unreadable,
                 _ => DeviceFailure::Fault,
             };
-            self.last_error = Some(error);
+            self.last_error = Some((export, error));
             failure
         });
         // A checksum is over data that can be read here. A file that became shorter has none.
@@ -697,65 +928,15 @@ impl WorkerStats {
     }
 }
 
-impl Disk {
-    /// Hands a request to the volume; whether it took it.
-    fn start(
-        &mut self,
-        now: Duration,
-        kind: RequestKind,
-        buffer: Buffer,
-        request: Pending,
-        pending: &mut PendingTable,
-    ) -> bool {
-        // Table and volume have room for every buffer of the pool.
-        let Ok(id) = pending.add(request) else {
-            debug_assert!(false, "no place for a request");
-            return false;
-        };
-        let request = DiskRequest { id, kind, buffer };
-        if let Err(refused) = self.volume.handle_request(now, request) {
-            debug_assert!(false, "the volume refused {:?}", refused.kind);
-            pending.take(id);
-            return false;
-        }
-        true
-    }
-
-    /// Moves device operations from the volume to the engine. Returns whether there were any.
-    fn submit<E: Engine<Buffer>>(&mut self, now: Duration, engine: &mut E) -> bool {
-        if let Some(shadow) = &mut self.shadow {
-            return shadow.submit(now, &mut self.volume, engine);
-        }
-        let mut any = false;
-        while let Some(op) = self.held.take().or_else(|| self.volume.poll_device()) {
-            if let Err(refused) = engine.submit(self.file, op) {
-                self.held = Some(refused);
-                break;
-            }
-            any = true;
-        }
-        any
-    }
-
-    fn owns(&self, file: FileId) -> bool {
-        self.file == file || self.shadow.as_ref().is_some_and(|shadow| shadow.owns(file))
-    }
-
-    fn handle(&mut self, now: Duration, completion: Completion<Buffer>) {
-        match &mut self.shadow {
-            Some(shadow) => shadow.handle(now, completion, &mut self.volume),
-            None => self.volume.handle_device(now, completion),
-        }
-    }
-}
-
 /// Where the outcomes of one frame at one export go.
 struct Intake<'w> {
     seat: usize,
     /// Of the seat.
     outbox: &'w mut Vec<Response>,
     pending: &'w mut usize,
-    disk: Option<&'w mut Disk>,
+    disk: &'w mut Served,
+    /// A request went to the disk.
+    started: bool,
     table: &'w mut PendingTable,
     now: Duration,
 }
@@ -763,16 +944,19 @@ struct Intake<'w> {
 impl Intake<'_> {
     /// Files what a target made of one request; `cache_on` is its write cache.
     fn take(&mut self, outcome: Outcome<'_>, mut buffer: Buffer, cache_on: bool) {
-        match (outcome, &mut self.disk) {
-            (Outcome::Respond(len), _) => self.outbox.push(Response { buffer, len }),
-            (Outcome::Disk(admitted), Some(disk)) => {
+        match outcome {
+            Outcome::Respond(len) => self.outbox.push(Response { buffer, len }),
+            Outcome::Disk(admitted) => {
                 let kind = request_kind(admitted.action, cache_on);
                 let asked = Pending {
                     request: admitted.request,
                     seat: self.seat,
+                    work: kind.into(),
+                    began: self.now,
                 };
                 let started = fill(&mut buffer, admitted.data)
-                    && disk.start(self.now, kind, buffer, asked, self.table);
+                    && self.disk.start(self.now, kind, buffer, asked, self.table);
+                self.started |= started;
                 *self.pending += usize::from(started);
             }
             // Counted by the target; the buffer goes back to the pool.
@@ -800,6 +984,14 @@ fn request_kind(action: Action, cache_on: bool) -> RequestKind {
             blocks,
             early: cache_on,
         },
+    }
+}
+
+/// Puts an export into the list of the active, if it is not there.
+fn note_work(disk: &mut Served, export: usize, active: &mut Vec<usize>) {
+    disk.worked = true;
+    if !std::mem::replace(&mut disk.active, true) {
+        active.push(export);
     }
 }
 

@@ -1,7 +1,11 @@
 //! Requests that the disk is working on.
 
+use std::time::Duration;
+
 use aoede_disk::RequestId;
 use aoede_target::Request;
+
+use super::latencies::Work;
 
 /// What is needed to answer a request when the disk is done.
 #[derive(Debug)]
@@ -9,6 +13,9 @@ pub(super) struct Pending {
     pub(super) request: Request,
     /// Where the request came in, and the response goes out.
     pub(super) seat: usize,
+    pub(super) work: Work,
+    /// The turn that took its frame.
+    pub(super) began: Duration,
 }
 
 /// A fixed number of places, each free or with a request in it.

@@ -18,6 +18,8 @@ pub(super) struct Shadowed {
     held_before: Option<DeviceOp<Buffer>>,
     /// and one that the engine had none for.
     held_behind: Option<(ShadowFile, DeviceOp<Buffer>)>,
+    /// Operations with the engine.
+    in_flight: usize,
 }
 
 impl Shadowed {
@@ -28,6 +30,7 @@ impl Shadowed {
             files: None,
             held_before: None,
             held_behind: None,
+            in_flight: 0,
         }
     }
 
@@ -60,6 +63,7 @@ impl Shadowed {
                     *held = Some((file, refused));
                     break;
                 }
+                self.in_flight += 1;
                 any = true;
             }
             // What was refused is answered without the engine.
@@ -70,8 +74,26 @@ impl Shadowed {
         }
     }
 
-    pub(super) fn owns(&self, file: FileId) -> bool {
-        self.image == file || self.files.is_some_and(|files| files.contains(&file))
+    /// Data and map, as the engine knows them.
+    pub(super) fn files(&self) -> impl Iterator<Item = FileId> + use<> {
+        self.files.into_iter().flatten()
+    }
+
+    /// Operations with the engine.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Whether it has nothing to do by itself.
+    pub(super) fn is_idle(&self) -> bool {
+        self.shadow.is_idle() && self.held_before.is_none() && self.held_behind.is_none()
+    }
+
+    /// Lets go of data and map.
+    pub(super) fn detach<E: Engine<Buffer>>(&mut self, engine: &mut E) {
+        if let Some(files) = self.files.take() {
+            detach(files, engine);
+        }
     }
 
     pub(super) fn handle(
@@ -80,6 +102,7 @@ impl Shadowed {
         completion: Completion<Buffer>,
         volume: &mut Volume<Buffer>,
     ) {
+        self.in_flight -= 1;
         self.shadow.handle_device(completion);
         self.finish(now, volume);
     }

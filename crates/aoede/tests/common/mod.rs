@@ -1,7 +1,7 @@
 //! What the tests of the worker share: a disk in a temporary folder, and frames by hand.
 #![expect(clippy::unwrap_used, reason = "tests: a panic is how they fail")]
 
-use aoede::worker::{HEAD_BYTES, Worker};
+use aoede::worker::{HEAD_BYTES, SeatSet, Serving, Worker};
 use aoede_disk::{
     Backing, BlockingEngine, Buffer, Engine as _, OpenOptions, Pool, PoolShape, TASKS, Volume,
     VolumeSettings, open,
@@ -16,6 +16,11 @@ use tempfile::TempDir;
 pub(crate) const E1_1: Address = Address { shelf: 1, slot: 1 };
 pub(crate) const SECTORS: u64 = 4096;
 pub(crate) const BUFFERS: usize = 8;
+/// On every seat, with every buffer.
+pub(crate) const SERVING: Serving = Serving {
+    seats: SeatSet::ALL,
+    requests: BUFFERS as u16,
+};
 /// When nothing depends on the time.
 pub(crate) const NOW: Duration = Duration::from_secs(1);
 
@@ -39,7 +44,7 @@ pub(crate) fn worker_on<P: Port>(
     let file = engine.attach(backing).unwrap();
     let mut worker = Worker::new(engine, pool(), ports.len());
     let target = Target::new(TargetSettings::new(E1_1, backing.sectors)).unwrap();
-    worker.add_export(target, file, volume).unwrap();
+    worker.add_export(target, file, volume, SERVING).unwrap();
     for (seat, port) in ports.into_iter().enumerate() {
         worker.set_facts(seat, facts(port.interface()));
         worker.set_port(seat, Some(port));

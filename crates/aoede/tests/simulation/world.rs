@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoede::worker::{HEAD_BYTES, Worker};
+use aoede::worker::{HEAD_BYTES, SeatSet, Serving, Worker};
 use aoede_disk::engine::sim::{Faults as DiskFaults, SimDisk};
 use aoede_disk::{Buffer, Pool, PoolShape, Volume};
 use aoede_initiator::{
@@ -654,8 +654,12 @@ impl World {
         let medium = Medium::new(self.disk.clone(), self.planted);
         let mut worker = Worker::new(medium, pool.unwrap(), self.target_macs.len());
         let target = Target::new(settings).unwrap();
+        let serving = Serving {
+            seats: SeatSet::ALL,
+            requests: scenario.buffers as u16,
+        };
         worker
-            .add_export(target, SimDisk::<Buffer>::FILE, volume)
+            .add_export(target, SimDisk::<Buffer>::FILE, volume, serving)
             .unwrap();
         self.shared.borrow_mut().target_begins();
         for (seat, mac) in self.target_macs.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! IDENTIFY DEVICE: 256 little-endian words that describe the disk (§3.6, column "ours").
 //!
-//! Built once; size, cache state and TRIM limit are written for each request, because they may
-//! change while the export runs or differ between ports.
+//! Built once; size, cache state and TRIM are written for each request, because they may change
+//! while the export runs or differ between ports and initiators.
 
 use aoede_wire::SECTOR_BYTES;
 
@@ -25,13 +25,14 @@ pub(crate) struct Identify {
 pub(crate) struct Changing {
     pub(crate) sectors: u64,
     pub(crate) write_cache_on: bool,
+    /// TRIM, as far as it is offered to the asking initiator.
+    pub(crate) trim: Trim,
     /// Most blocks in one TRIM on the receiving port.
     pub(crate) trim_blocks: u8,
 }
 
 impl Identify {
     pub(crate) fn new(settings: &TargetSettings) -> Self {
-        let trim = settings.offers_trim();
         let mut base = Words([0; SECTOR_BYTES]);
         base.set(0, 0x0040); // ATA, fixed disk
         base.text::<10, 10>(&settings.serial);
@@ -41,9 +42,6 @@ impl Identify {
         base.set(49, 0x0200); // LBA
         base.set(50, 0x4000); // fixed pattern
         base.set(53, 0x0001); // words 54–58 are valid
-        if trim && settings.trim == Trim::ReadsZeros {
-            base.set(69, 1 << 14 | 1 << 5);
-        }
         base.set(80, 0x01F0); // ATA-4 to ATA8
         base.set(82, 1 << 5); // there is a volatile write cache; word 85 says whether it is on
         base.set(83, 0x7400); // FLUSH EXT, FLUSH, LBA48
@@ -58,7 +56,6 @@ impl Identify {
                 exponent => 0x6000 | u16::from(exponent),
             },
         );
-        base.set(169, u16::from(trim));
         base.set(209, 0x4000 | settings.physical_sector_offset); // of sector 0
         base.set(217, u16::from(settings.non_rotating));
         Self { base }
@@ -78,7 +75,11 @@ impl Identify {
         words.number::<2>(60, sectors.min(MAX_SECTORS_28));
         words.number::<4>(100, sectors);
         words.set(85, u16::from(changing.write_cache_on) << 5);
+        if changing.trim == Trim::ReadsZeros {
+            words.set(69, 1 << 14 | 1 << 5);
+        }
         words.set(105, u16::from(changing.trim_blocks));
+        words.set(169, u16::from(changing.trim != Trim::Unsupported));
         words.seal();
         words.0
     }
@@ -166,6 +167,7 @@ mod tests {
     const PLAIN: Changing = Changing {
         sectors: 16384,
         write_cache_on: false,
+        trim: Trim::Unsupported,
         trim_blocks: 2,
     };
 
@@ -205,12 +207,12 @@ mod tests {
     #[test]
     fn everything_that_can_be_switched_on() {
         let mut settings = settings();
-        settings.trim = Trim::ReadsZeros;
         settings.write_cache = WriteCache::Back;
         settings.physical_sector_exponent = 3;
         settings.non_rotating = true;
         let changing = Changing {
             write_cache_on: true,
+            trim: Trim::ReadsZeros,
             ..PLAIN
         };
         let plain = others(&words(&self::settings(), PLAIN));
@@ -229,13 +231,12 @@ mod tests {
         settings.physical_sector_offset = 7;
         assert_eq!(words(&settings, changing)[209], 0x4007);
 
-        settings.trim = Trim::Supported;
+        let changing = Changing {
+            trim: Trim::Supported,
+            ..changing
+        };
         let uncertain = words(&settings, changing);
         assert_eq!((uncertain[69], uncertain[169]), (0, 1));
-        settings.trim = Trim::ReadsZeros;
-        settings.read_only = true;
-        let read_only = words(&settings, changing);
-        assert_eq!((read_only[69], read_only[169]), (0, 0));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub(crate) mod identify;
 
 use aoede_wire::{Ata, AtaFlags, ErrorCode, Feature, Opcode, SECTOR_BYTES, trim_ranges};
 
+use crate::Trim;
 use crate::request::Ending;
 
 /// What the disk has to do for a request.
@@ -47,15 +48,31 @@ pub(crate) struct Device {
     /// Most sectors in a frame of the receiving port.
     pub(crate) max_sectors: u8,
     pub(crate) read_only: bool,
-    /// TRIM is offered: never together with `read_only`.
-    pub(crate) trim: bool,
     pub(crate) write_back: bool,
+    /// What the backing can discard.
+    pub(crate) trim: Trim,
+    /// What the asking initiator may do.
+    pub(crate) may_read: bool,
+    pub(crate) may_write: bool,
 }
 
 impl Device {
     /// Most blocks in one TRIM on this port: word 105 (§3.6).
     pub(crate) fn trim_blocks(&self) -> u8 {
         self.max_sectors.min(2)
+    }
+
+    /// TRIM as it is offered: whoever cannot write discards nothing.
+    pub(crate) fn offered_trim(&self) -> Trim {
+        if self.is_writable() {
+            self.trim
+        } else {
+            Trim::Unsupported
+        }
+    }
+
+    fn is_writable(&self) -> bool {
+        self.may_write && !self.read_only
     }
 
     fn holds(&self, lba: u64, sectors: u64) -> Result<(), Ending> {
@@ -95,6 +112,8 @@ pub(crate) fn judge<'a>(ata: &Ata<'a>, device: &Device) -> Result<Verdict<'a>, E
         Opcode::Identify => Err(BAD_ARGUMENT),
         Opcode::CheckPowerMode => Ok(Verdict::Nothing(Ending::Active)),
         Opcode::DataSetManagement => trim(ata, device),
+        // The write cache is everybody's.
+        Opcode::SetFeatures if !device.may_write => Err(Ending::ABORTED),
         Opcode::SetFeatures => match (ata.feature_or_error, device.write_back) {
             (Feature::WRITE_CACHE_ON, true) => Ok(Verdict::CacheOn),
             (Feature::WRITE_CACHE_OFF, true) => Ok(Verdict::CacheOff),
@@ -114,6 +133,9 @@ pub(crate) fn allowed_to_wildcard(opcode: Opcode) -> bool {
 const BAD_ARGUMENT: Ending = Ending::Refused(ErrorCode::BadArgument);
 
 fn read<'a>(ata: &Ata<'a>, lba: u64, device: &Device) -> Result<Verdict<'a>, Ending> {
+    if !device.may_read {
+        return Err(Ending::ABORTED);
+    }
     if ata.count > device.max_sectors {
         return Err(BAD_ARGUMENT);
     }
@@ -127,7 +149,7 @@ fn read<'a>(ata: &Ata<'a>, lba: u64, device: &Device) -> Result<Verdict<'a>, End
 
 fn write<'a>(ata: &Ata<'a>, lba: u64, device: &Device) -> Result<Verdict<'a>, Ending> {
     // First of all: a device that cannot write does not know the command, whatever it asks for.
-    if device.read_only {
+    if !device.is_writable() {
         return Err(Ending::ABORTED);
     }
     // Both bounds: what a frame may hold here, and what this one does hold (§13, 24).
@@ -149,7 +171,10 @@ fn write<'a>(ata: &Ata<'a>, lba: u64, device: &Device) -> Result<Verdict<'a>, En
 
 fn trim<'a>(ata: &Ata<'a>, device: &Device) -> Result<Verdict<'a>, Ending> {
     let counted = (1..=device.trim_blocks()).contains(&ata.count);
-    if !device.trim || ata.feature_or_error != Feature::TRIM || !counted {
+    if device.offered_trim() == Trim::Unsupported
+        || ata.feature_or_error != Feature::TRIM
+        || !counted
+    {
         return Err(Ending::ABORTED);
     }
     let data = data(ata)?;

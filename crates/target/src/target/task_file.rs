@@ -2,7 +2,7 @@
 
 use aoede_wire::{
     ATA_ARGUMENT_BYTES, Ata, CRC_BYTES, ErrorCode, Frame, HEADER_BYTES, Header, MIN_FRAME_BYTES,
-    NoRoom, Opcode, SECTOR_BYTES,
+    MacAddr, NoRoom, Opcode, SECTOR_BYTES,
 };
 
 use super::{Admitted, Outcome, Silence, Target};
@@ -31,6 +31,8 @@ impl Target {
         match opcode {
             Opcode::Read | Opcode::ReadExt if features.coalesced_read => {
                 if let Some(reads) = Reads::find(response, ata) {
+                    let further = reads.left().saturating_sub(1);
+                    self.peers.count_further(frame.header.source, further);
                     return Ok(Outcome::Reads(reads));
                 }
             }
@@ -86,7 +88,7 @@ impl Target {
     ) -> Result<Outcome<'f>, Silence> {
         let initiator = response.destination;
         let request = Request::new(response, ata, features);
-        let device = self.device(&arrival.port, features, out.len());
+        let device = self.device(&arrival.port, initiator, features, out.len());
         let verdict = if ata.opcode() == Opcode::Identify || self.reservation.admits(initiator) {
             ata::judge(ata, &device)
         } else {
@@ -114,6 +116,7 @@ impl Target {
                         return self.respond(request, Ending::Done, out);
                     }
                 };
+                let request = request.begun(self.peers.begin(initiator, action));
                 return Ok(Outcome::Disk(Admitted {
                     request,
                     action,
@@ -124,6 +127,7 @@ impl Target {
                 // Off at once for new writes, so that the flush covers every early acknowledgement.
                 self.cache_on = false;
                 self.turning_cache_off = self.turning_cache_off.saturating_add(1);
+                let request = request.begun(self.peers.begin(initiator, Action::Flush));
                 return Ok(Outcome::Disk(Admitted {
                     request: request.turning_cache_off(),
                     action: Action::Flush,
@@ -139,6 +143,7 @@ impl Target {
                 let identity = self.identify.to_bytes(Changing {
                     sectors: self.sectors,
                     write_cache_on: self.write_cache_may_hold_data(),
+                    trim: device.offered_trim(),
                     trim_blocks: device.trim_blocks(),
                 });
                 out.get_mut(DATA_OFFSET..DATA_OFFSET + identity.len())
@@ -161,14 +166,22 @@ impl Target {
         Ok(Outcome::Respond(len))
     }
 
-    /// The device as an initiator with these features sees it, answered in a buffer of `room` bytes.
-    fn device(&self, port: &PortFacts, features: Features, room: usize) -> Device {
+    /// The device as this initiator sees it, answered in a buffer of `room` bytes.
+    fn device(
+        &self,
+        port: &PortFacts,
+        initiator: MacAddr,
+        features: Features,
+        room: usize,
+    ) -> Device {
         Device {
             sectors: self.sectors,
             max_sectors: port.sectors_with(features.checksum, room),
             read_only: self.read_only,
-            trim: self.trim,
             write_back: self.write_cache == WriteCache::Back,
+            trim: self.trim,
+            may_read: self.access.read.includes(initiator),
+            may_write: self.access.write.includes(initiator),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use aoede_target::{Access, Who};
 use aoede_wire::MacAddr;
 
 use super::finding::Finding;
@@ -11,50 +12,6 @@ use super::table::Table;
 
 /// Entries of a MAC mask list: its count on the wire is one byte (§5).
 const MOST_ENTRIES: usize = 255;
-
-/// Some initiators.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Who {
-    /// All of them.
-    #[default]
-    Everyone,
-    /// These, or nobody.
-    These(BTreeSet<MacAddr>),
-}
-
-impl Who {
-    /// Whether it is one of them.
-    pub fn includes(&self, mac: MacAddr) -> bool {
-        match self {
-            Self::Everyone => true,
-            Self::These(macs) => macs.contains(&mac),
-        }
-    }
-}
-
-/// What initiators may do with an export.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Access {
-    /// Who may read, and ask for anything that changes nothing.
-    pub read: Who,
-    /// Who may write and trim.
-    pub write: Who,
-    /// Who may set the config string, the mask list and reservations.
-    pub configure: Who,
-}
-
-impl Access {
-    /// The initiators that may do anything at all, as a mask list has them: empty for everyone.
-    pub fn mask(&self) -> Vec<MacAddr> {
-        match (&self.read, &self.write, &self.configure) {
-            (Who::These(read), Who::These(write), Who::These(configure)) => {
-                let all: BTreeSet<&MacAddr> = read.iter().chain(write).chain(configure).collect();
-                all.into_iter().copied().collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-}
 
 /// Lists with names, and which of them were used.
 pub(super) struct Lists<'t> {

@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use aoede_disk::OpenOptions;
+use aoede_target::{Access, ExtensionSet};
 use aoede_wire::Address;
 use clap::ValueEnum;
 
-use super::access::{self, Access, Lists};
+use super::access::{self, Lists};
 use super::notes::{At, Notes};
 use super::pattern::Pattern;
 use super::table::Table;
@@ -61,6 +62,27 @@ pub enum Extension {
     /// A CRC-32C behind data.
     #[value(name = "crc32c")]
     Crc32c,
+}
+
+impl Extension {
+    /// Its names on the wire.
+    fn names(self) -> &'static [aoede_wire::Extension] {
+        use aoede_wire::Extension as Name;
+        match self {
+            Self::CoalescedRead => &[Name::CoalescedRead],
+            Self::CoalescedWriteReply => &[Name::CoalescedWriteReply],
+            Self::Tags => &[Name::TagIncLe, Name::TagIncBe, Name::TagRandom],
+            Self::Congestion => &[Name::Congestion],
+            Self::Crc8x4 => &[Name::Crc8x4],
+            Self::Crc32c => &[Name::Crc32c],
+        }
+    }
+
+    /// Some of them, as a target is told.
+    pub fn set(extensions: &BTreeSet<Self>) -> ExtensionSet {
+        let names = extensions.iter().flat_map(|extension| extension.names());
+        names.copied().collect()
+    }
 }
 
 /// Most that an export does in a second, for all initiators together.

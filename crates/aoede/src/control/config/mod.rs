@@ -44,7 +44,7 @@ use std::ops::Range;
 use aoede_wire::Address;
 use toml::de::DeTable;
 
-pub use access::{Access, Who};
+pub use aoede_target::{Access, Who};
 pub use daemon::Daemon;
 pub use export::{Export, Extension, Limits};
 pub use finding::{Finding, Located, Severity, Source};
