@@ -35,7 +35,7 @@ pub use bucket::{BURST, Bucket, Throttle};
 pub use cost::{REQUEST_BYTES, cost, needs_disk};
 pub use frames::Frames;
 pub use senders::{ABSENCE, MOST_SENDERS, SenderId};
-use senders::{CROWD, Key, Sender, Senders};
+use senders::{Key, Sender, Senders};
 pub use share::{Class, LEAST, Share};
 
 /// What a queue gets when it is its turn, in units of [`cost`]: more than any frame with a single
@@ -84,8 +84,19 @@ pub struct Turn {
     pub head: Head,
     /// Where it came in.
     pub seat: usize,
-    /// The ring when it was taken from there.
+    /// The ring when it was taken from there,
     pub queue: Queue,
+    /// and the time.
+    pub came: Duration,
+}
+
+/// Where a frame waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The place for its bytes.
+    pub place: usize,
+    /// The export of a frame that was dropped for it.
+    pub dropped: Option<usize>,
 }
 
 /// A request that the disk works on; to be given back with [`Fair::handle_done`].
@@ -150,6 +161,7 @@ struct Place {
     head: Option<Head>,
     seat: usize,
     queue: Queue,
+    came: Duration,
     cost: u64,
     number: u64,
     before: Option<u32>,
@@ -164,6 +176,7 @@ const NO_FRAME: Place = Place {
         waiting: 0,
         free: 0,
     },
+    came: Duration::ZERO,
     cost: 0,
     number: 0,
     before: None,
@@ -288,27 +301,29 @@ impl Fair {
             && !self.comes_behind_others(head, u64::MAX)
     }
 
-    /// Whether more frames should be taken from the rings. Not when somebody alone has sent more
-    /// than was announced: the ring keeps them, and nobody is behind them.
-    pub fn takes_frames(&self) -> bool {
-        let Some(&only) = self.order.front() else {
-            return true;
-        };
-        if self.order.len() > 1 || self.active > 1 {
-            return true;
-        }
-        let (Some(sender), Some(place)) = (self.senders.get(only), self.first(only)) else {
-            return true;
-        };
-        let is_limited = |head: Head| {
-            let export = self.exports.get(usize::from(head.export));
-            export.is_none_or(|export| export.throttle.is_limited())
-        };
+    /// Whether more frames should be taken from the ring of a seat. Not when somebody alone has sent
+    /// more than was announced: the ring keeps them, and nobody is behind them.
+    pub fn takes_frames(&self, seat: usize) -> bool {
         // What waits for its limit may do so for long.
-        place.head.is_none_or(is_limited)
-            || place
-                .head
-                .is_some_and(|head| sender.waiting < self.places_of(&head))
+        let is_stuck = |id: &&SenderId| {
+            let (Some(sender), Some(place)) = (self.senders.get(**id), self.first(**id)) else {
+                return false;
+            };
+            let is_limited = |head: Head| {
+                let export = self.exports.get(usize::from(head.export));
+                export.is_some_and(|export| export.throttle.is_limited())
+            };
+            let full = |head: &Head| self.is_full(sender, head, seat) && !is_limited(*head);
+            place.head.as_ref().is_some_and(full)
+        };
+        let stuck = self.order.iter().find(is_stuck);
+        let Some(stuck) = stuck.and_then(|&id| self.senders.get(id)) else {
+            return true;
+        };
+        let mut others = self.senders.iter().filter(|sender| {
+            (sender.is_active || sender.waiting > 0) && !sender.key.is_same_mac(stuck.key)
+        });
+        others.next().is_some()
     }
 
     /// Whether several ask, so that what is in the rings should be looked at soon.
@@ -317,10 +332,12 @@ impl Fair {
     }
 
     /// Finds a place for a frame that must wait, to be put into [`Frames`] there. With `None` it is
-    /// dropped, and counted. What had the place before may be another's, which is dropped for it.
-    pub fn keep(&mut self, head: Head, seat: usize, queue: Queue, cost: u64) -> Option<usize> {
-        let waiting = self.senders.get(head.sender)?.waiting;
-        if waiting >= self.places_of(&head) {
+    /// dropped, and counted.
+    pub fn keep(&mut self, head: Head, seat: usize, queue: Queue, cost: u64) -> Option<Kept> {
+        let mut dropped = None;
+        let sender = self.senders.get(head.sender)?;
+        let waiting = sender.waiting;
+        if self.is_full(sender, &head, seat) {
             self.stats.queue_full += 1;
             return None;
         }
@@ -332,13 +349,14 @@ impl Fair {
                 return None;
             }
             let (_, last) = longest.ends?;
+            dropped = self.place(last)?.head.and_then(|head| head.export());
             self.unlink(last);
             self.free.push(last);
         }
         let index = self.free.pop()?;
         self.stats.waited += 1;
         self.number += 1;
-        let number = self.number;
+        let (number, came) = (self.number, self.now);
         let sender = self.senders.get_mut(head.sender)?;
         let last = sender.ends.map(|(_, last)| last);
         sender.ends = Some((sender.ends.map_or(index, |(first, _)| first), index));
@@ -355,31 +373,35 @@ impl Fair {
             head: Some(head),
             seat,
             queue,
+            came,
             cost,
             number,
             before: last,
             behind: None,
         };
-        usize::try_from(index).ok()
+        let place = usize::try_from(index).ok()?;
+        Some(Kept { place, dropped })
     }
 
     /// The next waiting frame to be served, with `buffers` free. `has_room` says whether the caller
-    /// has what it needs.
+    /// has what it needs, and `can_answer` whether a seat has.
     pub fn next(
         &mut self,
         buffers: usize,
-        has_room: impl Fn(&Head, usize) -> bool,
+        has_room: impl Fn(&Head) -> bool,
+        can_answer: impl Fn(usize) -> bool,
     ) -> Option<Turn> {
+        let ready = |fair: &Self, id| fair.ready(id, buffers, &has_room, &can_answer);
         // If all that are ready have had their share, they get more in this round, and one of them
         // its turn in the next.
         for _ in 0..2 {
             let mut best = None;
             for _ in 0..self.order.len() {
                 let id = *self.order.front()?;
-                if self.is_ready(id, buffers, &has_room) {
+                if let Some(index) = ready(self, id) {
                     let sender = self.senders.get_mut(id)?;
                     if sender.credit > 0 {
-                        return self.take_first(id);
+                        return self.take(index);
                     }
                     sender.credit += i64::from(QUANTUM);
                     best = best.max(Some(sender.credit));
@@ -392,7 +414,7 @@ impl Fair {
                 let rounds = -best / i64::from(QUANTUM) + 1;
                 for place in 0..self.order.len() {
                     let id = *self.order.get(place)?;
-                    if self.is_ready(id, buffers, &has_room) {
+                    if ready(self, id).is_some() {
                         self.senders.get_mut(id)?.credit += rounds * i64::from(QUANTUM);
                     }
                 }
@@ -415,6 +437,7 @@ impl Fair {
             wants_more: self.senders.get(sender).is_some_and(|s| s.waiting > 0),
             began: self.now,
         };
+        let number = u16::try_from(export).unwrap_or(ALL);
         let Some(export) = self.exports.get_mut(export) else {
             return ticket;
         };
@@ -423,7 +446,8 @@ impl Fair {
             return ticket;
         };
         known.held += 1;
-        if !known.is_active && sender != CROWD {
+        // A crowd has no export of its own.
+        if !known.is_active && known.key.export() == number {
             known.is_active = true;
             self.active += 1;
             export.active += 1;
@@ -434,13 +458,13 @@ impl Fair {
         ticket
     }
 
-    /// The disk is done with a request.
-    pub fn handle_done(&mut self, ticket: Ticket, export: usize, is_read: bool) {
+    /// The disk is done with a request. `is_read` is `None` if it was neither read nor write.
+    pub fn handle_done(&mut self, ticket: Ticket, export: usize, is_read: Option<bool>) {
         if let Some(sender) = self.senders.get_mut(ticket.sender) {
             sender.held = sender.held.saturating_sub(1);
         }
         let shared = self.exports.get_mut(export).filter(|e| e.active > 1);
-        if let Some(export) = shared {
+        if let Some((export, is_read)) = shared.zip(is_read) {
             let class = Class {
                 is_read,
                 wants_more: ticket.wants_more,
@@ -450,20 +474,26 @@ impl Fair {
         }
     }
 
-    fn is_ready(
+    /// The frame of an initiator that may be served now: its oldest, or if that came by a seat which
+    /// cannot answer, the oldest of another.
+    fn ready(
         &self,
         id: SenderId,
         buffers: usize,
-        has_room: &impl Fn(&Head, usize) -> bool,
-    ) -> bool {
-        let (Some(sender), Some(place)) = (self.senders.get(id), self.first(id)) else {
-            return false;
-        };
-        place.head.is_some_and(|head| {
-            self.may_begin(sender, &head, buffers)
-                && has_room(&head, place.seat)
-                && !self.comes_behind_others(&head, place.number)
-        })
+        has_room: &impl Fn(&Head) -> bool,
+        can_answer: &impl Fn(usize) -> bool,
+    ) -> Option<u32> {
+        let sender = self.senders.get(id)?;
+        let head = self.first(id)?.head?;
+        if !self.may_begin(sender, &head, buffers) || !has_room(&head) {
+            return None;
+        }
+        let (index, place) = self
+            .queue(sender)
+            .find(|(_, place)| can_answer(place.seat))?;
+        let head = place.head.as_ref()?;
+        let in_order = !self.comes_behind_others(head, place.number);
+        (self.may_begin(sender, head, buffers) && in_order).then_some(index)
     }
 
     fn may_begin(&self, sender: &Sender, head: &Head, buffers: usize) -> bool {
@@ -507,19 +537,20 @@ impl Fair {
         firsts.any(|first| first.number < number)
     }
 
-    fn take_first(&mut self, id: SenderId) -> Option<Turn> {
-        let (index, _) = self.senders.get(id)?.ends?;
+    fn take(&mut self, index: u32) -> Option<Turn> {
         let place = *self.place(index)?;
+        let head = place.head?;
         self.unlink(index);
-        if let Some(sender) = self.senders.get_mut(id).filter(|s| s.waiting > 0) {
+        if let Some(sender) = self.senders.get_mut(head.sender).filter(|s| s.waiting > 0) {
             let cost = i64::try_from(place.cost).unwrap_or(i64::MAX);
             sender.credit = sender.credit.saturating_sub(cost);
         }
         Some(Turn {
             place: usize::try_from(index).ok()?,
-            head: place.head?,
+            head,
             seat: place.seat,
             queue: place.queue,
+            came: place.came,
         })
     }
 
@@ -583,9 +614,26 @@ impl Fair {
         self.order.iter().copied().max_by_key(waiting)
     }
 
-    fn places_of(&self, head: &Head) -> usize {
+    /// Whether as many frames of an initiator wait as may, of those that came in by this seat: by
+    /// another way it may be answered.
+    fn is_full(&self, sender: &Sender, head: &Head, seat: usize) -> bool {
         let export = self.exports.get(usize::from(head.export));
-        export.map_or(WILDCARD_PLACES, |export| export.places)
+        let places = export.map_or(WILDCARD_PLACES, |export| export.places);
+        sender.waiting >= places && {
+            let here = self.queue(sender).filter(|(_, place)| place.seat == seat);
+            here.count() >= places
+        }
+    }
+
+    /// The waiting frames of an initiator, from the oldest on.
+    fn queue(&self, sender: &Sender) -> impl Iterator<Item = (u32, &Place)> + '_ {
+        let mut next = sender.ends.map(|(first, _)| first);
+        std::iter::from_fn(move || {
+            let index = next?;
+            let place = self.place(index)?;
+            next = place.behind;
+            Some((index, place))
+        })
     }
 
     fn first(&self, id: SenderId) -> Option<&Place> {

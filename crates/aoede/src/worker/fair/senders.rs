@@ -9,7 +9,7 @@ pub const ABSENCE: Duration = Duration::from_millis(100);
 /// Most initiators that are told apart, each at each export. Those beyond share one place.
 pub const MOST_SENDERS: usize = 1024;
 /// The place that they share.
-pub(super) const CROWD: SenderId = SenderId(0);
+const CROWD: SenderId = SenderId(0);
 
 /// An initiator at an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -52,7 +52,8 @@ impl Fair {
     }
 
     fn wait(&mut self, head: Head, cost: u64) -> Option<usize> {
-        self.keep(head, 0, Queue::default(), cost)
+        let kept = self.keep(head, 0, Queue::default(), cost)?;
+        Some(kept.place)
     }
 
     fn serve(&mut self) -> Option<(SenderId, usize)> {
@@ -60,7 +61,7 @@ impl Fair {
     }
 
     fn serve_if(&mut self, has_room: impl Fn(&Head) -> bool) -> Option<(SenderId, usize)> {
-        let turn = self.next(ENOUGH, |head, _| has_room(head))?;
+        let turn = self.next(ENOUGH, has_room, |_| true)?;
         self.release(&turn);
         Some((turn.head.sender, turn.place))
     }
@@ -83,7 +84,7 @@ fn who_is_alone_never_waits() {
         fair.begin(head.sender, 0, 8192);
     }
     assert_eq!(fair.poll_timeout(), None);
-    assert!(!fair.is_shared() && fair.takes_frames());
+    assert!(!fair.is_shared() && fair.takes_frames(0));
     assert_eq!(fair.stats(), FairStats::default());
 }
 
@@ -95,8 +96,8 @@ fn without_a_buffer_everybody_waits() {
     let query = fair.look(None, mac(1), &frame(Body::Config(Config::default())));
     assert!(!fair.admits(&query, 0));
     fair.wait(head, 1).unwrap();
-    assert!(fair.next(0, |_, _| true).is_none());
-    assert!(fair.next(1, |_, _| true).is_some());
+    assert!(fair.next(0, |_| true, |_| true).is_none());
+    assert!(fair.next(1, |_| true, |_| true).is_some());
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn initiators_share_a_limit() {
         }
         while let Some((sender, _)) = fair.serve() {
             let ticket = fair.begin(sender, 0, 8192);
-            fair.handle_done(ticket, 0, true);
+            fair.handle_done(ticket, 0, Some(true));
             let n = heads.iter().position(|head| head.sender == sender);
             served[n.unwrap()] += 1;
         }
@@ -261,14 +262,14 @@ fn beside_others_an_initiator_has_few_requests_with_the_disk() {
     let ticket = fair.begin(guest.sender, 0, 0);
     assert!(!fair.admits(&greedy, ENOUGH));
     while tickets.len() > LEAST {
-        fair.handle_done(tickets.pop().unwrap(), 0, false);
+        fair.handle_done(tickets.pop().unwrap(), 0, Some(false));
         assert!(tickets.len() < LEAST || !fair.admits(&greedy, ENOUGH));
     }
-    fair.handle_done(tickets.pop().unwrap(), 0, false);
+    fair.handle_done(tickets.pop().unwrap(), 0, Some(false));
     assert!(fair.admits(&greedy, ENOUGH));
     // The guest goes away.
     fair.begin(greedy.sender, 0, 0);
-    fair.handle_done(ticket, 0, true);
+    fair.handle_done(ticket, 0, Some(true));
     assert!(!fair.admits(&greedy, ENOUGH));
     fair.handle_time(START + ABSENCE + SWEEP);
     assert!(fair.admits(&greedy, ENOUGH));
@@ -293,17 +294,46 @@ fn who_is_alone_and_sends_too_much_is_left_in_the_ring() {
     let mut fair = fair();
     let head = fair.read(0, 1);
     for _ in 0..64 {
-        assert!(fair.takes_frames());
+        assert!(fair.takes_frames(0));
         fair.wait(head, 1).unwrap();
     }
-    assert!(!fair.takes_frames());
+    assert!(!fair.takes_frames(0));
+    // It is alone at another export, too.
+    let also = fair.read(1, 1);
+    fair.begin(also.sender, 1, 0);
+    fair.wait(also, 1).unwrap();
+    assert!(!fair.takes_frames(0));
     // With a limit, others in the ring would wait for it.
     fair.limit(0, 100);
-    assert!(fair.takes_frames());
+    assert!(fair.takes_frames(0));
     fair.set_limits(0, Limits::default());
     let other = fair.read(1, 2);
     fair.wait(other, 1).unwrap();
-    assert!(fair.takes_frames());
+    assert!(fair.takes_frames(0));
+}
+
+/// One initiator, two interfaces of ours, one of which cannot send.
+#[test]
+fn a_seat_that_cannot_answer_holds_up_nobody_elses_frames() {
+    let mut fair = fair();
+    fair.set_export(1, 3);
+    let head = fair.read(1, 1);
+    for seat in [0, 0, 1, 0, 1, 1] {
+        fair.keep(head, seat, Queue::default(), 1).unwrap();
+    }
+    for seat in [0, 1] {
+        assert_eq!(fair.keep(head, seat, Queue::default(), 1), None);
+        assert!(!fair.takes_frames(seat));
+    }
+    assert!(fair.takes_frames(2));
+    for _ in 0..3 {
+        let turn = fair.next(ENOUGH, |_| true, |seat| seat == 1).unwrap();
+        assert_eq!(turn.seat, 1);
+        fair.release(&turn);
+    }
+    assert!(fair.next(ENOUGH, |_| true, |seat| seat == 1).is_none());
+    assert!(fair.takes_frames(1) && !fair.takes_frames(0));
+    assert_eq!(fair.serve().unwrap().0, head.sender);
 }
 
 #[test]
@@ -340,7 +370,7 @@ fn what_waits_for_what_has_gone_is_dropped() {
     assert_eq!((fair.stats().gone, fair.stats().waiting), (3, 3));
     fair.forget_seat(0);
     assert_eq!((fair.stats().gone, fair.stats().waiting), (5, 1));
-    let last = fair.next(ENOUGH, |_, _| true).unwrap();
+    let last = fair.next(ENOUGH, |_| true, |_| true).unwrap();
     assert_eq!((last.seat, last.head.export()), (1, Some(1)));
     fair.release(&last);
     assert!(fair.serve().is_none());
@@ -372,7 +402,7 @@ fn more_initiators_than_are_told_apart_are_served_all_the_same() {
         let [_, a, b, c] = n.to_be_bytes();
         let stranger = fair.look(Some(0), MacAddr([4, 0, 0, a, b, c]), &read());
         let ticket = fair.begin(stranger.sender, 0, 0);
-        fair.handle_done(ticket, 0, true);
+        fair.handle_done(ticket, 0, Some(true));
     }
     assert!(fair.admits(&known, ENOUGH));
     fair.handle_time(START + Duration::from_secs(1));
@@ -452,7 +482,9 @@ proptest! {
                     let export = (!wildcard).then_some(export);
                     let head = fair.look(export, mac(n), &bytes);
                     came += 1;
-                    if let Some(place) = fair.keep(head, usize::from(n), Queue::default(), 5000) {
+                    let seat = usize::from(n);
+                    if let Some(kept) = fair.keep(head, seat, Queue::default(), 5000) {
+                        let place = kept.place;
                         // It may be one that another had.
                         for (_, queue) in &mut queues {
                             queue.retain(|&other| other != place);
@@ -464,7 +496,7 @@ proptest! {
                     }
                 }
                 6 | 7 => {
-                    if let Some(turn) = fair.next(ENOUGH, |_, _| true) {
+                    if let Some(turn) = fair.next(ENOUGH, |_| true, |_| true) {
                         let queue = queues.iter_mut().find(|(id, _)| *id == turn.head.sender);
                         prop_assert_eq!(queue.unwrap().1.pop_front(), Some(turn.place));
                         fair.release(&turn);
@@ -482,7 +514,7 @@ proptest! {
                         fair.forget_export(export);
                         queues.clear();
                         // What is left is compared by numbers alone.
-                        while let Some(turn) = fair.next(ENOUGH, |_, _| true) {
+                        while let Some(turn) = fair.next(ENOUGH, |_| true, |_| true) {
                             fair.release(&turn);
                             served += 1;
                         }
