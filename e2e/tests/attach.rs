@@ -339,6 +339,45 @@ fn a_restarted_target_costs_a_load_no_error() -> Result<()> {
     target.stop().map(drop)
 }
 
+/// docs/durability.md, "A target that restarts": what fio wrote is gone, and the flush that a client
+/// asks for afterwards must not succeed.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_flush_tells_of_a_write_cache_that_was_lost() -> Result<()> {
+    let cached = ["--cache", "writeback", "--dirty-age", "60s"];
+    let mut scene = Scene::with(&cached, &[])?;
+    scene.qemu_io_succeeds(&["write -P 0x11 0 64k", "flush"])?;
+    // fio flushes only when it is told to; qemu-io does when it ends.
+    let mut command = Packages::open()?.command("fio")?;
+    command.args(["--name=write", "--ioengine=nbd", "--rw=write", "--bs=64k"]);
+    command.args(["--size=1M", "--offset=1M"]);
+    command.arg(format!("--uri={}", scene.uri()));
+    succeed(Some(&scene.initiator_host), command, SOON)?;
+    scene.target.kill()?;
+    let image = fs::File::open(&scene.image)?;
+    let mut written = vec![0; 1 << 20];
+    image.read_exact_at(&mut written, MIB)?;
+    ensure!(
+        written.iter().all(|&byte| byte == 0),
+        "nothing was lost that a flush could tell of"
+    );
+    scene.target = scene.export.start(&scene.target_host, Maker::Aoede)?;
+    let finished = scene.qemu_io(&["flush"])?;
+    ensure!(
+        finished.code != 0,
+        "the flush succeeds: {}{}",
+        finished.stdout,
+        finished.stderr
+    );
+    ensure!(
+        scene.attachment.log().text().contains("was restarted"),
+        "it does not say why: {}",
+        scene.attachment.log().text()
+    );
+    scene.qemu_io_succeeds(&["read -P 0x11 0 64k", "write -P 0x22 0 64k", "flush"])?;
+    scene.stop().map(drop)
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_target_that_stays_away_is_an_error_and_then_forgotten() -> Result<()> {

@@ -31,20 +31,28 @@ struct Scene {
     host: Namespace,
     initiator: Namespace,
     image: PathBuf,
+    export: Export,
     target: TargetProcess,
 }
 
 impl Scene {
     fn new(maker: Maker, image_bytes: u64, mtu: u32) -> Result<Self> {
+        Self::with(maker, image_bytes, mtu, &[])
+    }
+
+    /// With further arguments of the target.
+    fn with(maker: Maker, image_bytes: u64, mtu: u32, arguments: &[&str]) -> Result<Self> {
         let folder = Scratch::new()?;
         let image = folder.image("disk.img", image_bytes)?;
         let (host, initiator) = Namespace::pair(mtu)?;
-        let target = Export::new(&image, "tgt0").start(&host, maker)?;
+        let export = Export::new(&image, "tgt0").with(arguments);
+        let target = export.start(&host, maker)?;
         Ok(Self {
             folder,
             host,
             initiator,
             image,
+            export,
             target,
         })
     }
@@ -132,7 +140,7 @@ impl Scene {
     }
 
     fn restart(&mut self, maker: Maker) -> Result<()> {
-        self.target = Export::new(&self.image, "tgt0").start(&self.host, maker)?;
+        self.target = self.export.start(&self.host, maker)?;
         Ok(())
     }
 }
@@ -478,6 +486,34 @@ fn a_target_that_is_killed_and_comes_back_is_no_error() -> Result<()> {
         equal(&scene.path("source.img"), &scene.path(copied))?;
     }
     Ok(())
+}
+
+/// docs/durability.md, "A target that restarts": with a write cache that is no error only where
+/// nothing was lost, and a copy that succeeds has all of it.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_target_that_loses_its_write_cache_stops_a_copy_which_goes_on() -> Result<()> {
+    let cached = ["--cache", "writeback", "--dirty-age", "60s"];
+    let bytes = 192 * MIB;
+    let mut scene = Scene::with(Maker::Aoede, bytes, 9000, &cached)?;
+    noise(&scene.path("source.img"), bytes, 61)?;
+    let mut told = false;
+    for round in 1..=3 {
+        let arguments = ["source.img", "e1.1", "--force"];
+        let mut copy = scene.interrupt_at(&arguments, round * MIB)?;
+        scene.kill()?;
+        scene.restart(Maker::Aoede)?;
+        let status = copy.wait(LONG)?;
+        if !status.success() {
+            let text = copy.stderr.text();
+            ensure!(text.contains("was restarted"), "{text}");
+            told = true;
+            scene.succeed(&["source.img", "e1.1", "--resume"])?;
+        }
+        equal(&scene.path("source.img"), &scene.image)?;
+    }
+    ensure!(told, "nothing was ever lost");
+    scene.target.stop().map(drop)
 }
 
 #[test]

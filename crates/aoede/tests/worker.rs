@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "worker/exports.rs"]
+mod exports;
 
 use std::io;
 use std::time::Duration;

@@ -58,13 +58,15 @@ pub use engine::blocking::BlockingEngine;
 pub use engine::no_uring::UringEngine;
 pub use engine::open::{
     Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, PhysicalBlocks, open,
+    open_among,
 };
-pub use engine::pool::{Buffer, Pool, PoolShape};
+pub use engine::pool::{Buffer, CachePages, Pool, PoolShape};
 pub use engine::shadow_files::{
     FoundShadow, ShadowFiles, ShadowFilesError, create_shadow, find_shadow, shadow_of,
 };
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
+pub use engine::windows::Windows;
 pub use engine::wrap::{Fault, Faults};
 pub use engine::{Engine, FileId};
 pub use shadow::{

@@ -103,7 +103,7 @@ impl CacheSettings {
         Ok(())
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.size.map_or_else(
             || match self.mode {
                 CacheMode::Writethrough => READ_BYTES,
@@ -134,7 +134,7 @@ impl CacheSettings {
         } else {
             self.bytes()
         };
-        let pages = Pool::cache(bytes)
+        let pages = Pool::cache_pages(bytes)
             .with_context(|| format!("cannot get {} of memory for the cache", Size(bytes)))?;
         let settings = VolumeSettings {
             capacity,

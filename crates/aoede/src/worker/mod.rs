@@ -497,6 +497,19 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         }
     }
 
+    /// An export has lost acknowledged data before ([`Volume::set_failure`]).
+    pub fn set_failure(&mut self, export: usize, failure: DiskError) {
+        if let Some(disk) = self.disk_mut(export) {
+            disk.volume.set_failure(failure);
+        }
+    }
+
+    /// Where an export is served.
+    pub fn export_seats(&self, export: usize) -> SeatSet {
+        self.disk(export)
+            .map_or(SeatSet::NONE, |disk| disk.serving.seats)
+    }
+
     /// Lets an export go on after a failure that made every change fail ([`Volume::clear_failure`]).
     pub fn clear_failure(&mut self, export: usize, now: Duration) {
         if let Some(disk) = self.wake(export) {

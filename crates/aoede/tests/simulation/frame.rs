@@ -1,6 +1,6 @@
 //! Frames by their bytes, from the specification alone: what the simulation reads and forges.
 
-use aoede_wire::MacAddr;
+use aoede_wire::{Checksum, MacAddr};
 
 use crate::draw::SECTOR;
 
@@ -144,4 +144,24 @@ pub(crate) fn success(request: &[u8]) -> Vec<u8> {
     frame[27] = 0x40;
     frame.resize(60, 0);
     frame
+}
+
+/// Gives a write cache another number, if the frame is an IDENTIFY response that tells one
+/// (protocol.md §3.6). A checksum may follow it.
+pub(crate) fn number_cache(frame: &mut [u8], number: u64, checksum: Option<Checksum>) {
+    let at = |word: usize| DATA + 2 * word;
+    let tells = is_ata(frame) && is_response(frame) && frame.len() >= DATA + SECTOR;
+    if !tells || frame[at(129)..at(131)] != *b"oAdE" || frame[at(255)] != 0xA5 {
+        return;
+    }
+    frame[at(131)..at(135)].copy_from_slice(&number.to_le_bytes());
+    frame[at(255) + 1] = 0;
+    let sum = frame[DATA..DATA + SECTOR]
+        .iter()
+        .fold(0, |sum: u8, byte| sum.wrapping_add(*byte));
+    frame[at(255) + 1] = sum.wrapping_neg();
+    if let (Some(checksum), Some(_)) = (checksum, frame.get(DATA + SECTOR + 3)) {
+        let sum = checksum.of(&frame[24..DATA + SECTOR]);
+        frame[DATA + SECTOR..DATA + SECTOR + 4].copy_from_slice(&sum);
+    }
 }

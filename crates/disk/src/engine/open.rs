@@ -5,6 +5,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::geometry;
@@ -13,6 +14,7 @@ use super::lock::{self, Holder, Outcome};
 pub use super::open_error::{OpenError, OpenWarning};
 use super::sys::LockKind;
 use super::trial::{Trial, Way};
+use super::windows::{Entered, Wanted, Window, Windows};
 use crate::SECTOR_BYTES;
 use crate::volume::Stability;
 
@@ -96,6 +98,8 @@ pub struct Backing {
     /// What the operator should know.
     pub warnings: Vec<OpenWarning>,
     length_sectors: Option<u64>,
+    /// The lock that it has together with other parts of the same file.
+    pub(super) window: Option<Arc<Window>>,
 }
 
 impl Backing {
@@ -134,7 +138,25 @@ impl Backing {
 /// # Errors
 /// The first thing found wrong.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Backing, OpenError> {
-    Opening { path, options }.run()
+    open_among(&Windows::default(), path, options)
+}
+
+/// The same for a process that serves several disks: those that are parts of one file, and do not
+/// overlap, have its locks together.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_among(
+    windows: &Windows,
+    path: &Path,
+    options: &OpenOptions,
+) -> Result<Backing, OpenError> {
+    let opening = Opening {
+        path,
+        options,
+        windows,
+    };
+    opening.run()
 }
 
 /// Magic number of FUSE. There the kernel takes RWF_DSYNC and forgets it in every asynchronous
@@ -150,6 +172,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 struct Opening<'a> {
     path: &'a Path,
     options: &'a OpenOptions,
+    windows: &'a Windows,
 }
 
 impl Opening<'_> {
@@ -180,7 +203,8 @@ impl Opening<'_> {
     }
 
     fn open(&self) -> Result<Backing, OpenError> {
-        let file = self.open_file()?;
+        let mut open = self.windows.enter();
+        let file = self.open_file(&open)?;
         let metadata = self.step("reading its attributes", file.metadata())?;
         self.check_type(&metadata)?;
         let block_device = metadata.file_type().is_block_device();
@@ -200,7 +224,8 @@ impl Opening<'_> {
                 tail_bytes: bytes % SECTOR_BYTES,
             });
         }
-        self.lock(&file, &mut warnings)?;
+        let window = self.lock(&file, &metadata, &mut open, &mut warnings)?;
+        drop(open);
 
         let magic = rustix::fs::fstatfs(&file).ok().map(|fs| lock::magic(&fs));
         let in_memory = !block_device && magic.is_some_and(|magic| MEMORY_MAGICS.contains(&magic));
@@ -246,6 +271,7 @@ impl Opening<'_> {
             discard: !self.options.read_only && geometry::can_discard(&file, &metadata, bytes),
             warnings,
             length_sectors: self.options.length_sectors,
+            window,
             file,
         })
     }
@@ -298,7 +324,7 @@ impl Opening<'_> {
         }
     }
 
-    fn open_file(&self) -> Result<File, OpenError> {
+    fn open_file(&self, others: &Entered<'_>) -> Result<File, OpenError> {
         let path = || self.path.to_owned();
         // Look before opening: to open a pipe waits, and to open some devices does things.
         let metadata = std::fs::metadata(self.path).map_err(|source| match source.kind() {
@@ -314,8 +340,9 @@ impl Opening<'_> {
         let write = !self.options.read_only;
         let mut open = File::options();
         open.read(true).write(write);
-        if write && metadata.file_type().is_block_device() {
-            // Without O_CREAT: refused while the kernel itself uses the device.
+        if write && metadata.file_type().is_block_device() && !others.has(&metadata) {
+            // Without O_CREAT: refused while the kernel itself uses the device, and once for each
+            // that has it open.
             open.custom_flags(libc::O_EXCL);
         }
         open.open(self.path)
@@ -385,17 +412,32 @@ impl Opening<'_> {
         }
     }
 
-    fn lock(&self, file: &File, warnings: &mut Vec<OpenWarning>) -> Result<(), OpenError> {
-        let kind = if self.options.read_only {
-            LockKind::Shared
-        } else {
-            LockKind::Exclusive
+    fn lock(
+        &self,
+        file: &File,
+        metadata: &Metadata,
+        open: &mut Entered<'_>,
+        warnings: &mut Vec<OpenWarning>,
+    ) -> Result<Option<Arc<Window>>, OpenError> {
+        let start_bytes = self.options.offset_sectors.saturating_mul(SECTOR_BYTES);
+        let length = self.options.length_sectors;
+        let wanted = Wanted {
+            metadata,
+            start_bytes,
+            end_bytes: length
+                .map(|length| start_bytes.saturating_add(length.saturating_mul(SECTOR_BYTES))),
+            kind: if self.options.read_only {
+                LockKind::Shared
+            } else {
+                LockKind::Exclusive
+            },
         };
-        match self.step("locking it", lock::lock(file, kind))? {
-            Outcome::Locked => Ok(()),
+        let (outcome, window) = self.step("locking it", open.take(wanted, file))?;
+        match outcome {
+            Outcome::Locked => Ok(window),
             Outcome::Unsupported => {
                 warnings.push(OpenWarning::NoLocks);
-                Ok(())
+                Ok(None)
             }
             Outcome::HeldBy(Holder { pid, shared }) => Err(OpenError::Locked {
                 path: self.path.to_owned(),

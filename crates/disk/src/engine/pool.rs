@@ -38,6 +38,8 @@ struct Shared {
     /// Start of the mapping.
     base: NonNull<u8>,
     region_bytes: usize,
+    /// Of the region, from its start: what the kernel may keep at hand.
+    pinned_bytes: usize,
     shape: PoolShape,
     /// From a slot's start to its data: the headroom, rounded up.
     data_offset: usize,
@@ -51,7 +53,17 @@ impl Pool {
     /// # Errors
     /// A shape that makes no sense (`InvalidInput`), or no memory.
     pub fn new(shape: PoolShape) -> io::Result<Self> {
-        Self::map(shape, MapFlags::POPULATE)
+        Self::map(shape, MapFlags::POPULATE, shape.count)
+    }
+
+    /// The same, but memory comes with the first use of each buffer, and the kernel is given only
+    /// the first `pinned` of them to keep at hand. Buffers that were used are used again before
+    /// others.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with_reserve(shape: PoolShape, pinned: usize) -> io::Result<Self> {
+        Self::map(shape, MapFlags::empty(), pinned)
     }
 
     /// Buffers for the cache of a [`Volume`](crate::Volume): `bytes` in pages of
@@ -61,9 +73,17 @@ impl Pool {
     /// # Errors
     /// No room in the address space.
     pub fn cache(bytes: u64) -> io::Result<Vec<Buffer>> {
+        Ok(Self::cache_pages(bytes)?.collect())
+    }
+
+    /// The same, each made when it is asked for: so a large cache that nobody uses costs nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::cache`].
+    pub fn cache_pages(bytes: u64) -> io::Result<CachePages> {
         let count = usize::try_from(bytes).map_err(io::Error::other)? / PAGE_BYTES;
         if count == 0 {
-            return Ok(Vec::new());
+            return Ok(CachePages(None));
         }
         let shape = PoolShape {
             count,
@@ -71,11 +91,11 @@ impl Pool {
             data_bytes: PAGE_BYTES,
             alignment: PAGE_BYTES,
         };
-        let pool = Self::map(shape, MapFlags::empty())?;
-        Ok(std::iter::from_fn(|| pool.take()).collect())
+        let pool = Self::map(shape, MapFlags::empty(), 0)?;
+        Ok(CachePages(Some(pool)))
     }
 
-    fn map(shape: PoolShape, flags: MapFlags) -> io::Result<Self> {
+    fn map(shape: PoolShape, flags: MapFlags, pinned: usize) -> io::Result<Self> {
         let (data_offset, slot_bytes, region_bytes) = layout(shape).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -98,6 +118,7 @@ impl Pool {
             shared: Rc::new(Shared {
                 base,
                 region_bytes,
+                pinned_bytes: pinned.min(shape.count) * slot_bytes,
                 shape,
                 data_offset,
                 slot_bytes,
@@ -131,15 +152,34 @@ impl Pool {
         self.shared.shape
     }
 
-    /// Address and length of the whole region, for registering it with the kernel.
+    /// Address and length of what is to be registered with the kernel.
     #[cfg_attr(
         not(uring),
         expect(dead_code, reason = "only io_uring registers memory")
     )]
     pub(super) fn region(&self) -> NonNull<[u8]> {
-        NonNull::slice_from_raw_parts(self.shared.base, self.shared.region_bytes)
+        NonNull::slice_from_raw_parts(self.shared.base, self.shared.pinned_bytes)
     }
 }
+
+/// Pages for a cache, made by [`Pool::cache_pages`].
+#[derive(Debug)]
+pub struct CachePages(Option<Pool>);
+
+impl Iterator for CachePages {
+    type Item = Buffer;
+
+    fn next(&mut self) -> Option<Buffer> {
+        self.0.as_ref()?.take()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.0.as_ref().map_or(0, Pool::free);
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for CachePages {}
 
 /// Data offset, slot size and region size; `None` when the shape is impossible.
 fn layout(shape: PoolShape) -> Option<(usize, usize, usize)> {

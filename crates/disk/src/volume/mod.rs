@@ -1,7 +1,8 @@
 //! One export's data as a state machine: requests in, device operations out.
 //!
 //! It knows no file and no clock (the time comes with each call, counted from any start), and
-//! allocates nothing after [`Volume::new`]. Call order: [`handle_request`](Volume::handle_request),
+//! allocates nothing after [`Volume::new`], but for the [`TASKS`] and [`GATHERS`] lists of pages at
+//! the first use of each. Call order: [`handle_request`](Volume::handle_request),
 //! [`handle_device`](Volume::handle_device) and [`handle_timeout`](Volume::handle_timeout) as
 //! things happen; after each, [`poll_device`](Volume::poll_device) and then
 //! [`poll_done`](Volume::poll_done) until they give nothing. [`poll_timeout`](Volume::poll_timeout)
@@ -61,7 +62,6 @@ use pages::Pages;
 use plan::Plan;
 use read_ahead::ReadAhead;
 pub use request::{Cause, DiskError, DiskRequest, Done, Operation, RequestId, RequestKind};
-use requests::MERGED_BUFFERS;
 use slot::{EndMoved, Slot, Stage, Step, Transfer};
 use task::Task;
 use write_behind::WriteBehind;
@@ -188,7 +188,7 @@ pub struct Volume<B> {
     sync: SyncState,
     /// Slots whose answer is to be polled.
     done: VecDeque<u32>,
-    /// Lists for operations of several buffers.
+    /// Lists for operations of several buffers; each gets its memory when it is first used.
     lists: Vec<Vec<Part<B>>>,
     /// Early data that could not be brought to stable storage.
     failure: Option<DiskError>,
@@ -245,8 +245,14 @@ pub(crate) enum Planted {
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
-    /// A volume with nothing to do, whose cache is `pages`: buffers of [`PAGE_BYTES`].
-    pub fn new(settings: VolumeSettings, pages: Vec<B>) -> Self {
+    /// A volume with nothing to do, whose cache is `pages`: buffers of [`PAGE_BYTES`]. Each is taken
+    /// when it is first needed.
+    pub fn new<P>(settings: VolumeSettings, pages: P) -> Self
+    where
+        P: IntoIterator<Item = B>,
+        P::IntoIter: ExactSizeIterator + 'static,
+    {
+        let pages = pages.into_iter();
         // The ids after the last slot's are the tasks', then the sync's.
         let count = u32::try_from(settings.capacity).unwrap_or(u32::MAX / 2);
         let (capacity, tasks) = (count as usize, number(TASKS));
@@ -277,9 +283,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             covered: VecDeque::with_capacity(capacity),
             sync: SyncState::Idle { repeats: 0 },
             done: VecDeque::with_capacity(capacity),
-            lists: (0..GATHERS)
-                .map(|_| Vec::with_capacity(MERGED_BUFFERS))
-                .collect(),
+            lists: (0..GATHERS).map(|_| Vec::new()).collect(),
             failure: None,
             last_try: LastTry::Over,
             now: Duration::ZERO,
@@ -508,6 +512,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// acknowledged may be lost.
     pub fn failure(&self) -> Option<DiskError> {
         self.failure
+    }
+
+    /// An earlier process had such a failure, and no operator knows of it yet.
+    pub fn set_failure(&mut self, failure: DiskError) {
+        self.failure = Some(failure);
     }
 
     /// An operator knows of the failure: go on from here, and try again to write what the device

@@ -100,17 +100,23 @@ pub(super) enum Writable {
     Incomplete(u64),
 }
 
-/// All pages of a volume.
+/// All pages of a volume. Memory for them is set aside at start, and is not touched before it is
+/// needed: a volume that nobody uses costs next to nothing.
 #[derive(Debug)]
 pub(super) struct Pages<B> {
+    /// Most pages.
+    total: usize,
+    /// Those places that ever held a page.
     table: Vec<Page<B>>,
     links: Vec<Links>,
-    /// By hash, the first page of a chain.
+    /// By hash, the first page of a chain, counted from 1; 0 where there is none.
     buckets: Vec<u32>,
     hash_shift: u32,
     /// Places without a page.
     free: Vec<u32>,
-    /// Buffers that hold nothing.
+    /// Buffers that were never used,
+    fresh: Fresh<B>,
+    /// and others that hold nothing.
     spare: Vec<B>,
     /// Least recently used first.
     clean: List,
@@ -137,18 +143,29 @@ pub(super) struct Pages<B> {
     pub(super) forget_dirty: bool,
 }
 
+/// Where buffers come from that were never used.
+struct Fresh<B>(Box<dyn ExactSizeIterator<Item = B>>);
+
+impl<B> std::fmt::Debug for Fresh<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Fresh").field(&self.0.len()).finish()
+    }
+}
+
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     /// An empty cache over these buffers, each of [`PAGE_BYTES`] at least.
-    pub(super) fn new(buffers: Vec<B>) -> Self {
-        let count = buffers.len().min(NONE as usize - 1);
-        let buckets = (count * 2).next_power_of_two().max(2);
+    pub(super) fn new(buffers: impl ExactSizeIterator<Item = B> + 'static) -> Self {
+        let total = buffers.len().min(NONE as usize - 1);
+        let buckets = (total * 2).next_power_of_two().max(2);
         Self {
-            table: (0..count).map(|_| Page::free()).collect(),
-            links: vec![Links::ALONE; count],
-            buckets: vec![NONE; buckets],
+            total,
+            table: Vec::with_capacity(total),
+            links: Vec::with_capacity(total),
+            buckets: vec![0; buckets],
             hash_shift: u64::BITS - buckets.trailing_zeros(),
-            free: (0..).take(count).collect(),
-            spare: buffers,
+            free: Vec::with_capacity(total),
+            fresh: Fresh(Box::new(buffers)),
+            spare: Vec::with_capacity(total),
             clean: List::EMPTY,
             dirty: List::EMPTY,
             failed: List::EMPTY,
@@ -169,12 +186,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     /// Pages in all, wherever their buffers are.
     pub(super) fn total(&self) -> usize {
-        self.table.len()
+        self.total
     }
 
     /// Buffers that [`Self::take`] would give now, one after the other.
     pub(super) fn available(&self) -> usize {
-        self.spare.len() + self.clean.len()
+        self.spare.len() + self.fresh.0.len() + self.clean.len()
     }
 
     pub(super) fn dirty_bytes(&self) -> u64 {
@@ -265,7 +282,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         if let Some(index) = self.dirty.first().filter(|_| self.forget_dirty) {
             self.mark_clean(index, ALL);
         }
-        self.spare.pop().or_else(|| {
+        let spare = self.spare.pop();
+        spare.or_else(|| self.fresh.0.next()).or_else(|| {
             let index = self.clean.first()?;
             self.wasted += u32::from(self.page(index)?.unread);
             self.forget(index);
@@ -275,7 +293,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     /// A buffer that was taken comes back empty.
     pub(super) fn give(&mut self, buffer: B) {
-        // Never grows: the list was made with every buffer in it.
+        // Never grows: the list was made for every buffer.
         self.spare.push(buffer);
     }
 
@@ -357,7 +375,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     }
 
     /// A write of this range has failed, and may have changed the device: what is here and not
-    /// newer than the device would hide that.
+    /// newer than the device would hide that. What no sync has covered is to be written again, over
+    /// whatever the write has left.
     pub(super) fn distrust(&mut self, start: u64, end: u64) {
         if self.in_use == 0 {
             return;
@@ -378,10 +397,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     fn distrust_page(&mut self, index: u32, sectors: u8) {
         let Some(page) = self.page(index) else { return };
-        if !matches!(page.place, Place::Free | Place::Away) {
-            let newer = page.dirty | self.uncovered(page);
-            self.invalidate(index, sectors & !newer);
+        if matches!(page.place, Place::Free | Place::Away) {
+            return;
         }
+        let (uncovered, since) = (self.uncovered(page) & sectors, page.dirtied);
+        if uncovered > 0 {
+            self.mark_dirty(index, uncovered, since);
+        }
+        let dirty = self.page(index).map_or(0, |page| page.dirty);
+        self.invalidate(index, sectors & !dirty);
     }
 
     /// Forgets everything from `end` on: the device ends there now. What is with the device for
@@ -709,7 +733,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     }
 
     fn find(&self, number: u64) -> Option<u32> {
-        let mut index = *self.buckets.get(self.bucket(number))?;
+        let mut index = self.first(self.bucket(number));
         loop {
             let page = self.page(index)?;
             if page.number == number {
@@ -719,16 +743,43 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         }
     }
 
+    /// The first page of a bucket, or [`NONE`].
+    fn first(&self, bucket: usize) -> u32 {
+        let first = self.buckets.get(bucket).copied().unwrap_or(0);
+        first.wrapping_sub(1)
+    }
+
+    /// Makes a page the first of a bucket, or [`NONE`].
+    fn set_first(&mut self, bucket: usize, index: u32) {
+        if let Some(first) = self.buckets.get_mut(bucket) {
+            *first = index.wrapping_add(1);
+        }
+    }
+
+    /// A place without a page.
+    fn free_place(&mut self) -> Option<u32> {
+        if let Some(index) = self.free.pop() {
+            return Some(index);
+        }
+        let index = u32::try_from(self.table.len()).ok()?;
+        if self.table.len() == self.total {
+            return None;
+        }
+        self.table.push(Page::free());
+        self.links.push(Links::ALONE);
+        Some(index)
+    }
+
     /// Makes a page of a buffer; it is in no list yet.
     fn insert(&mut self, number: u64, buffer: B, valid: u8) -> Option<u32> {
-        let Some(index) = self.free.pop() else {
+        let Some(index) = self.free_place() else {
             debug_assert!(false, "more pages than places");
             self.give(buffer);
             return None;
         };
         let bucket = self.bucket(number);
-        let chain = self.buckets.get_mut(bucket);
-        let chain = chain.map_or(NONE, |first| std::mem::replace(first, index));
+        let chain = self.first(bucket);
+        self.set_first(bucket, index);
         if let Some(page) = self.page_mut(index) {
             *page = Page {
                 number,
@@ -749,11 +800,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
             return;
         };
         let bucket = self.bucket(number);
-        let first = self.buckets.get(bucket).copied().unwrap_or(NONE);
+        let first = self.first(bucket);
         if first == index {
-            if let Some(first) = self.buckets.get_mut(bucket) {
-                *first = after;
-            }
+            self.set_first(bucket, after);
         } else {
             let mut before = first;
             while let Some(page) = self.page_mut(before) {
@@ -1006,7 +1055,7 @@ mod tests {
     /// their data was dropped.
     #[test]
     fn clean_pages_of_a_range_are_no_room_for_the_rest_of_it() {
-        let mut pages = Pages::new(vec![vec![0; PAGE_BYTES]; 3]);
+        let mut pages = Pages::new(vec![vec![0; PAGE_BYTES]; 3].into_iter());
         for number in 0..3 {
             let buffer = pages.take().unwrap();
             pages.fill(number, buffer, PAGE_BYTES);

@@ -1,5 +1,7 @@
 //! A volume's life, one story each. The device is whoever reads the test.
 
+mod faults;
+
 use super::*;
 use crate::device::Errno;
 

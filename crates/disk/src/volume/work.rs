@@ -129,6 +129,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         let (disk_bytes, unit) = (self.disk_bytes, self.block_bytes);
         let task = task_mut(&mut self.tasks, self.slots.len(), index)?;
         let mut list = std::mem::take(&mut task.list);
+        list.reserve_exact(MOST_PAGES.saturating_sub(list.len()));
         if let Some(cut) = task.cut.take() {
             let (work, first, count) = (task.work, task.first, task.count);
             self.undo(work, &mut list);

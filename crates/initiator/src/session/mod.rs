@@ -28,6 +28,7 @@ use std::collections::VecDeque;
 use aoede_wire::{Address, MacAddr, ReserveCommand, SECTOR_BYTES};
 
 use self::op::{Kind, Op, Piece, Place};
+use crate::cache::CacheWatch;
 use crate::order::{Extent, Order};
 use crate::paths::{Chore, LocalPort, Path, PortId, State, Task, Timer};
 use crate::request::{Control, Done, Request, RequestId};
@@ -168,6 +169,7 @@ pub struct Session<B> {
     ask_interval: Duration,
     paths: Vec<Path>,
     identity: Option<Identity>,
+    cache: CacheWatch,
     attached: bool,
     refused_version: bool,
     /// Writes were sent that the target tracks by their tags.
@@ -241,6 +243,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             ask_interval: ASK_FIRST,
             paths: Vec::with_capacity(crate::MAX_PATHS),
             identity: None,
+            cache: CacheWatch::default(),
             attached: false,
             refused_version: false,
             tracked: false,
@@ -331,7 +334,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             Kind::Read(_) => Extent::Reads(lba, end),
             Kind::Write(_) | Kind::Trim => Extent::Changes(lba, end),
             Kind::Flush => Extent::Flush,
-            Kind::Identify | Kind::Control(_) => Extent::None,
+            Kind::Identify | Kind::FlushCheck | Kind::Control(_) => Extent::None,
         };
         let id = self.next_id;
         let op = Op {
@@ -345,6 +348,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             submitted: now,
             progress: None,
             copies_astray: false,
+            covers: self.cache.covers(),
+            cache_lost: false,
             finished: false,
         };
         // Cannot be full: that was looked at first.
@@ -514,6 +519,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         // Of a change that failed a piece may be under way that nobody waited for, and no window
         // knows it: what failed may be tried again (§9.2).
         let astray = op.copies_astray || op.error.is_some();
+        if op.changes() && op.error.is_none() {
+            self.cache.acknowledged(op.cache_lost);
+        }
         let linger = Some(self.settings.linger).filter(|linger| !linger.is_zero());
         let until = linger.filter(|_| op.changes() && astray);
         let until = until.map(|linger| now + linger);
@@ -681,6 +689,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         path.measurement = None;
         // Meanwhile the target may forget what was agreed on.
         path.in_doubt = true;
+        self.cache.doubt();
         let was_ready = path.state == State::Ready;
         if was_ready {
             path.state = State::Silent;
@@ -692,6 +701,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.interrupt_measurements();
         }
         self.flights_again(now, index);
+    }
+
+    /// The target tells the number of its write cache, or that it has none.
+    fn cache_told(&mut self, number: Option<u64>) {
+        if !self.cache.told(number) {
+            return;
+        }
+        // Whoever was there before may have acknowledged some of these, or parts of them.
+        let mut any = self.cache.has_lost();
+        for (_, op) in self.ops.iter_mut() {
+            op.cache_lost |= op.changes() && !op.finished && op.progress.is_some();
+            any |= op.cache_lost;
+        }
+        self.stats.caches_lost += u64::from(any);
     }
 
     /// A path's port has another MAC: nothing is agreed on for that, and its window does not know

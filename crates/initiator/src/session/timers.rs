@@ -119,6 +119,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return self.send_again(now, place);
         };
         self.stats.timed_out += 1;
+        self.cache.doubt();
         let patience = piece.patience.unwrap_or_default();
         // Doubles, but what is long already does not grow.
         piece.patience = Some(patience.max((patience * 2).min(TIMEOUT_CEILING)));

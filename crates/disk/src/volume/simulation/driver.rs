@@ -705,7 +705,7 @@ impl Life {
         let settings = draw::settings(random, shape);
         let pages = draw::pages(random, shape.block_bytes);
         let page_buffers = Alive::default();
-        let memory = (0..pages)
+        let memory: Vec<_> = (0..pages)
             .map(|_| page_buffers.buffer(Owner::Page, draw::page_bytes()))
             .collect();
         let mut volume = Volume::new(settings, memory);
