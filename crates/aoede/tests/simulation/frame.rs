@@ -84,6 +84,20 @@ pub(crate) fn reads(frame: &[u8]) -> Vec<(u32, u64, u64)> {
     reads
 }
 
+/// The tags of all requests that a frame answers: write responses may share one (§18.1).
+pub(crate) fn answered_tags(frame: &[u8]) -> Vec<u32> {
+    if !is_response(frame) {
+        return Vec::new();
+    }
+    let mut tags = vec![tag(frame)];
+    let is_write = is_ata(frame) && frame[24] & 1 != 0 && frame.len() > DATA;
+    let further = if is_write { frame[DATA] } else { 0 };
+    let entries = frame.get(DATA + 1..).unwrap_or_default();
+    let entries = entries.chunks_exact(16).take(further.into());
+    tags.extend(entries.map(|entry| u32::from_be_bytes(entry[..4].try_into().unwrap())));
+    tags
+}
+
 /// Whether an extension table asks for tags to be tracked.
 pub(crate) fn begins_window(frame: &[u8]) -> bool {
     let name = b"tag_inc_be\0";
