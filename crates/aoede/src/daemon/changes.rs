@@ -423,7 +423,8 @@ fn change(adjustment: &Adjustment) -> Option<Change> {
         Adjustment::Access(access) => Change::Access(access.clone()),
         Adjustment::Extensions(extensions) => Change::Extensions(extensions.clone()),
         Adjustment::ExtensionReset(reset) => Change::ExtensionReset(*reset),
-        Adjustment::Limits(_) | Adjustment::Create(_) | Adjustment::Pin(_) => return None,
+        Adjustment::Limits(limits) => Change::Limits(*limits),
+        Adjustment::Create(_) | Adjustment::Pin(_) => return None,
     })
 }
 

@@ -123,6 +123,7 @@ impl Served {
             );
             worker.set_failure(number, failure.error);
         }
+        worker.set_limits(number, export.limits);
         let size_watch = watches.watch(&backing);
         Ok(Self {
             number,
@@ -326,6 +327,10 @@ impl Served {
             Change::Extensions(extensions) => {
                 target.set_extensions(Extension::set(&extensions));
                 self.export.extensions = extensions;
+            }
+            Change::Limits(limits) => {
+                worker.set_limits(self.number, limits);
+                self.export.limits = limits;
             }
             Change::ExtensionReset(reset) => target.set_extension_reset(reset),
         }

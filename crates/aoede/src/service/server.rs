@@ -609,6 +609,7 @@ impl Server {
         self.worker.is_disk_busy()
             || self.worker.operations() > 0
             || !self.worker.is_idle()
+            || self.worker.fair_stats().waiting > 0
             || self.seats.is_incomplete()
             || self
                 .exports
@@ -679,9 +680,9 @@ impl Server {
     }
 
     fn losses(&mut self) -> Losses {
-        let stats = self.worker.stats();
+        let (stats, fair) = (self.worker.stats(), self.worker.fair_stats());
         Losses {
-            unanswered: stats.no_buffer + stats.responses_lost,
+            unanswered: stats.no_buffer + stats.responses_lost + fair.queue_full + fair.room_full,
             ..self.seats.losses(&mut self.worker)
         }
     }
