@@ -73,7 +73,7 @@ pub fn power_cuts(campaign: &Campaign, flushes: Flushes) -> Result<Vec<Summary>>
     campaign.run("power cuts", |stage, promises, way, turn, mut random| {
         let host = stage.host.with_own_mounts()?;
         let disk = VolatileDisk::start(&host, stage, way, flushes)?;
-        let freeze = way.freezes.then(|| match turn % 4 {
+        let freeze = way.freezes.then_some(match turn % 4 {
             0 => Phase::Frozen,
             2 => Phase::Ordered,
             _ => Phase::Merging,
@@ -160,7 +160,7 @@ fn name(stage: &Stage, disk: &Path) -> Result<PathBuf> {
 
 /// Freezes a disk between two loads, and thaws it for a third, as far as it is to come.
 fn freeze_under(
-    load: &mut Load,
+    load: &mut Load<'_>,
     target: &mut TargetProcess,
     phase: Phase,
     requests: usize,
