@@ -43,13 +43,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Unsafe code lives in six files of `engine/`: `pool.rs`, `mapping.rs`, `uring.rs`, `aio.rs`,
-//! `aio_context.rs` and `sys.rs`.
+//! Unsafe code lives in `zeroed.rs` and six files of `engine/`: `pool.rs`, `mapping.rs`, `uring.rs`,
+//! `aio.rs`, `aio_context.rs` and `sys.rs`.
 
 pub mod device;
 pub mod engine;
 pub mod shadow;
 pub mod volume;
+mod zeroed;
 
 pub use device::{Completion, DeviceOp, Errno, Memory, OpId, OpKind, Part};
 pub use engine::aio::AioEngine;
@@ -58,6 +59,7 @@ pub use engine::blocking::BlockingEngine;
 pub use engine::no_uring::UringEngine;
 pub use engine::open::{
     Alignment, Backing, IoMode, OpenError, OpenOptions, OpenWarning, PhysicalBlocks, open,
+    open_among,
 };
 pub use engine::pool::{Buffer, CachePages, Pool, PoolShape};
 pub use engine::shadow_files::{
@@ -65,6 +67,7 @@ pub use engine::shadow_files::{
 };
 #[cfg(uring)]
 pub use engine::uring::UringEngine;
+pub use engine::windows::Windows;
 pub use engine::wrap::{Fault, Faults};
 pub use engine::{Engine, FileId};
 pub use shadow::{

@@ -14,7 +14,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
-use aoede_disk::{BlockingEngine, Engine, IoMode, OpenError, OpenOptions, OpenWarning, open};
+use aoede_disk::{
+    BlockingEngine, Engine, IoMode, OpenError, OpenOptions, OpenWarning, Stability, Windows, open,
+    open_among,
+};
 use common::{LoopDevice, Mount, create, folders};
 
 const PLAIN: OpenOptions = OpenOptions {
@@ -516,4 +519,136 @@ fn a_file_on_large_sectors_is_served_in_whole_blocks() {
     let backing = open(&path, &PLAIN).unwrap();
     assert_eq!((backing.io, backing.sectors), (IoMode::Buffered, 2048 + 9));
     assert_eq!(backing.block_bytes, 512);
+}
+
+/// An ext4 file system in a file in `folder`, mounted.
+fn ext4(folder: &Path, options: &str) -> (LoopDevice, Mount) {
+    let image = folder.join("image");
+    sparse(&image, 16 << 20);
+    let device = LoopDevice::new(&image, 512);
+    let mut made = Command::new("mkfs.ext4");
+    made.arg("-q").arg(&device.path);
+    assert!(made.status().unwrap().success());
+    let name = device.path.to_str().unwrap();
+    let mount = Mount::new(&["-o", options, name], &folder.join("mount"));
+    (device, mount)
+}
+
+/// The file system takes O_DIRECT, and uses the page cache.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_file_that_the_kernel_says_has_no_direct_io_is_buffered() {
+    let folder = &folders()[0];
+    for (options, io, warnings, stability) in [
+        (
+            "data=journal",
+            IoMode::Buffered,
+            vec![OpenWarning::NoDirectIo],
+            Stability::Shared,
+        ),
+        ("data=ordered", IoMode::Direct, vec![], Stability::Any),
+    ] {
+        let folder = folder.path().join(options);
+        fs::create_dir(&folder).unwrap();
+        let (_device, mount) = ext4(&folder, options);
+        let backing = create(&mount.path.join("disk.img"), 1 << 20, IoMode::Direct);
+        assert_eq!(
+            (backing.io, &backing.warnings),
+            (io, &warnings),
+            "{options}"
+        );
+        let stable = backing.stability();
+        assert!(
+            stable == stability || (stable, backing.fua) == (Stability::Each, true),
+            "{options}: {stable:?}"
+        );
+        let flags = rustix::fs::fcntl_getfl(&backing.file).unwrap();
+        let direct = flags.contains(rustix::fs::OFlags::DIRECT);
+        assert_eq!(direct, io == IoMode::Direct);
+    }
+}
+
+/// What it does with direct I/O is the matter of another one below it.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn errors_of_a_file_system_that_may_use_the_page_cache_are_shared() {
+    let folder = &folders()[0];
+    let (_device, ext4) = ext4(folder.path(), "data=ordered");
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
+        let path = ext4.path.join(name);
+        fs::create_dir(&path).unwrap();
+        format!("{name}dir={}", path.display())
+    });
+    let options = format!("{lower},{upper},{work}");
+    let arguments = ["-t", "overlay", "-o", &options, "none"];
+    let mount = Mount::new(&arguments, &folder.path().join("overlay"));
+    let backing = create(&mount.path.join("disk.img"), 1 << 20, IoMode::Direct);
+    assert_eq!(backing.io, IoMode::Direct);
+    assert_eq!(backing.stability(), Stability::Shared);
+}
+
+/// Two disks that are parts of one file, in one process: the file stays locked until the last is
+/// closed.
+#[test]
+fn parts_of_one_file_have_its_lock_together() {
+    let _no_fork = FORK.lock();
+    for folder in folders() {
+        let path = folder.path().join("disk.img");
+        drop(create(&path, 8192, IoMode::Direct));
+        let windows = Windows::default();
+        let part = |offset_sectors, length_sectors, read_only| OpenOptions {
+            offset_sectors,
+            length_sectors,
+            read_only,
+            ..PLAIN
+        };
+        let open_part = |options| open_among(&windows, &path, &options);
+        let is_locked = |options| matches!(open_part(options), Err(OpenError::Locked { .. }));
+        let first = open_part(part(0, Some(8), false)).unwrap();
+        let last = open_part(part(8, None, false)).unwrap();
+        assert!(is_locked(part(7, Some(1), false)), "in the first");
+        assert!(is_locked(part(15, Some(1), true)), "in the last");
+        assert!(matches!(open(&path, &PLAIN), Err(OpenError::Locked { .. })));
+
+        let mut engine: BlockingEngine<Vec<u8>> = BlockingEngine::new(1);
+        let file = engine.attach(&last).unwrap();
+        drop(last);
+        drop(first);
+        assert!(
+            matches!(open(&path, &READ_ONLY), Err(OpenError::Locked { .. })),
+            "the engine still has a part"
+        );
+        engine.detach(file);
+        open(&path, &PLAIN).unwrap();
+    }
+}
+
+/// A reader's lock becomes a writer's when another part is written to.
+#[test]
+fn a_part_to_write_to_locks_out_others_that_read() {
+    let _no_fork = FORK.lock();
+    let folder = &folders()[0];
+    let path = folder.path().join("disk.img");
+    drop(create(&path, 8192, IoMode::Direct));
+    let windows = Windows::default();
+    let reading = OpenOptions {
+        length_sectors: Some(8),
+        ..READ_ONLY
+    };
+    let first = open_among(&windows, &path, &reading).unwrap();
+    let stranger = open(&path, &READ_ONLY).unwrap();
+    let writing = OpenOptions {
+        offset_sectors: 8,
+        ..PLAIN
+    };
+    let refused = open_among(&windows, &path, &writing);
+    assert!(matches!(refused, Err(OpenError::Locked { .. })));
+    drop(stranger);
+    let second = open_among(&windows, &path, &writing).unwrap();
+    assert!(matches!(
+        open(&path, &READ_ONLY),
+        Err(OpenError::Locked { .. })
+    ));
+    drop((first, second));
+    open(&path, &PLAIN).unwrap();
 }

@@ -71,6 +71,19 @@ impl Histogram {
         self.count
     }
 
+    /// All durations together.
+    pub fn sum(&self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.sum_nanos).unwrap_or(u64::MAX))
+    }
+
+    /// How many durations fell into each bucket that has any: its lowest nanoseconds, and the
+    /// number. In order.
+    pub fn occupied(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let counts = (0..).zip(self.buckets.iter().copied());
+        let occupied = counts.filter(|&(_, count)| count > 0);
+        occupied.map(|(index, count)| (lowest_of(index).0, count))
+    }
+
     /// The duration that this share of all (`0.5` is the median) stayed within: the middle of its
     /// bucket. Zero if nothing was counted.
     pub fn quantile(&self, share: f64) -> Duration {
@@ -138,9 +151,14 @@ fn bucket_of(nanos: u64) -> usize {
 
 /// The middle of the values that fall into a bucket.
 fn middle_of(index: u64) -> u64 {
-    let shift = (index / SUB_BUCKETS).saturating_sub(1);
-    let lowest = (index - shift * SUB_BUCKETS) << shift;
+    let (lowest, shift) = lowest_of(index);
     lowest + ((1 << shift) >> 1)
+}
+
+/// The lowest of them, and how many there are, as a power of two.
+fn lowest_of(index: u64) -> (u64, u64) {
+    let shift = (index / SUB_BUCKETS).saturating_sub(1);
+    ((index - shift * SUB_BUCKETS) << shift, shift)
 }
 
 #[cfg(test)]
@@ -180,6 +198,14 @@ mod tests {
             assert!(bucket == last || bucket == last + 1, "{value}");
             last = bucket;
         }
+    }
+
+    #[test]
+    fn occupied_buckets_tell_where_they_begin() {
+        let histogram = nanos([5, 129, 128, 259, 1 << 40]);
+        let occupied: Vec<_> = histogram.occupied().collect();
+        assert_eq!(occupied, [(5, 1), (128, 2), (258, 1), (1 << 40, 1)]);
+        assert_eq!(histogram.sum().as_nanos(), 521 + (1 << 40));
     }
 
     #[test]

@@ -1,20 +1,18 @@
 //! `aoede check`: is a configuration right? Touches nothing.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{IsTerminal as _, Read as _};
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use aoede_link::Interface;
 use clap::Args;
 use serde::Serialize;
 
-use crate::control::Host;
 use crate::control::config::{self, Checked, Config, Export, Located, Severity, Source, System};
+use crate::control::{self, Host};
 use crate::harmless;
 use crate::output::{self, Facts, OutputArgs};
-use crate::size::Size;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,13 +24,10 @@ Examples:
 Nothing is opened, made or locked. What is not there yet, such as an interface, is a warning.
 The code is 0 if there are only warnings, 1 if there are errors.";
 
-/// Most that a configuration may have: some thousand exports.
-const MOST_BYTES: u64 = 4 << 20;
-
 /// Findings that are shown: who has more, begins with these.
 const MOST_SHOWN: usize = 50;
 
-/// Say whether a configuration for the coming `aoede serve` is right, or what is wrong and where.
+/// Say whether a configuration for `aoede serve` is right, or what is wrong and where.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct CheckArgs {
@@ -46,12 +41,8 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let name = args.file.display().to_string();
-    let bytes = read(&args.file).with_context(|| name.clone())?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
-        let line = before.split(|&byte| byte == b'\n').count();
-        anyhow::anyhow!("{name}:{line}: this is no UTF-8; save the file in that encoding")
-    })?;
+    let text = control::read_text(&args.file)?;
+    let text = text.as_str();
     let checked = config::check(text, Some(&Host));
     let source = Source { name: &name, text };
     let facts = Verdict::new(&source, &checked, Host.interfaces());
@@ -71,18 +62,6 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         bail!("{name}: {}", many(facts.errors.len(), "error"));
     }
     Ok(())
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    // One more tells whether that was all.
-    File::open(path)?
-        .take(MOST_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        bail!("larger than {}: that is no configuration", Size(MOST_BYTES));
-    }
-    Ok(bytes)
 }
 
 /// What came of it.

@@ -4,6 +4,8 @@
 mod attach;
 mod bench;
 mod check;
+mod completions;
+mod control;
 mod copy;
 mod demo;
 mod discover;
@@ -11,7 +13,10 @@ mod export;
 mod info;
 mod man;
 mod probe;
+mod serve;
 mod set;
+mod status;
+mod top;
 mod vblade;
 
 use std::ffi::OsString;
@@ -48,7 +53,17 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Export(export::ExportArgs),
+    Serve(serve::ServeArgs),
     Check(check::CheckArgs),
+    Status(status::StatusArgs),
+    Top(top::TopArgs),
+    Reload(control::ReloadArgs),
+    Freeze(control::FreezeArgs),
+    Thaw(control::ThawArgs),
+    Resize(control::ResizeArgs),
+    Drain(control::DrainArgs),
+    Reset(control::ResetArgs),
+    Stop(control::StopArgs),
     Discover(discover::DiscoverArgs),
     Info(info::InfoArgs),
     Attach(attach::AttachArgs),
@@ -59,6 +74,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
+    #[command(hide = true)]
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -91,7 +108,17 @@ impl Command {
     fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Export(args) => export::run(args),
+            Self::Serve(args) => serve::run(args),
             Self::Check(args) => check::run(&args),
+            Self::Status(args) => status::run(&args),
+            Self::Top(args) => top::run(&args),
+            Self::Reload(args) => control::reload(&args),
+            Self::Freeze(args) => control::freeze(&args),
+            Self::Thaw(args) => control::thaw(&args),
+            Self::Resize(args) => control::resize(&args),
+            Self::Drain(args) => control::drain(&args),
+            Self::Reset(args) => control::reset(&args),
+            Self::Stop(args) => control::stop(&args),
             Self::Discover(args) => discover::run(&args),
             Self::Info(args) => info::run(&args),
             Self::Attach(args) => attach::run(args),
@@ -101,6 +128,7 @@ impl Command {
             Self::Set(args) => set::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
+            Self::Completions(args) => completions::run(&args, Cli::command()),
         }
     }
 }
@@ -108,4 +136,14 @@ impl Command {
 /// Wrong usage that only all arguments together show: exit code 2.
 fn usage(text: &str) -> anyhow::Error {
     clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_arguments_make_a_command_line() {
+        Cli::command().debug_assert();
+    }
 }

@@ -49,10 +49,36 @@ impl System for Host {
     }
 
     fn has_group(&self, name: &str) -> Option<bool> {
-        let groups = fs::read_to_string("/etc/group").ok()?;
-        let mut names = groups.lines().filter_map(|line| line.split(':').next());
-        Some(names.any(|group| group == name))
+        let groups = fs::read_to_string(GROUPS).ok()?;
+        Some(parse_groups(&groups).any(|(group, _)| group == name))
     }
+}
+
+const GROUPS: &str = "/etc/group";
+
+/// The number of a group.
+pub(crate) fn group_id(name: &str) -> Option<u32> {
+    let groups = fs::read_to_string(GROUPS).ok()?;
+    parse_groups(&groups)
+        .find(|&(group, _)| group == name)
+        .map(|(_, id)| id)
+}
+
+/// The group with a number.
+pub(crate) fn group_name(id: u32) -> Option<String> {
+    let groups = fs::read_to_string(GROUPS).ok()?;
+    parse_groups(&groups)
+        .find(|&(_, other)| other == id)
+        .map(|(name, _)| name.to_owned())
+}
+
+/// Names and numbers (group(5)).
+fn parse_groups(text: &str) -> impl Iterator<Item = (&str, u32)> {
+    text.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        Some((name, fields.nth(1)?.parse().ok()?))
+    })
 }
 
 /// A block device as the kernel describes it.
@@ -149,6 +175,14 @@ mod tests {
         );
         assert_eq!(Host.has_group("root"), Some(true));
         assert_eq!(Host.has_group("no:such"), Some(false));
+        assert_eq!((group_id("root"), group_id("no:such")), (Some(0), None));
+        assert_eq!(group_name(0).as_deref(), Some("root"));
+    }
+
+    #[test]
+    fn a_group_has_its_number_in_the_third_field() {
+        let groups: Vec<_> = parse_groups("root:x:0:\naoede:x:998:ann,bob\n+\n").collect();
+        assert_eq!(groups, [("root", 0), ("aoede", 998)]);
     }
 
     #[test]

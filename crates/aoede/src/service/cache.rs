@@ -103,7 +103,7 @@ impl CacheSettings {
         Ok(())
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.size.map_or_else(
             || match self.mode {
                 CacheMode::Writethrough => READ_BYTES,

@@ -1,26 +1,22 @@
 //! Freezing and thawing an export: what is ordered, done and told.
 
-use std::os::fd::BorrowedFd;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use aoede_disk::{
-    Backing, Buffer, Engine, FoundShadow, Memory, PAGE_BYTES, Part, Pool, Recovered, Shadow,
-    ShadowEvent, ShadowFiles, ShadowFilesError, ShadowPhase, ShadowSettings, Stability, TASKS,
-    Volume, WhenFull,
+    Backing, Buffer, DiskError, Errno, FoundShadow, Memory, PAGE_BYTES, Part, Pool, Recovered,
+    Shadow, ShadowError, ShadowEvent, ShadowFiles, ShadowFilesError, ShadowPhase, ShadowSettings,
+    Stability, Volume, WhenFull,
 };
-use aoede_link::Port;
 use aoede_wire::Address;
 use clap::ValueEnum;
 use tracing::{error, info, warn};
 
-use crate::freeze_signals::{FreezeSignals, Order};
+use super::seats::PortWorker;
 use crate::size::Size;
-use crate::worker::Worker;
 
-/// The export of this process.
-const EXPORT: usize = 0;
 /// What is copied at a time when a shadow is merged: few system calls, and a write that has to wait
 /// for it waits for milliseconds.
 const MERGE_PAGES: usize = 64;
@@ -66,15 +62,40 @@ pub enum UnfinishedFreeze {
 }
 
 /// One export's freezes.
-pub(super) struct Freezer {
+#[derive(Debug)]
+pub(crate) struct Freezer {
     address: Address,
+    /// The worker's number of the export.
+    export: usize,
     settings: Option<FreezeSettings>,
-    signals: FreezeSignals,
     files: Option<ShadowFiles>,
     /// Found at start, until the worker has it.
     recovered: Option<Recovered>,
     /// A freeze is ordered, and comes when everything is written or at this time.
     freeze_at: Option<Duration>,
+    /// Why the last freeze did not even begin.
+    problem: Option<String>,
+}
+
+/// Why an export cannot be frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It was not made for that.
+    NoShadow,
+    /// It is frozen, or being merged.
+    NotOver,
+    /// Acknowledged data cannot be written.
+    Failed(DiskError),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoShadow => f.write_str("there is no shadow"),
+            Self::NotOver => f.write_str("the last freeze is not over"),
+            Self::Failed(failure) => failure.fmt(f),
+        }
+    }
 }
 
 impl Freezer {
@@ -86,11 +107,12 @@ impl Freezer {
     ) -> anyhow::Result<Self> {
         let mut freezer = Self {
             address,
+            export: 0,
             settings: settings.cloned(),
-            signals: FreezeSignals::register().context("cannot prepare for signals")?,
             files: None,
             recovered: None,
             freeze_at: None,
+            problem: None,
         };
         let Some(settings) = settings else {
             return match aoede_disk::shadow_of(image) {
@@ -127,68 +149,66 @@ impl Freezer {
     }
 
     /// Gives the worker a shadow, and the unfinished freeze.
-    pub(super) fn start<P: Port, E: Engine<Buffer>>(
+    pub(super) fn start(
         &mut self,
-        worker: &mut Worker<P, E>,
+        export: usize,
+        worker: &mut PortWorker,
         image: &Backing,
     ) -> anyhow::Result<()> {
+        self.export = export;
         let Some(settings) = &self.settings else {
             return Ok(());
         };
-        let capacity = worker.pool().shape().count + TASKS + 1;
-        worker.set_shadow(EXPORT, shadow(settings, image, capacity)?);
+        let most = worker.volume(export).map(Volume::most_operations);
+        let capacity = most.context("there is no such export")?;
+        worker.set_shadow(self.export, shadow(settings, image, capacity)?);
         let (Some(files), Some(recovered)) = (&self.files, self.recovered.take()) else {
             return Ok(());
         };
         check_stability(files, image)?;
         let thawing = recovered.is_thawing();
         let limit = limit(settings, files, recovered.dirty_bytes())?;
-        worker.resume(EXPORT, files, recovered, limit)??;
+        worker.resume(self.export, files, recovered, limit)??;
         match settings.unfinished {
             _ if thawing => info!("{}: merging it goes on", self.address),
             UnfinishedFreeze::Continue => warn!(
                 "{}: still frozen; thaw it when the backup is done",
                 self.address
             ),
-            UnfinishedFreeze::Merge => worker.thaw(EXPORT)?,
+            UnfinishedFreeze::Merge => worker.thaw(self.export)?,
         }
         Ok(())
     }
 
-    /// Readable when a signal has come.
-    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 2] {
-        self.signals.fds()
+    /// Whether it could be frozen at all.
+    pub(super) fn has_shadow(&self) -> bool {
+        self.settings.is_some()
     }
 
-    /// Does what signals have ordered.
-    pub(super) fn obey<P: Port, E: Engine<Buffer>>(
-        &mut self,
-        now: Duration,
-        worker: &mut Worker<P, E>,
-    ) {
+    /// A freeze is ordered, and not yet begun.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.freeze_at.is_some()
+    }
+
+    /// Why the last freeze did not even begin.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Orders a thaw, or takes back the order of a freeze.
+    ///
+    /// # Errors
+    /// There is nothing to thaw.
+    pub(super) fn order_thaw(&mut self, worker: &mut PortWorker) -> Result<(), ShadowError> {
         let address = self.address;
-        match self.signals.take(now) {
-            None => {}
-            Some(Order::Freeze) => self.order_freeze(now, worker),
-            Some(Order::Thaw) if self.freeze_at.take().is_some() => {
-                info!("{address}: not freezing");
-            }
-            Some(Order::Thaw) => match worker.thaw(EXPORT) {
-                Ok(()) => info!("{address}: thawing"),
-                Err(error) => warn!("{address}: cannot thaw: {error}"),
-            },
-            Some(Order::Unclear(ones, twos)) => warn!(
-                "{address}: {ones} times SIGUSR1 and {twos} times SIGUSR2 mean nothing: freeze \
-                 with USR1 USR2, thaw with USR1 USR1 USR2, and pause between them"
-            ),
+        if self.freeze_at.take().is_some() {
+            info!("{address}: not freezing");
+            return Ok(());
         }
-    }
-
-    /// The service is stopping: orders come too late.
-    pub(super) fn disregard(&mut self, now: Duration) {
-        if self.signals.take(now).is_some() {
-            warn!("{}: stopping: neither freezing nor thawing", self.address);
-        }
+        worker.thaw(self.export)?;
+        self.problem = None;
+        info!("{address}: thawing");
+        Ok(())
     }
 
     /// When a freeze comes that is ordered, whatever is written by then.
@@ -196,28 +216,49 @@ impl Freezer {
         self.freeze_at
     }
 
-    /// Freezes when it is time for it, and tells what has happened.
-    pub(super) fn advance<P: Port, E: Engine<Buffer>>(
+    /// Freezes when it is time for it, and tells what has happened. Whether anything has.
+    pub(super) fn advance(
         &mut self,
         now: Duration,
-        worker: &mut Worker<P, E>,
+        worker: &mut PortWorker,
         image: &Backing,
-    ) {
-        let clean = || worker.volume(EXPORT).is_none_or(Volume::is_clean);
+    ) -> bool {
+        let mut any = false;
+        let clean = || worker.volume(self.export).is_none_or(Volume::is_clean);
         let freeze = self.freeze_at.take_if(|at| *at <= now || clean());
         if freeze.is_some()
             && let Err(error) = self.freeze(worker, image)
         {
             error!("{}: cannot freeze: {error:#}", self.address);
+            self.problem = Some(format!("cannot freeze: {error:#}"));
+            any = true;
         }
-        while let Some(event) = worker.poll_shadow(EXPORT) {
+        while let Some(event) = worker.poll_shadow(self.export) {
+            if matches!(event, ShadowEvent::Merging { .. }) {
+                self.make_use_of_room(now, worker);
+            }
             self.tell(event, image);
+            any = true;
+        }
+        any
+    }
+
+    /// Acknowledged data that found no room in the shadow has room in the image.
+    fn make_use_of_room(&self, now: Duration, worker: &mut PortWorker) {
+        let failure = worker.volume(self.export).and_then(Volume::failure);
+        if failure.is_some_and(|failure| failure.errno() == Errno::NOSPC) {
+            info!(
+                "{}: what was acknowledged and found no room is written to the image",
+                self.address
+            );
+            worker.clear_failure(self.export, now);
+            worker.begin_flush_export(self.export, now);
         }
     }
 
     /// What is left behind when the service stops.
-    pub(super) fn stop<P: Port, E: Engine<Buffer>>(&self, worker: &Worker<P, E>) {
-        let status = worker.shadow_status(EXPORT);
+    pub(super) fn stop(&self, worker: &PortWorker) {
+        let status = worker.shadow_status(self.export);
         let Some(status) = status.filter(|status| status.phase != ShadowPhase::Thawed) else {
             return;
         };
@@ -229,43 +270,39 @@ impl Freezer {
         );
     }
 
-    /// First, what is acknowledged should be in the image.
-    fn order_freeze<P: Port, E: Engine<Buffer>>(
+    /// Orders a freeze. First, what is acknowledged should be in the image.
+    ///
+    /// # Errors
+    /// It cannot be frozen, and why.
+    pub(super) fn order_freeze(
         &mut self,
         now: Duration,
-        worker: &mut Worker<P, E>,
-    ) {
-        let address = self.address;
+        worker: &mut PortWorker,
+    ) -> Result<(), Refused> {
         if self.settings.is_none() {
-            warn!("{address}: cannot freeze: there is no shadow; give one with --shadow PATH");
-            return;
+            return Err(Refused::NoShadow);
         }
-        let phase = worker.shadow_status(EXPORT).map(|status| status.phase);
+        let phase = worker.shadow_status(self.export).map(|status| status.phase);
         if phase != Some(ShadowPhase::Thawed) || self.freeze_at.is_some() {
-            warn!(
-                "{address}: cannot freeze: the last freeze is not over (if this was to be a thaw, \
-                 pause between the signals)"
-            );
-            return;
+            return Err(Refused::NotOver);
         }
-        if let Some(failure) = worker.volume(EXPORT).and_then(Volume::failure) {
-            warn!("{address}: cannot freeze: {failure}");
-            return;
+        if let Some(failure) = worker.volume(self.export).and_then(Volume::failure) {
+            return Err(Refused::Failed(failure));
         }
-        worker.begin_flush(now);
+        self.problem = None;
+        worker.begin_flush_export(self.export, now);
         self.freeze_at = Some(now + FLUSH_PATIENCE);
+        Ok(())
     }
 
-    fn freeze<P: Port, E: Engine<Buffer>>(
-        &mut self,
-        worker: &mut Worker<P, E>,
-        image: &Backing,
-    ) -> anyhow::Result<()> {
+    fn freeze(&mut self, worker: &mut PortWorker, image: &Backing) -> anyhow::Result<()> {
         let Some(settings) = &self.settings else {
             return Ok(());
         };
-        let files = aoede_disk::create_shadow(&settings.path, image, image.io)?;
-        let begun = begin(settings, &files, worker, image);
+        let status = worker.shadow_status(self.export);
+        let size_bytes = status.context("there is no shadow")?.size_bytes;
+        let files = aoede_disk::create_shadow(&settings.path, image, size_bytes, image.io)?;
+        let begun = begin(self.export, settings, &files, worker, image);
         if begun.is_ok() {
             self.files = Some(files);
         } else {
@@ -280,7 +317,10 @@ impl Freezer {
             ShadowEvent::Frozen => info!("{address}: frozen: the image does not change"),
             ShadowEvent::FreezeFailed(failure) => error!("{address}: not frozen: {failure}"),
             ShadowEvent::Full => {
-                error!("{address}: the shadow is full: writes fail until it is thawed");
+                error!(
+                    "{address}: the shadow is full: writes fail until it is thawed, and what was \
+                     acknowledged early is lost if it is not"
+                );
             }
             ShadowEvent::Merging { automatic: true } => error!(
                 "{address}: the shadow was full: thawed; a copy of the image that was not \
@@ -329,15 +369,17 @@ fn shadow(
     ))
 }
 
-fn begin<P: Port, E: Engine<Buffer>>(
+fn begin(
+    export: usize,
     settings: &FreezeSettings,
     files: &ShadowFiles,
-    worker: &mut Worker<P, E>,
+    worker: &mut PortWorker,
     image: &Backing,
 ) -> anyhow::Result<()> {
     check_stability(files, image)?;
+    check_discard(files, image)?;
     let limit = limit(settings, files, 0)?;
-    worker.freeze(EXPORT, files, limit)??;
+    worker.freeze(export, files, limit)??;
     Ok(())
 }
 
@@ -347,7 +389,19 @@ fn check_stability(files: &ShadowFiles, image: &Backing) -> anyhow::Result<()> {
     if shared(&files.data) && !shared(image) {
         bail!(
             "{}: single writes cannot be made durable on its file system, on that of the image \
-             they can: move the shadow to one with direct I/O, or use --io buffered",
+             they can: move the shadow to ext4 or XFS, or use --io buffered",
+            files.data.path.display()
+        );
+    }
+    Ok(())
+}
+
+/// A TRIM makes a hole in the shadow, and is offered if it can make one in the image.
+fn check_discard(files: &ShadowFiles, image: &Backing) -> anyhow::Result<()> {
+    if image.discard && !files.data.discard {
+        bail!(
+            "{}: its file system cannot give back parts of a file, as TRIM wants it and that of the \
+             image can: move the shadow to one that can (ext4, XFS, Btrfs, tmpfs)",
             files.data.path.display()
         );
     }

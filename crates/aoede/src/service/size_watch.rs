@@ -1,4 +1,4 @@
-//! News about the size of a file or device, for a service that sleeps while nobody asks for it.
+//! News about the sizes of files and devices, for a service that sleeps while nobody asks for them.
 //!
 //! - A file of a local file system is watched by inotify, and only while the service sleeps: our
 //!   own writes are changes too.
@@ -42,100 +42,111 @@ const FROM_THE_KERNEL: u32 = 1;
 /// Longer than any event; the rest of a longer one is cut off and of no interest.
 const EVENT_BYTES: usize = 4096;
 
-/// Tells that the size may have changed.
+/// Tells that sizes may have changed, for all exports of a worker.
+#[derive(Debug, Default)]
+pub(super) struct SizeWatches {
+    /// Of files; made with the first of them.
+    inotify: Option<OwnedFd>,
+    /// Of devices: something happened to any of them.
+    events: Option<OwnedFd>,
+}
+
+/// How one export hears of its size.
 #[derive(Debug)]
 pub(super) enum SizeWatch {
     /// Somebody wrote to the file, or set its size.
     File {
-        inotify: OwnedFd,
         /// The file, whatever its name is by now.
         path: String,
         watch: Option<i32>,
     },
     /// Something happened to any block device.
-    Device { events: OwnedFd },
+    Device,
     /// Nobody tells.
     Nothing,
 }
 
-impl SizeWatch {
+impl SizeWatches {
     /// What there is for this file or device.
-    pub(super) fn new(backing: &Backing) -> Self {
+    pub(super) fn watch(&mut self, backing: &Backing) -> SizeWatch {
         let file = &backing.file;
         let watch = if backing.block_device {
-            device_events(file).map(|events| events.map(|events| Self::Device { events }))
+            device_events(file, &mut self.events).map(|heard| heard.then_some(SizeWatch::Device))
         } else {
-            file_changes(file).map(|inotify| {
-                inotify.map(|inotify| Self::File {
-                    inotify,
+            file_changes(file, &mut self.inotify).map(|heard| {
+                heard.then(|| SizeWatch::File {
                     path: format!("/proc/self/fd/{}", file.as_raw_fd()),
                     watch: None,
                 })
             })
         };
-        watch.ok().flatten().unwrap_or(Self::Nothing)
+        watch.ok().flatten().unwrap_or(SizeWatch::Nothing)
     }
 
     /// Readable when there is news.
-    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::File { inotify, .. } => Some(inotify.as_fd()),
-            Self::Device { events } => Some(events.as_fd()),
-            Self::Nothing => None,
-        }
+    pub(super) fn fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        [&self.inotify, &self.events].map(|fd| fd.as_ref().map(OwnedFd::as_fd))
     }
 
+    /// Takes the news that are there.
+    pub(super) fn take_news(&self) {
+        let mut news = [0; EVENT_BYTES];
+        if let Some(inotify) = &self.inotify {
+            while rustix::io::read(inotify, &mut news).is_ok_and(|bytes| bytes > 0) {}
+        }
+        if let Some(events) = &self.events {
+            // That some were lost is news too.
+            let more = |result: rustix::io::Result<()>| match result {
+                Ok(()) | Err(Errno::NOBUFS) => true,
+                Err(_) => false,
+            };
+            while more(recv(events, &mut news, RecvFlags::DONTWAIT).map(drop)) {}
+        }
+    }
+}
+
+impl SizeWatch {
     /// Begins to listen; whether there will be news. What happened before has to be looked at.
-    pub(super) fn arm(&mut self) -> bool {
+    pub(super) fn arm(&mut self, watches: &SizeWatches) -> bool {
         match self {
-            Self::File {
-                inotify,
-                path,
-                watch,
-            } => {
-                *watch = inotify::add_watch(inotify, path.as_str(), WatchFlags::MODIFY).ok();
+            Self::File { path, watch } => {
+                let inotify = watches.inotify.as_ref();
+                *watch = inotify
+                    .and_then(|it| inotify::add_watch(it, path.as_str(), WatchFlags::MODIFY).ok());
                 watch.is_some()
             }
-            Self::Device { .. } => true,
+            Self::Device => true,
             Self::Nothing => false,
         }
     }
 
-    /// Stops listening, and takes the news that are there.
-    pub(super) fn disarm(&mut self) {
-        let mut news = [0; EVENT_BYTES];
-        match self {
-            Self::File { inotify, watch, .. } => {
-                if let Some(watch) = watch.take() {
-                    // It is gone already if the file system is.
-                    let _ = inotify::remove_watch(&*inotify, watch);
-                }
-                while rustix::io::read(&*inotify, &mut news).is_ok_and(|bytes| bytes > 0) {}
-            }
-            Self::Device { events } => {
-                // That some were lost is news too.
-                let more = |result: rustix::io::Result<()>| match result {
-                    Ok(()) | Err(Errno::NOBUFS) => true,
-                    Err(_) => false,
-                };
-                while more(recv(&*events, &mut news, RecvFlags::DONTWAIT).map(drop)) {}
-            }
-            Self::Nothing => {}
+    /// Stops listening. Two parts of one file have one watch.
+    pub(super) fn disarm(&mut self, watches: &SizeWatches) {
+        if let Self::File { watch, .. } = self
+            && let (Some(watch), Some(inotify)) = (watch.take(), &watches.inotify)
+        {
+            // It is gone already if the file system is, or another part of the file was first.
+            let _ = inotify::remove_watch(inotify, watch);
         }
     }
 }
 
-fn file_changes(file: &File) -> io::Result<Option<OwnedFd>> {
+/// Whether changes of the file are told of.
+fn file_changes(file: &File, inotify: &mut Option<OwnedFd>) -> io::Result<bool> {
     // Its width differs between architectures, the numbers have 32 bits.
     let magic = u32::try_from(fstatfs(file)?.f_type & 0xFFFF_FFFF).unwrap_or(0);
     if !LOCAL_MAGICS.contains(&magic) {
-        return Ok(None);
+        return Ok(false);
     }
-    let flags = CreateFlags::NONBLOCK | CreateFlags::CLOEXEC;
-    Ok(Some(inotify::init(flags)?))
+    if inotify.is_none() {
+        let flags = CreateFlags::NONBLOCK | CreateFlags::CLOEXEC;
+        *inotify = Some(inotify::init(flags)?);
+    }
+    Ok(true)
 }
 
-fn device_events(device: &File) -> io::Result<Option<OwnedFd>> {
+/// Whether changes of the device are told of.
+fn device_events(device: &File, events: &mut Option<OwnedFd>) -> io::Result<bool> {
     let number = fstat(device)?.st_rdev;
     let (major, minor) = (major(number), minor(number));
     let partition = format!("/sys/dev/block/{major}:{minor}/partition");
@@ -145,7 +156,10 @@ fn device_events(device: &File) -> io::Result<Option<OwnedFd>> {
     let release = uname();
     let new = version(&release.release().to_string_lossy()) >= Some(TELLS_OF_DEVICES);
     if fs::exists(partition)? || !whole_map || !new {
-        return Ok(None);
+        return Ok(false);
+    }
+    if events.is_some() {
+        return Ok(true);
     }
     let socket = socket_with(
         AddressFamily::NETLINK,
@@ -154,7 +168,8 @@ fn device_events(device: &File) -> io::Result<Option<OwnedFd>> {
         Some(netlink::KOBJECT_UEVENT),
     )?;
     bind(&socket, &SocketAddrNetlink::new(0, FROM_THE_KERNEL))?;
-    Ok(Some(socket))
+    *events = Some(socket);
+    Ok(true)
 }
 
 /// The first two numbers of a Linux release: `6.1.0-18-amd64`.

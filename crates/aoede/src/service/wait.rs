@@ -9,17 +9,30 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 /// What the events carry: who is ready.
-const STOP: u64 = 0;
-const INTERFACES: u64 = 1;
-const ENGINE: u64 = 2;
-const FREEZE: u64 = 3;
-const SIZE: u64 = 4;
-const FIRST_SEAT: u64 = 5;
+const FIRST_SEAT: u64 = 16;
 
 /// Events taken at once; what does not fit comes with the next wait.
 const EVENTS: usize = 32;
 
-/// Everything that can wake a worker, in one epoll.
+/// Who can wake a worker, apart from its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waker {
+    /// Somebody wants it to stop.
+    Stop = 0,
+    /// Something may have changed about the interfaces.
+    Interfaces = 1,
+    /// Completions. Edge-triggered, so that its counter need not be read: an event says that
+    /// completions came since the last wait, and every turn looks for them.
+    Engine = 2,
+    /// A signal about freezing has come.
+    Freeze = 3,
+    /// The size of a file may have changed.
+    Size = 4,
+    /// There are orders.
+    Orders = 5,
+}
+
+/// Everything that can wake a worker, in one epoll. Whatever is closed leaves by itself.
 pub(super) struct Waiter {
     epoll: OwnedFd,
     events: Vec<Event>,
@@ -27,17 +40,7 @@ pub(super) struct Waiter {
     wanted: Vec<EventFlags>,
 }
 
-/// What wakes a worker, apart from its ports.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wakers<'a> {
-    pub(super) stop: BorrowedFd<'a>,
-    pub(super) interfaces: BorrowedFd<'a>,
-    pub(super) freeze: [BorrowedFd<'a>; 2],
-    pub(super) size: Option<BorrowedFd<'a>>,
-    pub(super) engine: Option<BorrowedFd<'a>>,
-}
-
-/// Who woke the worker, apart from ports and engine: those are looked at in every turn.
+/// Who woke the worker, apart from ports and engines: those are looked at in every turn.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -46,42 +49,37 @@ pub(super) struct Wakers<'a> {
 pub(super) struct Woken {
     pub(super) stop: bool,
     pub(super) interfaces: bool,
-    /// A signal about freezing has come.
     pub(super) freeze: bool,
-    /// The size of the file may have changed.
     pub(super) size: bool,
+    pub(super) orders: bool,
     /// A port has an error to be taken.
     pub(super) port_error: bool,
 }
 
 impl Waiter {
-    pub(super) fn new(wakers: &Wakers<'_>, seats: usize) -> io::Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let add = |fd, who, flags| epoll::add(&epoll, fd, EventData::new_u64(who), flags);
-        add(wakers.stop, STOP, EventFlags::IN)?;
-        add(wakers.interfaces, INTERFACES, EventFlags::IN)?;
-        for signals in wakers.freeze {
-            add(signals, FREEZE, EventFlags::IN)?;
-        }
-        if let Some(size) = wakers.size {
-            add(size, SIZE, EventFlags::IN)?;
-        }
-        if let Some(engine) = wakers.engine {
-            // Edge-triggered, so that its counter need not be read: an event says that completions
-            // came since the last wait, and every turn looks for them.
-            add(engine, ENGINE, EventFlags::IN | EventFlags::ET)?;
-        }
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            epoll,
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
             events: Vec::with_capacity(EVENTS),
-            wanted: vec![EventFlags::empty(); seats],
+            wanted: Vec::new(),
         })
     }
 
-    /// Waits for a newly opened port too. A port that is closed leaves by itself.
+    /// Waits for one more.
+    pub(super) fn add(&self, waker: Waker, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let mut flags = EventFlags::IN;
+        flags.set(EventFlags::ET, waker == Waker::Engine);
+        let data = EventData::new_u64(waker as u64);
+        Ok(epoll::add(&self.epoll, fd, data, flags)?)
+    }
+
+    /// Waits for a newly opened port too.
     pub(super) fn plug(&mut self, seat: usize, port: &impl AsFd) -> io::Result<()> {
         let wanted = EventFlags::IN;
         epoll::add(&self.epoll, port, seat_data(seat), wanted)?;
+        if self.wanted.len() <= seat {
+            self.wanted.resize(seat + 1, EventFlags::empty());
+        }
         if let Some(known) = self.wanted.get_mut(seat) {
             *known = wanted;
         }
@@ -122,14 +120,14 @@ impl Waiter {
         for event in &self.events {
             // The kernel packs the structure: copy, do not borrow.
             let (flags, data) = (event.flags, event.data);
-            match data.u64() {
-                STOP => woken.stop = true,
-                INTERFACES => woken.interfaces = true,
-                FREEZE => woken.freeze = true,
-                SIZE => woken.size = true,
-                ENGINE => {}
-                _ => woken.port_error |= flags.intersects(EventFlags::ERR | EventFlags::HUP),
-            }
+            let who = |waker: Waker| data.u64() == waker as u64;
+            woken.stop |= who(Waker::Stop);
+            woken.interfaces |= who(Waker::Interfaces);
+            woken.freeze |= who(Waker::Freeze);
+            woken.size |= who(Waker::Size);
+            woken.orders |= who(Waker::Orders);
+            woken.port_error |=
+                data.u64() >= FIRST_SEAT && flags.intersects(EventFlags::ERR | EventFlags::HUP);
         }
         Ok(woken)
     }

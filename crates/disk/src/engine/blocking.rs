@@ -6,11 +6,13 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::{ReadWriteFlags, preadv2, pwritev2};
 
 use super::open::{Backing, IoMode};
+use super::windows::Window;
 use super::{Engine, FileId, Files, MAX_PIECES};
 use crate::device::{Completion, DeviceOp, Errno, Memory, OpKind};
 
@@ -87,6 +89,8 @@ impl<B: AsMut<[u8]>> Engine<B> for BlockingEngine<B> {
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) file: File,
+    /// Keeps the lock that it has together with other parts of the file.
+    _window: Option<Arc<Window>>,
     pub(super) base_bytes: u64,
     /// The file takes RWF_DSYNC and keeps it, or was not asked yet.
     pub(super) dsync: bool,
@@ -98,6 +102,7 @@ impl Target {
     pub(super) fn new(backing: &Backing) -> io::Result<Self> {
         Ok(Self {
             file: backing.file.try_clone()?,
+            _window: backing.window.clone(),
             base_bytes: backing.base_bytes,
             dsync: backing.keeps_dsync,
             flags: match backing.io {

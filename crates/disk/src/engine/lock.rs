@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::FlockOperation;
 
-use super::sys::{ByteRange, LockKind, is_range_locked, try_lock_range};
+use super::sys::{ByteRange, LockKind, is_range_locked, try_lock_range, unlock_range};
 
 /// Who keeps us from locking, as far as the kernel tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,13 @@ pub(super) fn lock(file: &File, kind: LockKind) -> io::Result<Outcome> {
         }),
         Err(error) => Err(error),
     }
+}
+
+/// Lets go of what [`lock`] has taken.
+pub(super) fn unlock(file: &File) {
+    // What fails here was not locked.
+    let _ = rustix::fs::flock(file, FlockOperation::NonBlockingUnlock);
+    let _ = unlock_range(file, WHOLE_FILE);
 }
 
 /// The file system's magic number; all that we look for are 32 bits wide, the field is not.

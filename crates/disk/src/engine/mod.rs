@@ -31,6 +31,7 @@ mod trial;
 #[cfg(uring)]
 #[expect(unsafe_code, reason = "the kernel works on buffers while we hold them")]
 pub mod uring;
+pub mod windows;
 pub mod wrap;
 
 use std::io;

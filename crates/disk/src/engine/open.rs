@@ -5,14 +5,16 @@ use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::geometry;
+use super::geometry::{self, DirectIo};
 pub use super::geometry::{Alignment, PhysicalBlocks};
 use super::lock::{self, Holder, Outcome};
 pub use super::open_error::{OpenError, OpenWarning};
 use super::sys::LockKind;
 use super::trial::{Trial, Way};
+use super::windows::{Entered, Wanted, Window, Windows};
 use crate::SECTOR_BYTES;
 use crate::volume::Stability;
 
@@ -52,7 +54,7 @@ pub struct OpenOptions {
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four facts that have nothing to do with each other"
+    reason = "facts that have nothing to do with each other"
 )]
 pub struct Backing {
     /// The open file; holds the locks.
@@ -86,6 +88,8 @@ pub struct Backing {
     pub lends: bool,
     /// Writes with RWF_DSYNC are durable.
     pub keeps_dsync: bool,
+    /// What is written with direct I/O is known not to go through the page cache.
+    pub truly_direct: bool,
     /// The device underneath makes single writes stable without a sync of all it holds ("force
     /// unit access").
     pub fua: bool,
@@ -96,6 +100,8 @@ pub struct Backing {
     /// What the operator should know.
     pub warnings: Vec<OpenWarning>,
     length_sectors: Option<u64>,
+    /// The lock that it has together with other parts of the same file.
+    pub(super) window: Option<Arc<Window>>,
 }
 
 impl Backing {
@@ -103,7 +109,7 @@ impl Backing {
     pub fn stability(&self) -> Stability {
         match (self.io, self.in_memory) {
             (IoMode::Buffered | IoMode::Uncached, false) => Stability::Shared,
-            (IoMode::Direct, false) if !self.keeps_dsync => Stability::Shared,
+            (IoMode::Direct, false) if !self.keeps_dsync || !self.truly_direct => Stability::Shared,
             (IoMode::Direct, false) if !self.fua => Stability::Any,
             _ => Stability::Each,
         }
@@ -134,12 +140,36 @@ impl Backing {
 /// # Errors
 /// The first thing found wrong.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Backing, OpenError> {
-    Opening { path, options }.run()
+    open_among(&Windows::default(), path, options)
+}
+
+/// The same for a process that serves several disks: those that are parts of one file, and do not
+/// overlap, have its locks together.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_among(
+    windows: &Windows,
+    path: &Path,
+    options: &OpenOptions,
+) -> Result<Backing, OpenError> {
+    let opening = Opening {
+        path,
+        options,
+        windows,
+    };
+    opening.run()
 }
 
 /// Magic number of FUSE. There the kernel takes RWF_DSYNC and forgets it in every asynchronous
 /// direct write: the file system below is never asked to sync.
 const FUSE_MAGIC: u32 = 0x6573_5546;
+
+/// Magic numbers of the file systems whose direct I/O is direct when the kernel says that there is
+/// some: ext4 and XFS. Others take the flag and write through the page cache without a word, where
+/// of a failure only one of several writes may be told: Btrfs those of files with checksums, ZFS,
+/// bcachefs and F2FS some, overlayfs what the file system below it does.
+const DIRECT_MAGICS: [u32; 2] = [0xEF53, 0x5846_5342];
 
 /// Magic numbers of file systems that live in memory (`statfs`).
 const MEMORY_MAGICS: [u32; 2] = [0x0102_1994, 0x8584_58F6];
@@ -150,6 +180,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 struct Opening<'a> {
     path: &'a Path,
     options: &'a OpenOptions,
+    windows: &'a Windows,
 }
 
 impl Opening<'_> {
@@ -180,7 +211,8 @@ impl Opening<'_> {
     }
 
     fn open(&self) -> Result<Backing, OpenError> {
-        let file = self.open_file()?;
+        let mut open = self.windows.enter();
+        let file = self.open_file(&open)?;
         let metadata = self.step("reading its attributes", file.metadata())?;
         self.check_type(&metadata)?;
         let block_device = metadata.file_type().is_block_device();
@@ -200,14 +232,18 @@ impl Opening<'_> {
                 tail_bytes: bytes % SECTOR_BYTES,
             });
         }
-        self.lock(&file, &mut warnings)?;
+        let window = self.lock(&file, &metadata, &mut open, &mut warnings)?;
+        drop(open);
 
         let magic = rustix::fs::fstatfs(&file).ok().map(|fs| lock::magic(&fs));
         let in_memory = !block_device && magic.is_some_and(|magic| MEMORY_MAGICS.contains(&magic));
         let base_bytes = self.options.offset_sectors * SECTOR_BYTES;
+        let (direct_io, alignment) = geometry::direct_io(&file, &metadata);
+        let known = magic.is_some_and(|magic| DIRECT_MAGICS.contains(&magic));
+        let truly_direct = block_device || (known && direct_io == DirectIo::Told);
         let trial = Trial {
             file: &file,
-            alignment: geometry::alignment(&file, &metadata),
+            alignment,
             base_bytes,
             size_bytes: sectors.saturating_mul(SECTOR_BYTES),
         };
@@ -219,7 +255,7 @@ impl Opening<'_> {
             IoMode::Buffered => trial.buffered(),
             IoMode::Uncached => trial.uncached(&mut warnings),
             // Newer kernels take the flag for files in memory too; it means nothing there.
-            IoMode::Direct if in_memory => {
+            IoMode::Direct if in_memory || direct_io == DirectIo::Not => {
                 warnings.push(OpenWarning::NoDirectIo);
                 trial.buffered()
             }
@@ -241,11 +277,13 @@ impl Opening<'_> {
                 && in_memory
                 && metadata.blocks() >= bytes / 512,
             keeps_dsync: block_device || magic != Some(FUSE_MAGIC),
+            truly_direct,
             fua: geometry::fua(&metadata),
             rotational: geometry::rotational(&metadata),
             discard: !self.options.read_only && geometry::can_discard(&file, &metadata, bytes),
             warnings,
             length_sectors: self.options.length_sectors,
+            window,
             file,
         })
     }
@@ -298,7 +336,7 @@ impl Opening<'_> {
         }
     }
 
-    fn open_file(&self) -> Result<File, OpenError> {
+    fn open_file(&self, others: &Entered<'_>) -> Result<File, OpenError> {
         let path = || self.path.to_owned();
         // Look before opening: to open a pipe waits, and to open some devices does things.
         let metadata = std::fs::metadata(self.path).map_err(|source| match source.kind() {
@@ -314,8 +352,9 @@ impl Opening<'_> {
         let write = !self.options.read_only;
         let mut open = File::options();
         open.read(true).write(write);
-        if write && metadata.file_type().is_block_device() {
-            // Without O_CREAT: refused while the kernel itself uses the device.
+        if write && metadata.file_type().is_block_device() && !others.has(&metadata) {
+            // Without O_CREAT: refused while the kernel itself uses the device, and once for each
+            // that has it open.
             open.custom_flags(libc::O_EXCL);
         }
         open.open(self.path)
@@ -385,17 +424,32 @@ impl Opening<'_> {
         }
     }
 
-    fn lock(&self, file: &File, warnings: &mut Vec<OpenWarning>) -> Result<(), OpenError> {
-        let kind = if self.options.read_only {
-            LockKind::Shared
-        } else {
-            LockKind::Exclusive
+    fn lock(
+        &self,
+        file: &File,
+        metadata: &Metadata,
+        open: &mut Entered<'_>,
+        warnings: &mut Vec<OpenWarning>,
+    ) -> Result<Option<Arc<Window>>, OpenError> {
+        let start_bytes = self.options.offset_sectors.saturating_mul(SECTOR_BYTES);
+        let length = self.options.length_sectors;
+        let wanted = Wanted {
+            metadata,
+            start_bytes,
+            end_bytes: length
+                .map(|length| start_bytes.saturating_add(length.saturating_mul(SECTOR_BYTES))),
+            kind: if self.options.read_only {
+                LockKind::Shared
+            } else {
+                LockKind::Exclusive
+            },
         };
-        match self.step("locking it", lock::lock(file, kind))? {
-            Outcome::Locked => Ok(()),
+        let (outcome, window) = self.step("locking it", open.take(wanted, file))?;
+        match outcome {
+            Outcome::Locked => Ok(window),
             Outcome::Unsupported => {
                 warnings.push(OpenWarning::NoLocks);
-                Ok(())
+                Ok(None)
             }
             Outcome::HeldBy(Holder { pid, shared }) => Err(OpenError::Locked {
                 path: self.path.to_owned(),

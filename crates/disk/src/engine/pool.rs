@@ -38,6 +38,8 @@ struct Shared {
     /// Start of the mapping.
     base: NonNull<u8>,
     region_bytes: usize,
+    /// Of the region, from its start: what the kernel may keep at hand.
+    pinned_bytes: usize,
     shape: PoolShape,
     /// From a slot's start to its data: the headroom, rounded up.
     data_offset: usize,
@@ -51,7 +53,17 @@ impl Pool {
     /// # Errors
     /// A shape that makes no sense (`InvalidInput`), or no memory.
     pub fn new(shape: PoolShape) -> io::Result<Self> {
-        Self::map(shape, MapFlags::POPULATE)
+        Self::map(shape, MapFlags::POPULATE, shape.count)
+    }
+
+    /// The same, but memory comes with the first use of each buffer, and the kernel is given only
+    /// the first `pinned` of them to keep at hand. Buffers that were used are used again before
+    /// others.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with_reserve(shape: PoolShape, pinned: usize) -> io::Result<Self> {
+        Self::map(shape, MapFlags::empty(), pinned)
     }
 
     /// Buffers for the cache of a [`Volume`](crate::Volume): `bytes` in pages of
@@ -79,11 +91,11 @@ impl Pool {
             data_bytes: PAGE_BYTES,
             alignment: PAGE_BYTES,
         };
-        let pool = Self::map(shape, MapFlags::empty())?;
+        let pool = Self::map(shape, MapFlags::empty(), 0)?;
         Ok(CachePages(Some(pool)))
     }
 
-    fn map(shape: PoolShape, flags: MapFlags) -> io::Result<Self> {
+    fn map(shape: PoolShape, flags: MapFlags, pinned: usize) -> io::Result<Self> {
         let (data_offset, slot_bytes, region_bytes) = layout(shape).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -106,6 +118,7 @@ impl Pool {
             shared: Rc::new(Shared {
                 base,
                 region_bytes,
+                pinned_bytes: pinned.min(shape.count) * slot_bytes,
                 shape,
                 data_offset,
                 slot_bytes,
@@ -139,13 +152,13 @@ impl Pool {
         self.shared.shape
     }
 
-    /// Address and length of the whole region, for registering it with the kernel.
+    /// Address and length of what is to be registered with the kernel.
     #[cfg_attr(
         not(uring),
         expect(dead_code, reason = "only io_uring registers memory")
     )]
     pub(super) fn region(&self) -> NonNull<[u8]> {
-        NonNull::slice_from_raw_parts(self.shared.base, self.shared.region_bytes)
+        NonNull::slice_from_raw_parts(self.shared.base, self.shared.pinned_bytes)
     }
 }
 

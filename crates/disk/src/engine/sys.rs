@@ -21,7 +21,7 @@ pub(super) enum LockKind {
 /// Takes a lock that lasts as long as the open file description, without waiting. False when
 /// another open file has one that conflicts.
 pub(super) fn try_lock_range(file: &File, range: ByteRange, kind: LockKind) -> io::Result<bool> {
-    match lock_call(file, libc::F_OFD_SETLK, range, kind) {
+    match lock_call(file, libc::F_OFD_SETLK, range, kind.number()) {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
             Ok(false)
@@ -32,20 +32,30 @@ pub(super) fn try_lock_range(file: &File, range: ByteRange, kind: LockKind) -> i
 
 /// Whether another open file's lock would conflict with such a one.
 pub(super) fn is_range_locked(file: &File, range: ByteRange, kind: LockKind) -> io::Result<bool> {
-    let found = lock_call(file, libc::F_OFD_GETLK, range, kind)?;
+    let found = lock_call(file, libc::F_OFD_GETLK, range, kind.number())?;
     Ok(i32::from(found.l_type) != libc::F_UNLCK)
+}
+
+/// Lets go of all such locks of an open file.
+pub(super) fn unlock_range(file: &File, range: ByteRange) -> io::Result<()> {
+    lock_call(file, libc::F_OFD_SETLK, range, libc::F_UNLCK).map(drop)
+}
+
+impl LockKind {
+    fn number(self) -> libc::c_int {
+        match self {
+            Self::Shared => libc::F_RDLCK,
+            Self::Exclusive => libc::F_WRLCK,
+        }
+    }
 }
 
 fn lock_call(
     file: &File,
     command: libc::c_int,
     range: ByteRange,
-    kind: LockKind,
+    l_type: libc::c_int,
 ) -> io::Result<libc::flock> {
-    let l_type = match kind {
-        LockKind::Shared => libc::F_RDLCK,
-        LockKind::Exclusive => libc::F_WRLCK,
-    };
     // SAFETY: `flock` is plain numbers on every architecture, so all zeros is a value of it; it
     // has padding or extra fields on some, hence no literal.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };

@@ -42,8 +42,8 @@ struct Page<B> {
     unread: bool,
     /// A write of it together with others has failed.
     alone: bool,
-    /// And so has one of it alone.
-    refused: bool,
+    /// And so has one of it alone: since then.
+    refused: Option<Duration>,
     /// The next page with the same hash.
     chain: u32,
     /// When it became dirty, and in which epoch.
@@ -375,7 +375,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     }
 
     /// A write of this range has failed, and may have changed the device: what is here and not
-    /// newer than the device would hide that.
+    /// newer than the device would hide that. What no sync has covered is to be written again, over
+    /// whatever the write has left.
     pub(super) fn distrust(&mut self, start: u64, end: u64) {
         if self.in_use == 0 {
             return;
@@ -396,10 +397,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     fn distrust_page(&mut self, index: u32, sectors: u8) {
         let Some(page) = self.page(index) else { return };
-        if !matches!(page.place, Place::Free | Place::Away) {
-            let newer = page.dirty | self.uncovered(page);
-            self.invalidate(index, sectors & !newer);
+        if matches!(page.place, Place::Free | Place::Away) {
+            return;
         }
+        let (uncovered, since) = (self.uncovered(page) & sectors, page.dirtied);
+        if uncovered > 0 {
+            self.mark_dirty(index, uncovered, since);
+        }
+        let dirty = self.page(index).map_or(0, |page| page.dirty);
+        self.invalidate(index, sectors & !dirty);
     }
 
     /// Forgets everything from `end` on: the device ends there now. What is with the device for
@@ -549,10 +555,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         page.is_some_and(|page| page.alone)
     }
 
-    /// Whether the device has refused the page before.
-    pub(super) fn was_refused(&self, number: u64) -> bool {
-        let page = self.find(number).and_then(|index| self.page(index));
-        page.is_some_and(|page| page.refused)
+    /// Since when the device has refused the page, if it has.
+    pub(super) fn refused_since(&self, number: u64) -> Option<Duration> {
+        self.page(self.find(number)?)?.refused
     }
 
     /// What can be written first of `count` pages from `first` on, on a device with blocks of
@@ -665,7 +670,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     /// The run was not written: its pages are to be tried again, each alone. A page that was alone
     /// already goes to the failed ones.
-    pub(super) fn not_written(&mut self, run: Run) {
+    pub(super) fn not_written(&mut self, run: Run, now: Duration) {
         let single = run.end - run.start <= PAGE && run.start / PAGE == (run.end - 1) / PAGE;
         for piece in pieces(run.start, run.end) {
             let Some(index) = self.find(piece.number) else {
@@ -676,7 +681,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
             }
             if single {
                 if let Some(page) = self.page_mut(index) {
-                    page.refused = true;
+                    page.refused.get_or_insert(now);
                 }
                 self.place(index, Place::Failed);
             } else {
@@ -686,10 +691,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     }
 
     /// The page that cannot be made complete, as the device does not give the rest of it.
-    pub(super) fn not_complete(&mut self, number: u64) {
+    pub(super) fn not_complete(&mut self, number: u64, now: Duration) {
         if let Some(index) = self.find(number) {
             if let Some(page) = self.page_mut(index) {
-                (page.alone, page.refused) = (true, true);
+                page.alone = true;
+                page.refused.get_or_insert(now);
             }
             self.place(index, Place::Failed);
         }
@@ -700,6 +706,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         while let Some(index) = self.failed.first() {
             self.place(index, Place::Dirty);
         }
+    }
+
+    /// The same, and from now on as if they had not been refused before.
+    pub(super) fn forgive(&mut self) {
+        for page in &mut self.table {
+            page.refused = None;
+        }
+        self.try_failed_again();
     }
 
     /// Puts a page that was given to the device back among the dirty ones: in front, as it is older
@@ -945,7 +959,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
             self.dirty_sectors -= u64::from(removed);
             return;
         }
-        (page.alone, page.refused) = (false, false);
+        (page.alone, page.refused) = (false, None);
         let old = page.epoch != epoch;
         if removed > 0 {
             self.dirty_sectors -= u64::from(removed);
@@ -986,7 +1000,7 @@ impl<B> Page<B> {
             place: Place::Free,
             unread: false,
             alone: false,
-            refused: false,
+            refused: None,
             chain: NONE,
             dirtied: Duration::ZERO,
             epoch: 0,

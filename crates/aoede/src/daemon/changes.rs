@@ -1,0 +1,442 @@
+//! From one configuration to the next: what has changed is closed, adjusted and opened.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use anyhow::bail;
+use aoede_link::Monitor;
+use aoede_wire::Address;
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::{Daemon, Inner, Unserved, config_file, many, notify};
+use crate::control::api::{Reason, Refusal, Reloaded};
+use crate::control::config::{Config, Export};
+use crate::control::plan::{Adjustment, DaemonChange, ExportChange, Placed, Plan, State, diff};
+use crate::control::status::ReloadStatus;
+use crate::service::{Change, Closed, Handle, Opening, Order, Setup};
+
+/// What was opened, or why not, with whom it goes to.
+type Opened = Vec<(Placed, anyhow::Result<Opening>)>;
+
+impl Daemon {
+    /// Opens everything, and serves it.
+    ///
+    /// # Errors
+    /// Whatever is wrong with any export. Then nothing was served.
+    pub(super) async fn begin(&self, config: Config) -> anyhow::Result<()> {
+        let _changing = self.changing.lock().await;
+        let wanted = State::wanted(config, &State::default(), cores());
+        let plan = diff(&State::default(), &wanted);
+        self.inner.borrow_mut().state.daemon = wanted.daemon.clone();
+        let mut errors = 0;
+        let mut ready = Vec::new();
+        let openings = plan.openings().map(|(_, placed)| placed.clone()).collect();
+        for (placed, opening) in self.open_files(openings).await {
+            match opening {
+                Ok(opening) => ready.push((placed, opening)),
+                Err(error) => {
+                    error!("{error:#}");
+                    errors += 1;
+                }
+            }
+        }
+        if errors == 0 {
+            self.start_workers(wanted.exports.values())?;
+            for (placed, mut opening) in ready {
+                opening.remembered = self.folder.load(&placed.export);
+                if let Err(error) = self.hand_over(placed, opening).await {
+                    error!("{error:#}");
+                    errors += 1;
+                }
+            }
+        }
+        if errors > 0 {
+            bail!("{} to mend; nothing is served", many(errors, "error"));
+        }
+        let mut inner = self.inner.borrow_mut();
+        inner.begun = true;
+        for handle in inner.workers.values() {
+            handle.sender().send(Order::Begin);
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration again, and carries out what has changed.
+    ///
+    /// # Errors
+    /// The configuration is wrong: nothing was changed.
+    pub(super) async fn reload(self: Rc<Self>) -> Result<Reloaded, Refusal> {
+        let _changing = self.changing.lock().await;
+        notify::reloading();
+        let reloaded = self.read_and_change().await;
+        let errors = match &reloaded {
+            Ok(reloaded) => reloaded.errors.clone(),
+            Err(wrong) => wrong.clone(),
+        };
+        let uptime_us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.inner.borrow_mut().last_reload = Some(ReloadStatus {
+            succeeded: errors.is_empty(),
+            uptime_us,
+            errors,
+        });
+        notify::ready();
+        reloaded.map_err(|wrong| {
+            let message = format!("{}: nothing is changed", wrong.join("\n"));
+            Refusal::new(
+                Reason::Invalid,
+                message,
+                "aoede check shows where it is wrong",
+            )
+        })
+    }
+
+    async fn read_and_change(&self) -> Result<Reloaded, Vec<String>> {
+        let path = self.config_file.clone();
+        let loaded = tokio::task::spawn_blocking(move || config_file::load(&path)).await;
+        let Ok(loaded) = loaded else {
+            return Err(vec!["the daemon is ending".to_owned()]);
+        };
+        for warning in &loaded.warnings {
+            warn!("{warning}");
+        }
+        let Some(config) = loaded.config else {
+            for wrong in &loaded.errors {
+                error!("{wrong}");
+            }
+            error!(
+                "{}: {}: nothing is changed",
+                self.config_file.display(),
+                many(loaded.errors.len(), "error")
+            );
+            return Err(loaded.errors);
+        };
+        let mut reloaded = Reloaded {
+            config_file: self.config_file.display().to_string(),
+            warnings: loaded.warnings,
+            ..Reloaded::default()
+        };
+        let (plan, drained) = {
+            let mut inner = self.inner.borrow_mut();
+            let drained = std::mem::take(&mut inner.idle);
+            let wanted = State::wanted(config, &inner.state, cores());
+            (diff(&inner.state, &wanted), drained)
+        };
+        self.carry_out(plan, drained, &mut reloaded).await;
+        match (reloaded.changes.len(), reloaded.errors.len()) {
+            (0, 0) => info!("the configuration is read: nothing has changed"),
+            (changes, 0) => info!("the configuration is read: {}", many(changes, "change")),
+            (changes, errors) => warn!(
+                "the configuration is read: {}, {}",
+                many(changes, "change"),
+                many(errors, "error")
+            ),
+        }
+        Ok(reloaded)
+    }
+
+    async fn carry_out(
+        &self,
+        plan: Plan,
+        mut drained: BTreeMap<Address, Unserved>,
+        reloaded: &mut Reloaded,
+    ) {
+        for change in &plan.daemon {
+            self.change_daemon(change, reloaded).await;
+        }
+        let mut left = BTreeMap::new();
+        for address in plan.closings() {
+            // All begin to close before one is waited for.
+            left.insert(address, self.order_close(address));
+        }
+        let mut closed: BTreeMap<Address, (Export, Box<Closed>)> = BTreeMap::new();
+        for (address, unserved) in &mut drained {
+            if let Some(before) = unserved.drained.take() {
+                closed.insert(*address, (unserved.export.clone(), before));
+            }
+        }
+        for (address, answer) in left {
+            let export = self.export(address);
+            if let (Some(export), Ok(Some(done))) = (export, answer.await) {
+                if done.lost_bytes > 0 {
+                    reloaded.errors.push(format!(
+                        "{address}: {} bytes that were acknowledged could not be written",
+                        done.lost_bytes
+                    ));
+                }
+                self.keep(&export, &done.remembered);
+                closed.insert(address, (export, done));
+            }
+            self.forget(address);
+            if !plan.openings().any(|(opened, _)| opened == address) {
+                reloaded.changes.push(format!("{address}: closed"));
+            }
+        }
+        for (address, adjustments) in plan.adjustments() {
+            self.adjust(address, adjustments).await;
+            let names: Vec<&str> = adjustments.iter().map(name).collect();
+            let changed = format!("{address}: changed {}", names.join(", "));
+            info!("{changed}");
+            reloaded.changes.push(changed);
+        }
+        let openings = plan.openings().map(|(_, placed)| placed.clone()).collect();
+        for (placed, opening) in self.open_files(openings).await {
+            let address = placed.export.address();
+            let because = match plan.exports.get(&address) {
+                Some(ExportChange::Reopen { because, .. }) => {
+                    format!("opened again, for {}", because.join(", "))
+                }
+                _ => "opened".to_owned(),
+            };
+            let before = closed.remove(&address);
+            match self.serve(placed.clone(), opening, before).await {
+                Ok(()) => reloaded.changes.push(format!("{address}: {because}")),
+                Err(error) => {
+                    error!("{error:#}");
+                    reloaded.errors.push(format!("{error:#}"));
+                    self.set_idle(placed.export, None);
+                }
+            }
+        }
+        self.end_idle_workers();
+    }
+
+    async fn change_daemon(&self, change: &DaemonChange, reloaded: &mut Reloaded) {
+        let mut daemon = self.inner.borrow().state.daemon.clone();
+        change.clone().apply(&mut daemon);
+        let (what, done) = match change {
+            DaemonChange::StateFolder(_) => ("the state folder, from the next start on", Ok(())),
+            DaemonChange::Workers(_) => ("the number of workers", Ok(())),
+            DaemonChange::BusyPoll(time) => {
+                for handle in self.inner.borrow().workers.values() {
+                    handle.sender().send(Order::BusyPoll(*time));
+                }
+                ("the time for looking", Ok(()))
+            }
+            DaemonChange::Socket(_) | DaemonChange::Group(_) => (
+                "the control socket",
+                self.listeners.lock().await.move_control(&daemon).await,
+            ),
+            DaemonChange::Status(_) => (
+                "the status page",
+                self.listeners.lock().await.move_page(&daemon).await,
+            ),
+        };
+        match done {
+            Ok(()) => {
+                reloaded.changes.push(format!("changed {what}"));
+                // Only what is done is in the account: what is not is tried again.
+                self.inner.borrow_mut().state.daemon = daemon;
+            }
+            Err(error) => {
+                error!("{error:#}");
+                reloaded.errors.push(format!("{error:#}"));
+            }
+        }
+    }
+
+    /// Opens files, a few at a time, while the main thread goes on.
+    async fn open_files(&self, openings: Vec<Placed>) -> Opened {
+        let tasks: Vec<_> = openings
+            .into_iter()
+            .map(|placed| {
+                let (export, windows) = (placed.export.clone(), self.windows.clone());
+                let task = tokio::task::spawn_blocking(move || Opening::new(export, &windows));
+                (placed, task)
+            })
+            .collect();
+        let mut opened = Vec::new();
+        for (placed, task) in tasks {
+            let opening = task.await.unwrap_or_else(|error| Err(error.into()));
+            opened.push((placed, opening));
+        }
+        opened
+    }
+
+    /// Serves an export whose file is open, as it was `before`.
+    async fn serve(
+        &self,
+        placed: Placed,
+        opening: anyhow::Result<Opening>,
+        before: Option<(Export, Box<Closed>)>,
+    ) -> anyhow::Result<()> {
+        let mut opening = opening?;
+        opening.remembered = self.folder.load(&placed.export);
+        if let Some((export, before)) = before {
+            opening.remembered.cache_number = before.remembered.cache_number;
+            if only_moves(export, &placed.export) && before.lost_bytes == 0 {
+                opening.target = Some(Box::new(before.target));
+            }
+        }
+        self.start_workers(std::iter::once(&placed))?;
+        self.hand_over(placed, opening).await
+    }
+
+    /// Gives an export to its worker.
+    async fn hand_over(&self, placed: Placed, opening: Opening) -> anyhow::Result<()> {
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut inner = self.inner.borrow_mut();
+            let Inner { workers, state, .. } = &mut *inner;
+            let Some(worker) = workers.get(&placed.worker) else {
+                bail!("worker {} has ended", placed.worker);
+            };
+            // First the account, so that its news are heard.
+            state
+                .exports
+                .insert(placed.export.address(), placed.clone());
+            worker.sender().send(Order::Open(Box::new(opening), sender));
+        }
+        let opened = answer.await;
+        let opened = opened.unwrap_or_else(|_| bail_ended(placed.worker));
+        if opened.is_err() {
+            self.forget(placed.export.address());
+        }
+        opened
+    }
+
+    /// Closes an export, and keeps what is known of it.
+    pub(super) async fn close(&self, address: Address) -> Option<Box<Closed>> {
+        let export = self.export(address)?;
+        let closed = self.order_close(address).await.ok().flatten()?;
+        self.keep(&export, &closed.remembered);
+        self.forget(address);
+        Some(closed)
+    }
+
+    fn order_close(&self, address: Address) -> oneshot::Receiver<Option<Box<Closed>>> {
+        let (sender, answer) = oneshot::channel();
+        if let Some(worker) = self.worker_of(address) {
+            worker.send(Order::Close(address, sender));
+        }
+        answer
+    }
+
+    async fn adjust(&self, address: Address, adjustments: &[Adjustment]) {
+        let changes: Vec<Change> = adjustments.iter().filter_map(change).collect();
+        if let (Some(worker), false) = (self.worker_of(address), changes.is_empty()) {
+            let (sender, answer) = oneshot::channel();
+            worker.send(Order::Adjust(address, changes, sender));
+            // One that has ended in between ends the daemon.
+            let _ = answer.await;
+        }
+        let mut inner = self.inner.borrow_mut();
+        let change = ExportChange::Adjust(adjustments.to_vec());
+        change.apply(address, &mut inner.state.exports);
+    }
+
+    fn forget(&self, address: Address) {
+        self.inner.borrow_mut().state.exports.remove(&address);
+    }
+
+    /// Notes that an export is not served although the configuration has it.
+    pub(super) fn set_idle(&self, export: Export, drained: Option<Box<Closed>>) {
+        let mut inner = self.inner.borrow_mut();
+        let address = export.address();
+        inner.idle.insert(address, Unserved { export, drained });
+    }
+
+    /// Starts the workers of these that are not there yet.
+    fn start_workers<'a>(&self, exports: impl Iterator<Item = &'a Placed>) -> anyhow::Result<()> {
+        let mut buffers: BTreeMap<u16, usize> = BTreeMap::new();
+        for placed in exports {
+            *buffers.entry(placed.worker).or_default() +=
+                usize::from(placed.export.settings.buffers);
+        }
+        let mut inner = self.inner.borrow_mut();
+        for (number, buffers) in buffers {
+            if inner.workers.contains_key(&number) {
+                continue;
+            }
+            let handle = Handle::spawn(Setup {
+                number,
+                buffers,
+                mtu: largest_mtu(),
+                busy_poll: inner.state.daemon.busy_poll,
+                start: self.start,
+                news: self.news.clone(),
+            })?;
+            if inner.begun {
+                handle.sender().send(Order::Begin);
+            }
+            inner.workers.insert(number, handle);
+        }
+        Ok(())
+    }
+
+    /// Ends the workers that have nothing to serve any more.
+    fn end_idle_workers(&self) {
+        let mut inner = self.inner.borrow_mut();
+        let Inner {
+            workers,
+            ending,
+            state,
+            ..
+        } = &mut *inner;
+        let used: Vec<u16> = state.exports.values().map(|placed| placed.worker).collect();
+        for (&number, handle) in workers {
+            if !used.contains(&number) && ending.insert(number) {
+                handle.sender().send(Order::Stop);
+            }
+        }
+    }
+}
+
+/// Whether an export is served as before, by another worker.
+fn only_moves(from: Export, to: &Export) -> bool {
+    let moved = Export {
+        worker: to.worker,
+        ..from
+    };
+    moved == *to
+}
+
+fn bail_ended(worker: u16) -> anyhow::Result<()> {
+    bail!("worker {worker} has ended")
+}
+
+/// What a worker has to know of an adjustment.
+fn change(adjustment: &Adjustment) -> Option<Change> {
+    Some(match adjustment {
+        Adjustment::Interfaces(patterns) => {
+            Change::Interfaces(patterns.iter().map(Into::into).collect())
+        }
+        Adjustment::Access(access) => Change::Access(access.clone()),
+        Adjustment::Extensions(extensions) => Change::Extensions(extensions.clone()),
+        Adjustment::ExtensionReset(reset) => Change::ExtensionReset(*reset),
+        Adjustment::Limits(_) | Adjustment::Create(_) | Adjustment::Pin(_) => return None,
+    })
+}
+
+/// The key of the configuration.
+fn name(adjustment: &Adjustment) -> &'static str {
+    match adjustment {
+        Adjustment::Interfaces(_) => "interfaces",
+        Adjustment::Access(_) => "access",
+        Adjustment::Limits(_) => "limits",
+        Adjustment::Extensions(_) => "extensions",
+        Adjustment::ExtensionReset(_) => "extension_reset",
+        Adjustment::Create(_) => "create",
+        Adjustment::Pin(_) => "worker",
+    }
+}
+
+fn cores() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u16::try_from(cores).unwrap_or(u16::MAX)
+}
+
+/// Of all Ethernet interfaces there are, so that buffers hold what they bring.
+fn largest_mtu() -> u32 {
+    let interfaces = Monitor::open().and_then(|mut monitor| monitor.interfaces());
+    let ethernet = interfaces.unwrap_or_default();
+    let ethernet = ethernet.into_iter().filter(|one| one.ethernet);
+    ethernet
+        .map(|one| one.mtu)
+        .filter(|&mtu| mtu <= MOST_MTU)
+        .max()
+        .unwrap_or(0)
+}
+
+/// Interfaces that take more are virtual ones, which do so for nothing in particular.
+const MOST_MTU: u32 = 16_384;
