@@ -269,7 +269,7 @@ fn goes(scene: &Scene) -> Result<()> {
     let left = machine.succeed("find /etc /usr /var/lib /run -path '*aoede*' -type f | sort")?;
     let own = |line: &&str| !line.starts_with("/var/lib/dpkg/") && !line.contains("deb-systemd");
     let left: Vec<&str> = left.lines().filter(own).collect();
-    let expected = ["/etc/aoede/aoede.toml", IMAGE, "/var/lib/aoede/e1.1.json"];
+    let expected = ["/etc/aoede/aoede.toml", IMAGE, "/var/lib/aoede/e1.1.state"];
     ensure!(left == expected, "{left:?}");
 
     machine.succeed("dpkg --purge aoede")?;
