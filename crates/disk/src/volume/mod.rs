@@ -247,7 +247,8 @@ pub(crate) enum Planted {
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
-    /// A volume with nothing to do, whose cache is `pages`: buffers of [`PAGE_BYTES`].
+    /// A volume whose cache is `pages`: buffers of [`PAGE_BYTES`]. It has one sync to do, for what
+    /// an earlier process may have left to be made stable.
     pub fn new(settings: VolumeSettings, pages: Vec<B>) -> Self {
         // The ids after the last slot's are the tasks', then the sync's.
         let count = u32::try_from(settings.capacity).unwrap_or(u32::MAX / 2);
@@ -267,7 +268,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             pages: Pages::new(pages),
             read_ahead: ReadAhead::new(window),
             write_behind: WriteBehind::new(settings.dirty_bytes, settings.dirty_age),
-            flushes: Flushes::default(),
+            flushes: Flushes::new(),
             ready: VecDeque::with_capacity(capacity + TASKS),
             blocked: VecDeque::with_capacity(capacity),
             reads: VecDeque::with_capacity(capacity),

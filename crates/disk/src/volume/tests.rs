@@ -22,7 +22,18 @@ const SETTINGS: VolumeSettings = VolumeSettings {
 };
 
 fn volume_of(settings: VolumeSettings) -> TestVolume {
-    Volume::new(settings, vec![vec![0; PAGE_BYTES]; LEAST_PAGES])
+    volume_with(settings, LEAST_PAGES)
+}
+
+/// With so many pages, and its first sync behind it.
+fn volume_with(settings: VolumeSettings, pages: usize) -> TestVolume {
+    let mut volume = Volume::new(settings, vec![vec![0; PAGE_BYTES]; pages]);
+    let due = volume.poll_timeout().unwrap();
+    volume.handle_timeout(due);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    end(&mut volume, sync, Ok(0));
+    nothing_to_do(&mut volume);
+    volume
 }
 
 fn volume() -> TestVolume {
@@ -1283,7 +1294,7 @@ fn refused_pages_do_not_keep_others_from_being_written() {
         dirty_bytes: 1 << 20,
         ..SETTINGS
     };
-    let mut volume = Volume::new(settings, vec![vec![0; PAGE_BYTES]; 4 * LEAST_PAGES]);
+    let mut volume = volume_with(settings, 4 * LEAST_PAGES);
     // Every second page, so that each is written by itself; those of the first half are refused.
     for number in 0..100 {
         filled(&mut volume, number, early(u64::from(number) * 16, 8), 1);
