@@ -294,25 +294,64 @@ fn a_file_that_was_cut_is_a_read_error_where_it_ends() {
     }
 }
 
+/// The device has no resources for this write, for the `count`th time: the third and later ones are
+/// followed by a pause.
+fn interrupted(volume: &mut TestVolume, count: u8, (lba, sectors): (u64, u64), errno: Errno) {
+    let op = expect(volume, DURABLE, lba, sectors);
+    end(volume, op, Err(errno));
+    if count > 2 {
+        nothing_to_do(volume);
+        let due = volume.poll_timeout().expect("it goes on some time");
+        assert_eq!(due, NOW + Duration::from_millis(20));
+        volume.handle_timeout(due);
+    }
+}
+
 #[test]
 fn interrupted_operations_are_resubmitted_but_not_for_ever() {
     for errno in [Errno::INTR, Errno::AGAIN] {
         let mut volume = volume();
         request(&mut volume, 1, WRITE);
-        for _ in 0..MAX_RESUBMITS {
-            let op = expect(&mut volume, DURABLE, 100, 8);
-            end(&mut volume, op, Err(errno));
+        for count in 1..=16 {
+            interrupted(&mut volume, count, (100, 8), errno);
         }
         let op = expect(&mut volume, DURABLE, 100, 8);
         end(&mut volume, op, Ok(512));
         // There was progress: it counts from the beginning.
-        for _ in 0..=MAX_RESUBMITS {
-            let op = expect(&mut volume, DURABLE, 101, 7);
-            end(&mut volume, op, Err(errno));
+        for count in 1..=16 {
+            interrupted(&mut volume, count, (101, 7), errno);
         }
+        let op = expect(&mut volume, DURABLE, 101, 7);
+        end(&mut volume, op, Err(errno));
         let error = answer(&mut volume, 1).unwrap_err();
         assert_eq!(error.cause, Cause::Device(errno));
+        assert_eq!(volume.poll_timeout(), None);
     }
+}
+
+/// So many attempts took microseconds, and the volume was latched for a moment's shortage.
+#[test]
+fn a_sync_that_is_interrupted_again_and_again_takes_its_time() {
+    let mut volume = volume();
+    filled(&mut volume, 1, EARLY, 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    filled(&mut volume, 2, RequestKind::Flush, 0);
+    let op = expect(&mut volume, PLAIN, 100, 8);
+    done(&mut volume, op, 0);
+    let mut now = NOW;
+    for _ in 0..16 {
+        let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+        end_at(&mut volume, now, sync, Err(Errno::AGAIN));
+        if let Some(due) = volume.poll_timeout() {
+            nothing_to_do(&mut volume);
+            now = due;
+            volume.handle_timeout(now);
+        }
+    }
+    assert_eq!(now - NOW, Duration::from_millis(14 * 20));
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    end_at(&mut volume, now, sync, Ok(0));
+    assert!(answered(&mut volume, 2).is_ok());
 }
 
 #[test]
