@@ -572,6 +572,25 @@ fn acknowledged_data_is_flushed_when_half_its_time_is_over() {
     assert!(volume.is_clean());
 }
 
+/// The longest at risk goes first, wherever it is and however many have come since.
+#[test]
+fn the_oldest_data_is_written_first() {
+    let mut volume = volume();
+    let lbas = [400, 80, 240, 720, 560];
+    for (number, lba) in (0..).zip(lbas) {
+        let now = NOW + Duration::from_millis(number);
+        filled_at(&mut volume, now, 1, early(lba, 8), 1);
+        assert!(answered(&mut volume, 1).is_ok());
+    }
+    // One that is written again stays as old as it was.
+    filled(&mut volume, 1, early(402, 2), 2);
+    assert!(answered(&mut volume, 1).is_ok());
+    filled(&mut volume, 2, RequestKind::Flush, 0);
+    for lba in lbas {
+        expect(&mut volume, PLAIN, lba, 8);
+    }
+}
+
 #[test]
 fn no_more_than_the_bound_is_acknowledged_and_the_rest_waits() {
     let mut volume = volume_of(VolumeSettings {
