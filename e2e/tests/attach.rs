@@ -339,6 +339,46 @@ fn a_restarted_target_costs_a_load_no_error() -> Result<()> {
     target.stop().map(drop)
 }
 
+/// Each of two cables is pulled in turn and put back, while a load runs that checks its data.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn one_path_of_two_that_fails_costs_a_load_no_error() -> Result<()> {
+    let (target_host, initiator_host) = Namespace::pair(9000)?;
+    target_host.veth("tgt1", &initiator_host, "ini1", 9000)?;
+    let folder = Scratch::new()?;
+    let image = folder.image("disk.img", DISK)?;
+    let export = Export::new(&image, "tgt0").and_on("tgt1");
+    let target = export.start(&target_host, Maker::Aoede)?;
+    let socket = folder.join("nbd");
+    let attachment = Attachment::start(&initiator_host, "ini0,ini1", &socket, &[])?;
+    let arguments = ["--rw=randrw", "--bs=16k", "--size=16M", "--rate_iops=100"];
+    let command = fio(attachment.uri(), &arguments)?;
+    let mut load = Process::spawn("fio", Some(&initiator_host), command)?;
+    let received = |interface: &str| -> Result<u64> {
+        let text = initiator_host.ip(&format!("-s -j link show dev {interface}"))?;
+        let told: Value = serde_json::from_str(&text)?;
+        let frames = &told[0]["stats64"]["rx"]["packets"];
+        frames.as_u64().with_context(|| text.clone())
+    };
+    let goes_on_by = |interface: &str| -> Result<()> {
+        let enough = received(interface)? + 100;
+        let goes_on = || Ok(received(interface)? > enough);
+        wait_until("the load goes on", SOON, goes_on).map(drop)
+    };
+    for (cut, other) in [("tgt0", "ini1"), ("tgt1", "ini0")] {
+        goes_on_by(other)?;
+        target_host.ip(&format!("link set {cut} down"))?;
+        goes_on_by(other)?;
+        target_host.ip(&format!("link set {cut} up"))?;
+        goes_on_by(&cut.replace("tgt", "ini"))?;
+    }
+    ensure!(load.is_running(), "the load ended too early");
+    let status = load.wait(SOON)?;
+    ensure!(status.success(), "fio ended with {status}");
+    ensure!(attachment.stop()?.success(), "the attachment fails");
+    target.stop().map(drop)
+}
+
 /// docs/durability.md, "A target that restarts": what fio wrote is gone, and the flush that a client
 /// asks for afterwards must not succeed.
 #[test]

@@ -488,6 +488,70 @@ fn a_target_that_is_killed_and_comes_back_is_no_error() -> Result<()> {
     Ok(())
 }
 
+/// Each of two cables is pulled in turn and put back while a copy runs.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn one_path_of_two_that_fails_is_no_error() -> Result<()> {
+    let bytes = 192 * MIB;
+    let mut scene = Scene::new(Maker::Aoede, bytes, 9000)?;
+    scene.host.veth("tgt1", &scene.initiator, "ini1", 9000)?;
+    scene.kill()?;
+    scene.export = scene.export.clone().and_on("tgt1");
+    scene.restart(Maker::Aoede)?;
+    noise(&scene.path("source.img"), bytes, 71)?;
+    for (arguments, copied) in [
+        (["source.img", "e1.1", "-i", "ini1"], "disk.img"),
+        (["e1.1", "back.img", "-i", "ini1"], "back.img"),
+    ] {
+        let mut copy = scene.interrupt_at(&arguments, 2 * MIB)?;
+        for cut in ["tgt0", "tgt1"] {
+            let before = recorded(&scene.record());
+            scene.host.ip(&format!("link set {cut} down"))?;
+            let goes_on = || Ok(recorded(&scene.record()) != before);
+            wait_until("the copy goes on", LONG, goes_on)?;
+            scene.host.ip(&format!("link set {cut} up"))?;
+        }
+        let status = copy.wait(LONG)?;
+        ensure!(status.success(), "{status}: {}", copy.stderr.text());
+        equal(&scene.path("source.img"), &scene.path(copied))?;
+    }
+    scene.target.stop().map(drop)
+}
+
+/// A GiB with some data here and there: interrupted, gone on with, and no hole is lost.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_sparse_gibibyte_is_interrupted_and_keeps_its_holes() -> Result<()> {
+    let bytes = 1024 * MIB;
+    let scene = Scene::new(Maker::Aoede, bytes, 9000)?;
+    let (source, back) = (scene.path("source.img"), scene.path("back.img"));
+    let file = File::create_new(&source)?;
+    file.set_len(bytes)?;
+    let mut random = Random::new(81);
+    let (pieces, piece) = (32, 2 * MIB);
+    for number in 0..pieces {
+        let room = usize::try_from(bytes / pieces - piece)?;
+        let from = number * (bytes / pieces) + random.below(room) as u64;
+        file.write_all_at(&random.bytes(usize::try_from(piece)?), from)?;
+    }
+    // Each piece of data, and the requests of 256 KiB at both of its ends.
+    let most = pieces * (piece + 2 * (256 << 10));
+    for (arguments, copied) in [
+        (["source.img", "e1.1"], &scene.image),
+        (["e1.1", "back.img"], &back),
+    ] {
+        let mut copy = scene.interrupt_at(&arguments, 100 * MIB)?;
+        copy.kill()?;
+        let told = scene.succeed(&[&arguments[..], &["--resume"]].concat())?;
+        let from = told["resumed_at_bytes"].as_u64();
+        ensure!(from >= Some(100 * MIB), "{told}");
+        equal(&source, copied)?;
+        let used = allocated(copied)?;
+        ensure!(used <= most, "{used} bytes are taken up, of {most} at most");
+    }
+    scene.target.stop().map(drop)
+}
+
 /// docs/durability.md, "A target that restarts": with a write cache that is no error only where
 /// nothing was lost, and a copy that succeeds has all of it.
 #[test]

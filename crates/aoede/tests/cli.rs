@@ -31,6 +31,7 @@ fn every_command_has_help_with_examples() {
         &["export", "--help"],
         &["check", "--help"],
         &["status", "--help"],
+        &["top", "--help"],
         &["reload", "--help"],
         &["freeze", "--help"],
         &["thaw", "--help"],

@@ -125,7 +125,13 @@ fn a_shadow_allocates_nothing_for_an_operation() {
     let pool = pool(32);
     let mut engine = BlockingEngine::new(64);
     let image = create(&folder.path().join("disk.img"), 1 << 20, IoMode::Buffered);
-    let files = create_shadow(&folder.path().join("shadow"), &image, IoMode::Buffered).unwrap();
+    let files = create_shadow(
+        &folder.path().join("shadow"),
+        &image,
+        1 << 20,
+        IoMode::Buffered,
+    )
+    .unwrap();
     let ids = [&image, &files.data, &files.map].map(|file| engine.attach(file).unwrap());
     let settings = VolumeSettings {
         capacity: 16,

@@ -360,6 +360,19 @@ impl Path {
         self.state == State::New && self.last_used == 0 && asked >= TRIES
     }
 
+    /// Whether its place may be given to another that is new, when there are no more: see
+    /// [`MAX_PATHS`](crate::MAX_PATHS).
+    pub(crate) fn is_replaceable(&self) -> bool {
+        let asked = self.chore.map_or(0, |chore| chore.tries);
+        match self.state {
+            State::New => self.is_a_shadow(),
+            State::Foreign => true,
+            // Its target may have another MAC by now.
+            State::Silent => asked >= TRIES && self.in_flight == 0 && self.slow_in_flight == 0,
+            State::Ready => false,
+        }
+    }
+
     /// Whether nothing is being found out about it.
     pub(crate) fn is_settled(&self) -> bool {
         match self.state {

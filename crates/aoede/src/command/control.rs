@@ -131,8 +131,8 @@ Examples:
   aoede resize e1.1
       The file or device has another size already: take that.
 
-Making a file shorter cuts off what is behind; aoede asks for --shrink then. If the configuration
-has `create` for this export, give it the new size there too.";
+A disk only grows: what is to be shorter has to be cut by hand. If the configuration has `create`
+for this export, give it the new size there too.";
 
 /// Give an export another size.
 #[derive(Args, Debug)]
@@ -143,24 +143,9 @@ pub(super) struct ResizeArgs {
 
     /// The new size of the file. Without it, the size that it has.
     size: Option<Size>,
-
-    /// Cut off what is behind the new end.
-    #[arg(long, requires = "size")]
-    shrink: bool,
 }
 
 pub(super) fn resize(args: &ResizeArgs) -> anyhow::Result<()> {
-    if let (Some(size), false) = (args.size, args.shrink) {
-        let status = args.of.socket.client().status()?;
-        let export = status.export(&args.of.address.to_string());
-        if let Some(export) = export.filter(|export| size.0 < export.size_bytes) {
-            bail!(
-                "{} has {}: this would cut off what is behind {size}; if that is meant, add --shrink",
-                args.of.address,
-                Size(export.size_bytes),
-            );
-        }
-    }
     let json = args
         .size
         .map(|size| format!(r#"{{"size_bytes":{}}}"#, size.0));

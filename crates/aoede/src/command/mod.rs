@@ -16,6 +16,7 @@ mod probe;
 mod serve;
 mod set;
 mod status;
+mod top;
 mod vblade;
 
 use std::ffi::OsString;
@@ -55,6 +56,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Check(check::CheckArgs),
     Status(status::StatusArgs),
+    Top(top::TopArgs),
     Reload(control::ReloadArgs),
     Freeze(control::FreezeArgs),
     Thaw(control::ThawArgs),
@@ -109,6 +111,7 @@ impl Command {
             Self::Serve(args) => serve::run(args),
             Self::Check(args) => check::run(&args),
             Self::Status(args) => status::run(&args),
+            Self::Top(args) => top::run(&args),
             Self::Reload(args) => control::reload(&args),
             Self::Freeze(args) => control::freeze(&args),
             Self::Thaw(args) => control::thaw(&args),
@@ -133,4 +136,14 @@ impl Command {
 /// Wrong usage that only all arguments together show: exit code 2.
 fn usage(text: &str) -> anyhow::Error {
     clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_arguments_make_a_command_line() {
+        Cli::command().debug_assert();
+    }
 }

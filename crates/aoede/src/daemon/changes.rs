@@ -54,7 +54,9 @@ impl Daemon {
         if errors > 0 {
             bail!("{} to mend; nothing is served", many(errors, "error"));
         }
-        for handle in self.inner.borrow().workers.values() {
+        let mut inner = self.inner.borrow_mut();
+        inner.begun = true;
+        for handle in inner.workers.values() {
             handle.sender().send(Order::Begin);
         }
         Ok(())
@@ -114,13 +116,13 @@ impl Daemon {
             warnings: loaded.warnings,
             ..Reloaded::default()
         };
-        let plan = {
+        let (plan, drained) = {
             let mut inner = self.inner.borrow_mut();
-            inner.idle.clear();
+            let drained = std::mem::take(&mut inner.idle);
             let wanted = State::wanted(config, &inner.state, cores());
-            diff(&inner.state, &wanted)
+            (diff(&inner.state, &wanted), drained)
         };
-        self.carry_out(plan, &mut reloaded).await;
+        self.carry_out(plan, drained, &mut reloaded).await;
         match (reloaded.changes.len(), reloaded.errors.len()) {
             (0, 0) => info!("the configuration is read: nothing has changed"),
             (changes, 0) => info!("the configuration is read: {}", many(changes, "change")),
@@ -133,9 +135,14 @@ impl Daemon {
         Ok(reloaded)
     }
 
-    async fn carry_out(&self, plan: Plan, reloaded: &mut Reloaded) {
-        for change in plan.daemon.clone() {
-            self.change_daemon(change, reloaded);
+    async fn carry_out(
+        &self,
+        plan: Plan,
+        mut drained: BTreeMap<Address, Unserved>,
+        reloaded: &mut Reloaded,
+    ) {
+        for change in &plan.daemon {
+            self.change_daemon(change, reloaded).await;
         }
         let mut left = BTreeMap::new();
         for address in plan.closings() {
@@ -143,6 +150,11 @@ impl Daemon {
             left.insert(address, self.order_close(address));
         }
         let mut closed: BTreeMap<Address, (Export, Box<Closed>)> = BTreeMap::new();
+        for (address, unserved) in &mut drained {
+            if let Some(before) = unserved.drained.take() {
+                closed.insert(*address, (unserved.export.clone(), before));
+            }
+        }
         for (address, answer) in left {
             let export = self.export(address);
             if let (Some(export), Ok(Some(done))) = (export, answer.await) {
@@ -182,17 +194,17 @@ impl Daemon {
                 Err(error) => {
                     error!("{error:#}");
                     reloaded.errors.push(format!("{error:#}"));
-                    self.set_idle(placed.export, false);
+                    self.set_idle(placed.export, None);
                 }
             }
         }
         self.end_idle_workers();
     }
 
-    fn change_daemon(&self, change: DaemonChange, reloaded: &mut Reloaded) {
+    async fn change_daemon(&self, change: &DaemonChange, reloaded: &mut Reloaded) {
         let mut daemon = self.inner.borrow().state.daemon.clone();
         change.clone().apply(&mut daemon);
-        let (what, done) = match &change {
+        let (what, done) = match change {
             DaemonChange::StateFolder(_) => ("the state folder, from the next start on", Ok(())),
             DaemonChange::Workers(_) => ("the number of workers", Ok(())),
             DaemonChange::BusyPoll(time) => {
@@ -203,11 +215,11 @@ impl Daemon {
             }
             DaemonChange::Socket(_) | DaemonChange::Group(_) => (
                 "the control socket",
-                self.listeners.borrow_mut().move_control(&daemon),
+                self.listeners.lock().await.move_control(&daemon).await,
             ),
             DaemonChange::Status(_) => (
                 "the status page",
-                self.listeners.borrow_mut().move_page(&daemon),
+                self.listeners.lock().await.move_page(&daemon).await,
             ),
         };
         match done {
@@ -250,10 +262,11 @@ impl Daemon {
     ) -> anyhow::Result<()> {
         let mut opening = opening?;
         opening.remembered = self.folder.load(&placed.export);
-        if let Some((export, before)) = before
-            && only_moves(export, &placed.export)
-        {
-            opening.target = Some(Box::new(before.target));
+        if let Some((export, before)) = before {
+            opening.remembered.cache_number = before.remembered.cache_number;
+            if only_moves(export, &placed.export) && before.lost_bytes == 0 {
+                opening.target = Some(Box::new(before.target));
+            }
         }
         self.start_workers(std::iter::once(&placed))?;
         self.hand_over(placed, opening).await
@@ -317,7 +330,7 @@ impl Daemon {
     }
 
     /// Notes that an export is not served although the configuration has it.
-    pub(super) fn set_idle(&self, export: Export, drained: bool) {
+    pub(super) fn set_idle(&self, export: Export, drained: Option<Box<Closed>>) {
         let mut inner = self.inner.borrow_mut();
         let address = export.address();
         inner.idle.insert(address, Unserved { export, drained });
@@ -331,7 +344,6 @@ impl Daemon {
                 usize::from(placed.export.settings.buffers);
         }
         let mut inner = self.inner.borrow_mut();
-        let serving = inner.workers.len();
         for (number, buffers) in buffers {
             if inner.workers.contains_key(&number) {
                 continue;
@@ -344,8 +356,7 @@ impl Daemon {
                 start: self.start,
                 news: self.news.clone(),
             })?;
-            if serving > 0 {
-                // Others serve already: there is nothing to wait for.
+            if inner.begun {
                 handle.sender().send(Order::Begin);
             }
             inner.workers.insert(number, handle);

@@ -36,7 +36,7 @@ use crate::control::config::{Config, Export};
 use crate::control::plan::State;
 use crate::control::status::ReloadStatus;
 use crate::sandbox;
-use crate::service::{Handle, News, Order, OrderSender};
+use crate::service::{Closed, Handle, News, Order, OrderSender, Remembered};
 use listeners::Listeners;
 use state::StateFolder;
 
@@ -103,7 +103,7 @@ async fn serve(settings: &Settings, config: Config, folder: StateFolder) -> anyh
         folder,
         windows: Windows::default(),
         news: news_sender,
-        listeners: RefCell::new(listeners),
+        listeners: Mutex::new(listeners),
         changing: Mutex::default(),
         inner: RefCell::default(),
     });
@@ -217,7 +217,7 @@ struct Daemon {
     /// Parts of one file share its lock.
     windows: Windows,
     news: mpsc::UnboundedSender<News>,
-    listeners: RefCell<Listeners>,
+    listeners: Mutex<Listeners>,
     /// Held by whoever changes what is served.
     changing: Mutex<()>,
     inner: RefCell<Inner>,
@@ -228,6 +228,8 @@ struct Daemon {
 struct Inner {
     /// The account: what is served, and by whom.
     state: State,
+    /// Everything was open once: new workers have nothing to wait for.
+    begun: bool,
     workers: BTreeMap<u16, Handle>,
     /// Workers whose end is expected.
     ending: BTreeSet<u16>,
@@ -237,10 +239,11 @@ struct Inner {
 }
 
 /// An export of the configuration that is not served.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Unserved {
     export: Export,
-    drained: bool,
+    /// On demand, and what is left of it.
+    drained: Option<Box<Closed>>,
 }
 
 impl Daemon {
@@ -287,7 +290,7 @@ impl Daemon {
         }
     }
 
-    fn keep(&self, export: &Export, remembered: &crate::service::Remembered) {
+    fn keep(&self, export: &Export, remembered: &Remembered) {
         if let Err(error) = self.folder.store(export, remembered) {
             error!("{error:#}");
         }
@@ -312,9 +315,10 @@ impl Daemon {
                 break;
             };
             if let Some(error) = self.hear(told) {
-                match finished {
-                    Ok(()) => finished = Err(error),
-                    Err(_) => error!("{error:#}"),
+                if finished.is_ok() {
+                    finished = Err(error);
+                } else {
+                    error!("{error:#}");
                 }
             }
         }

@@ -282,7 +282,7 @@ fn target_settings(
         read_only: export.open.read_only,
         buffer_count: export.buffers,
         write_cache: export.cache.mode.into(),
-        cache_number: serial::cache_number(),
+        cache_number: remembered.cache_number.unwrap_or_else(serial::cache_number),
         model: of.model.clone().unwrap_or(default.model),
         serial: serial.unwrap_or_else(|| serial::serial(export.address)),
         mask: remembered

@@ -86,6 +86,9 @@ pub(crate) struct Remembered {
     pub(crate) failure: Option<Failure>,
     /// A shadow holds what was written since a freeze.
     pub(crate) frozen: bool,
+    /// By which initiators know that nothing of the cache was lost. Only of an export that was
+    /// closed with all of it written.
+    pub(crate) cache_number: Option<u64>,
 }
 
 /// Acknowledged data that could not be written.

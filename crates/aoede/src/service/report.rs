@@ -9,6 +9,7 @@ use aoede_target::{IgnoreReason, Ignored, Initiator};
 use aoede_wire::SECTOR_BYTES;
 
 use super::CacheMode;
+use super::engines::Engines;
 use super::freeze::Freezer;
 use super::seats::{PortWorker, Seats};
 use super::served::{Served, io_name};
@@ -121,7 +122,7 @@ fn export(
         read_only: settings.open.read_only,
         cache_mode: settings.cache.mode.to_string(),
         io: io_name(served.backing().io).to_owned(),
-        engine: worker.engine().name_of(served.file()).to_owned(),
+        engine: Engines::name_of(served.file()).to_owned(),
         worker: number,
         interfaces: seats.names_at(served.number(), worker),
         buffers: settings.buffers,

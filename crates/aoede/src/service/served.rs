@@ -43,6 +43,10 @@ pub(super) struct Served {
     failed_before: Option<Failure>,
     /// Initiators have edited the mask list.
     mask_edited: bool,
+    /// By which initiators know that nothing of the cache was lost.
+    cache_number: u64,
+    /// An operator has commands for it, beside signals.
+    has_commands: bool,
     /// What the daemon knows of it.
     told: Remembered,
     /// Who waits for a freeze.
@@ -57,6 +61,7 @@ impl Served {
     /// Why it cannot be served; nothing of it is left then.
     pub(super) fn start(
         opening: Opening,
+        has_commands: bool,
         worker: &mut PortWorker,
         watches: &mut SizeWatches,
     ) -> anyhow::Result<Self> {
@@ -73,10 +78,12 @@ impl Served {
         let engine = worker.engine_mut();
         engine.choose(export.engine)?;
         let path = settings.path.display();
+        let shown = target_settings(&export, &remembered, Some(&backing));
+        // A target that moves keeps its own, which is the one that is remembered.
+        let cache_number = shown.cache_number;
         let target = match target {
             Some(target) => *target,
-            None => Target::new(target_settings(&export, &remembered, Some(&backing)))
-                .with_context(|| address.to_string())?,
+            None => Target::new(shown).with_context(|| address.to_string())?,
         };
         let volume = settings
             .cache
@@ -127,7 +134,12 @@ impl Served {
             retries_after: Instant::now(),
             mask_edited: remembered.mask.is_some(),
             failed_before: remembered.failure.clone(),
-            told: remembered,
+            told: Remembered {
+                cache_number: None,
+                ..remembered
+            },
+            cache_number,
+            has_commands,
             freezing: Vec::new(),
             closing: None,
             backing,
@@ -342,8 +354,10 @@ impl Served {
         self.size_watch.disarm(watches);
         self.log_disk_error(worker);
         self.freezer.stop(worker);
-        let remembered = self.remember(worker);
+        let mut remembered = self.remember(worker);
         let lost_bytes = worker.volume(self.number).map_or(0, Volume::bytes_at_risk);
+        let is_whole = lost_bytes == 0 && remembered.failure.is_none();
+        remembered.cache_number = is_whole.then_some(self.cache_number);
         if let Err(error) = self.check_nothing_is_lost(worker) {
             error!("{error:#}");
         }
@@ -450,11 +464,21 @@ impl Served {
             return;
         };
         if let Some(error) = volume.failure().filter(|_| !self.latched) {
+            let status = worker.shadow_status(self.number);
+            let frozen = status.is_some_and(|status| status.phase == ShadowPhase::Frozen);
+            let remedy = match (frozen, self.has_commands) {
+                (true, _) => "thaw it, or make room for the shadow".to_owned(),
+                (false, true) => format!("mend the disk, then: aoede reset {address}"),
+                (false, false) => {
+                    "mend the disk, then stop this process with SIGTERM, which tries \
+                                   once more"
+                        .to_owned()
+                }
+            };
             error!(
                 at_risk = %at_risk(volume),
                 "{address}: acknowledged data cannot be written ({error}): every write and flush \
-                 fails from now on, reads go on; mend the disk, then stop this process with \
-                 SIGTERM, which tries once more",
+                 fails from now on, reads go on; {remedy}",
             );
         }
         self.latched = volume.failure().is_some();

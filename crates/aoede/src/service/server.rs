@@ -64,7 +64,7 @@ pub(super) enum Waking {
 pub(super) struct Orders {
     /// Of the worker.
     pub(super) number: u16,
-    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) receiver: mpsc::Receiver<Order>,
     pub(super) wake: Arc<OwnedFd>,
     pub(super) news: UnboundedSender<News>,
 }
@@ -151,7 +151,12 @@ impl Server {
     /// # Errors
     /// Why it cannot be served.
     pub(super) fn add(&mut self, opening: Opening) -> anyhow::Result<()> {
-        let served = Served::start(opening, &mut self.worker, &mut self.size_watches)?;
+        let served = Served::start(
+            opening,
+            matches!(self.waking, Waking::Orders(_)),
+            &mut self.worker,
+            &mut self.size_watches,
+        )?;
         self.exports.push(served);
         self.wait_for_parts().context("cannot prepare for waiting")
     }
@@ -311,14 +316,14 @@ impl Server {
         let Waking::Orders(orders) = &self.waking else {
             return None;
         };
-        match orders.orders.try_recv() {
+        match orders.receiver.try_recv() {
             Ok(order) => Some(order),
             // The main thread is gone: it has nothing more to say.
             Err(mpsc::TryRecvError::Disconnected) => Some(Order::Stop),
             Err(mpsc::TryRecvError::Empty) => {
                 // Read first, then looked at once more: none comes unseen.
                 let read = rustix::io::read(&*orders.wake, &mut [0; 8]);
-                read.ok().and_then(|_| orders.orders.try_recv().ok())
+                read.ok().and_then(|_| orders.receiver.try_recv().ok())
             }
         }
     }
@@ -503,9 +508,10 @@ impl Server {
             served.tell_what_was_done(&self.worker);
             served.freezer().stop(&self.worker);
             if let Err(error) = served.check_nothing_is_lost(&self.worker) {
-                match lost {
-                    Ok(()) => lost = Err(error),
-                    Err(_) => error!("{error:#}"),
+                if lost.is_ok() {
+                    lost = Err(error);
+                } else {
+                    error!("{error:#}");
                 }
             }
         }

@@ -111,7 +111,7 @@ fn run(setup: Setup, orders: mpsc::Receiver<Order>, wake: Arc<OwnedFd>) -> anyho
         start: setup.start,
         waking: Waking::Orders(Orders {
             number: setup.number,
-            orders,
+            receiver: orders,
             wake,
             news: setup.news,
         }),

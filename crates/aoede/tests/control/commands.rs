@@ -99,19 +99,6 @@ fn what_is_done_is_told_in_a_line() {
             "",
         ),
         (
-            &["resize", "e1.1", "512M"],
-            1,
-            "",
-            "aoede: e1.1 has 1 GiB: this would cut off what is behind 512 MiB; if that is meant, \
-             add --shrink\n",
-        ),
-        (
-            &["resize", "e1.1", "512M", "--shrink"],
-            0,
-            "e1.1: 512 MiB, after 1 GiB\n",
-            "",
-        ),
-        (
             &["drain", "e1.1"],
             1,
             "e1.1: drained; `aoede reload` serves it again\n",

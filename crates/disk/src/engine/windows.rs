@@ -112,7 +112,9 @@ impl Entered<'_> {
                 lock::unlock(&old);
                 match Self::lock(file, wanted.kind)? {
                     Ok(lock) => {
-                        same.iter().for_each(|window| window.set_lock(&lock));
+                        for window in &same {
+                            window.set_lock(&lock);
+                        }
                         lock
                     }
                     Err(outcome) => {

@@ -183,7 +183,7 @@ pub struct Volume<B> {
     unanswered_changes: usize,
     /// Changes that the device has taken, and that wait for the next sync.
     settling: VecDeque<u32>,
-    /// Those that the running sync covers.
+    /// Those that the running sync covers, and durable writes that have ended beside it.
     covered: VecDeque<u32>,
     sync: SyncState,
     /// Slots whose answer is to be polled.
@@ -238,6 +238,8 @@ pub(crate) enum Planted {
     ForgetDirtyAtEviction,
     /// A sync that failed counts as one.
     IgnoreFailedSync,
+    /// A durable write that ends beside a sync is answered before the sync's end.
+    BelieveBesideSync,
     /// A page in the cache stays as it is when a write has passed it by.
     StaleRead,
     /// A read that the device did in part counts as a whole one.
@@ -526,7 +528,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         self.failure = None;
         self.last_try = LastTry::Over;
         self.write_behind.start_over();
-        self.pages.try_failed_again();
+        self.pages.forgive();
     }
 
     /// Where acknowledged data is that is not known to be on stable storage, page by page: first

@@ -42,8 +42,8 @@ struct Page<B> {
     unread: bool,
     /// A write of it together with others has failed.
     alone: bool,
-    /// And so has one of it alone.
-    refused: bool,
+    /// And so has one of it alone: since then.
+    refused: Option<Duration>,
     /// The next page with the same hash.
     chain: u32,
     /// When it became dirty, and in which epoch.
@@ -555,10 +555,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         page.is_some_and(|page| page.alone)
     }
 
-    /// Whether the device has refused the page before.
-    pub(super) fn was_refused(&self, number: u64) -> bool {
-        let page = self.find(number).and_then(|index| self.page(index));
-        page.is_some_and(|page| page.refused)
+    /// Since when the device has refused the page, if it has.
+    pub(super) fn refused_since(&self, number: u64) -> Option<Duration> {
+        self.page(self.find(number)?)?.refused
     }
 
     /// What can be written first of `count` pages from `first` on, on a device with blocks of
@@ -671,7 +670,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     /// The run was not written: its pages are to be tried again, each alone. A page that was alone
     /// already goes to the failed ones.
-    pub(super) fn not_written(&mut self, run: Run) {
+    pub(super) fn not_written(&mut self, run: Run, now: Duration) {
         let single = run.end - run.start <= PAGE && run.start / PAGE == (run.end - 1) / PAGE;
         for piece in pieces(run.start, run.end) {
             let Some(index) = self.find(piece.number) else {
@@ -682,7 +681,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
             }
             if single {
                 if let Some(page) = self.page_mut(index) {
-                    page.refused = true;
+                    page.refused.get_or_insert(now);
                 }
                 self.place(index, Place::Failed);
             } else {
@@ -692,10 +691,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     }
 
     /// The page that cannot be made complete, as the device does not give the rest of it.
-    pub(super) fn not_complete(&mut self, number: u64) {
+    pub(super) fn not_complete(&mut self, number: u64, now: Duration) {
         if let Some(index) = self.find(number) {
             if let Some(page) = self.page_mut(index) {
-                (page.alone, page.refused) = (true, true);
+                page.alone = true;
+                page.refused.get_or_insert(now);
             }
             self.place(index, Place::Failed);
         }
@@ -706,6 +706,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         while let Some(index) = self.failed.first() {
             self.place(index, Place::Dirty);
         }
+    }
+
+    /// The same, and from now on as if they had not been refused before.
+    pub(super) fn forgive(&mut self) {
+        for page in &mut self.table {
+            page.refused = None;
+        }
+        self.try_failed_again();
     }
 
     /// Puts a page that was given to the device back among the dirty ones: in front, as it is older
@@ -951,7 +959,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
             self.dirty_sectors -= u64::from(removed);
             return;
         }
-        (page.alone, page.refused) = (false, false);
+        (page.alone, page.refused) = (false, None);
         let old = page.epoch != epoch;
         if removed > 0 {
             self.dirty_sectors -= u64::from(removed);
@@ -992,7 +1000,7 @@ impl<B> Page<B> {
             place: Place::Free,
             unread: false,
             alone: false,
-            refused: false,
+            refused: None,
             chain: NONE,
             dirtied: Duration::ZERO,
             epoch: 0,

@@ -525,7 +525,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 self.pages.overlay(start, end, data);
             }
             Step::Write | Step::ModifyWrite if slot.settles => return self.settle(index),
-            Step::Write | Step::ModifyWrite => self.stable(index),
+            Step::Write | Step::ModifyWrite => return self.written(index),
             Step::ModifyRead => {
                 let (first, last) = (slot.transfer.start, slot.transfer.start + slot.transfer.len);
                 debug_assert!(last <= self.disk_bytes.max(end));
@@ -543,13 +543,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                         part.copy_from_slice(data);
                     },
                 );
-                slot.sent = 0;
+                (slot.sent, slot.suspect) = (0, false);
                 slot.begin(Step::ModifyWrite, first, last);
                 return self.changes.push_front(index);
             }
             Step::Discard { early, .. } => {
                 let Transfer { start, len, .. } = slot.transfer;
+                let dirty = self.pages.dirty_bytes();
                 self.pages.discard(start, start + len);
+                if self.pages.dirty_bytes() < dirty {
+                    // Acknowledged data that the device never had: only a sync of the zeros in its
+                    // place keeps what was there before it from coming back.
+                    self.flushes.unsynced(self.now, 0);
+                }
                 if slot.next_range(unit) {
                     return self.changes.push_front(index);
                 }
@@ -570,6 +576,25 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             Step::Absorb | Step::Flush => {}
         }
         self.finish(index, Ok(()));
+    }
+
+    /// A durable write is done. Beside a sync it is not believed yet: whatever makes that fail may
+    /// have taken the write along, and the kernel tells only one of them.
+    fn written(&mut self, index: u32) {
+        let beside_sync = self.is_syncing();
+        #[cfg(test)]
+        let beside_sync = beside_sync && self.planted != Some(Planted::BelieveBesideSync);
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
+        if slot.suspect {
+            self.write_again(index);
+        } else if beside_sync {
+            slot.stage = Stage::Settling;
+            self.covered.push_back(index);
+        } else {
+            self.settled(index);
+        }
     }
 
     /// The device has taken a change: it is done when a sync that starts from now on is.
@@ -597,7 +622,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         }
     }
 
-    /// A sync that covered this change has succeeded.
+    /// This change is stable: a sync that covered it has succeeded, or it needed none.
     pub(super) fn settled(&mut self, index: u32) {
         if self.is_gone(index) {
             return;
@@ -610,12 +635,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     }
 
     /// A sync has failed that covered this change. Where the device tells each write its own end,
-    /// it is tried once more by itself.
+    /// it is tried once more by itself. One that was done by itself was only beside the sync.
     pub(super) fn not_settled(&mut self, index: u32, cause: Cause) {
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
         let write = matches!(slot.step, Step::Write | Step::ModifyWrite);
+        if write && !slot.settles {
+            return self.write_again(index);
+        }
         if write && !slot.alone && self.stability != Stability::Shared {
             slot.alone = true;
             return self.write_again(index);

@@ -156,6 +156,10 @@ pub struct Transmit {
 /// assert_eq!(refused.why, Refusal::NotAttached);
 /// # Ok::<(), aoede_wire::AddressError>(())
 /// ```
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each may be true with any other"
+)]
 pub struct Session<B> {
     address: Address,
     settings: Settings,
@@ -172,6 +176,7 @@ pub struct Session<B> {
     cache: CacheWatch,
     attached: bool,
     refused_version: bool,
+    closed: bool,
     /// Writes were sent that the target tracks by their tags.
     tracked: bool,
 
@@ -246,6 +251,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             cache: CacheWatch::default(),
             attached: false,
             refused_version: false,
+            closed: false,
             tracked: false,
             ops: Table::new(requests),
             order: Order::new(2 * usize::from(settings.requests)),
@@ -385,8 +391,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     }
 
     /// Ends every request with [`Error::Closed`], so that all buffers come back, and takes no
-    /// others.
+    /// others. From then on it neither asks nor hears anything; only
+    /// [`poll_farewell`](Self::poll_farewell) has something to send.
     pub fn close(&mut self, now: Instant) {
+        self.closed = true;
         self.attached = false;
         self.fail_all(now, &Error::Closed);
     }
@@ -659,6 +667,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         self.start_all(now);
     }
 
+    /// Whether nothing is to be sent or heard any more.
+    fn is_over(&self) -> bool {
+        self.refused_version || self.closed
+    }
+
     fn is_finished(&self, slot: u32) -> bool {
         self.ops.get(slot).is_none_or(|op| op.finished)
     }
@@ -726,9 +739,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         path.agreed = false;
         path.features = Features::default();
         path.may_be_in_force = false;
+        self.send_astray(index, |_| {});
+    }
+
+    /// A path is another from now on: no response on it answers what was sent before.
+    fn forget_sent_on(&mut self, index: usize) {
+        self.send_astray(index, |piece| piece.sent_on &= !bit(index));
+    }
+
+    /// What was sent on a path is not known there any more.
+    fn send_astray(&mut self, index: usize, change: impl Fn(&mut Piece)) {
         let bit = bit(index);
-        for (_, piece) in self.pieces.iter() {
+        for (_, piece) in self.pieces.iter_mut() {
             if piece.sent_on & bit != 0 {
+                change(piece);
                 if let Some(op) = self.ops.get_mut(piece.op) {
                     op.copies_astray = true;
                 }

@@ -57,7 +57,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             && header.address == self.address
             && header.source.is_unicast()
             && header.source != local.mac
-            && !self.refused_version;
+            && !self.is_over();
         good.then_some(())?;
         let is_error = header.flags.contains(Flags::ERROR);
         if header.command == Command::Config && !is_error {
@@ -133,9 +133,22 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.paths.push(path);
             return Some(self.paths.len() - 1);
         }
-        let index = self.paths.iter().position(Path::is_a_shadow)?;
+        let index = self.least_useful_path()?;
+        // What was sent on the old one is answered there, if at all.
+        self.forget_sent_on(index);
         *self.paths.get_mut(index)? = path;
         Some(index)
+    }
+
+    /// The path whose place a new one may take: one that never answered, or leads to another disk,
+    /// or that has been silent longest of those on which nothing is under way.
+    fn least_useful_path(&self) -> Option<usize> {
+        let replaceable = |(_, path): &(usize, &Path)| path.is_replaceable();
+        let paths = self.paths.iter().enumerate().filter(replaceable);
+        let rank = |path: &Path| (path.state == State::Silent, path.answered_at);
+        paths
+            .min_by_key(|(_, path)| rank(path))
+            .map(|(index, _)| index)
     }
 
     /// Whether the frame answers what its path has to find out.

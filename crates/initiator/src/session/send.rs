@@ -24,7 +24,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// have [`frame_bytes`](Session::frame_bytes). Frames are padded with zeros to 60 bytes; all
     /// other padding is zero too (§15, 11).
     pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
-        if self.refused_version {
+        if self.is_over() {
             return None;
         }
         let transmit = self

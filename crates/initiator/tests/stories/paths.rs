@@ -135,6 +135,32 @@ fn a_response_to_the_first_copy_counts_when_the_second_went_elsewhere() {
     assert_eq!(bench.wait(id, ms(1)).result, Ok(Answer::Done));
 }
 
+/// A target in a machine that is made anew again and again has a new MAC each time. When as many
+/// were known as there is room for, the next one was not heard.
+#[test]
+fn silent_paths_make_room_for_new_ones() {
+    let mut bench = Bench::attached(1500, Speaks::Nothing);
+    let mac = |number: u8| MacAddr([2, 0, 0, 0, 1, number]);
+    let mut most = 0;
+    for number in 0..70 {
+        bench.stations[0].facts.mac = mac(number);
+        bench.announce(0);
+        let data = vec![number; 512];
+        assert_eq!(bench.write(number.into(), data), Ok(Answer::Done));
+        // What is asked by the old path is not answered.
+        bench.write(0, vec![0; 512]).unwrap();
+        bench.run(Duration::from_secs(10));
+        let ready = bench.session.paths().filter(|path| path.ready);
+        assert_eq!(
+            ready.map(|path| path.mac).collect::<Vec<_>>(),
+            [mac(number)]
+        );
+        most = most.max(bench.session.paths().count());
+    }
+    assert_eq!(bench.models[0].disk[69 * 512], 69);
+    assert_eq!(most, 32);
+}
+
 /// A path that has come back is measured, half a second without requests. When the other failed
 /// meanwhile, all stood still until the end of that (found over real cables).
 #[test]

@@ -78,6 +78,17 @@ fn whoever_may_not_write_reads_as_from_a_read_only_export() {
     }
     let changes = |action: &&Action| matches!(action, Action::Write { .. } | Action::Trim { .. });
     assert_eq!(bench.actions.iter().filter(changes).count(), 2);
+    // Byte for byte.
+    let sent = format!(
+        "10 00 0001 01 00 0000002a 41 00 01 34 080000000000 0000 {}",
+        "5a".repeat(512)
+    );
+    let mut expected = hex("02000000000c 02000000000a 88a2");
+    expected.extend(hex(
+        "18 00 0001 01 00 0000002a 41 04 01 41 080000000000 0000",
+    ));
+    expected.resize(60, 0);
+    assert_eq!(bench.answer(&from(J, from_14(&sent))), expected);
     // Whatever else is wrong with it: it does not know the command.
     let beyond = ata_with(Opcode::WriteExt, 1 << 40, 1, &[0; 512]);
     assert_eq!(registers(&mut bench, &from(J, beyond)), ABORTED);
