@@ -710,7 +710,7 @@ fn a_shadow_does_not_hold_up_the_end() {
         let shadow = Shadow::new(settings, pages.pop().unwrap(), memory);
         scene.worker.set_shadow(export, shadow);
         let path = scene.folder.path().join("shadow");
-        let files = create_shadow(&path, &image, image.io).unwrap();
+        let files = create_shadow(&path, &image, SECTORS * 512, image.io).unwrap();
         scene.worker.freeze(export, &files, None).unwrap().unwrap();
         scene.settle();
         assert_eq!(scene.worker.poll_shadow(export), Some(ShadowEvent::Frozen));
