@@ -106,6 +106,8 @@ fn frames_of_one_initiator_keep_their_order() {
     let head = fair.read(0, 1);
     let places: Vec<usize> = (0..5).map(|_| fair.wait(head, 100).unwrap()).collect();
     assert!(!fair.admits(&head, ENOUGH), "others of its own wait");
+    let query = fair.look(Some(0), mac(1), &frame(Body::Config(Config::default())));
+    assert!(fair.admits(&query, ENOUGH), "discovery does not wait");
     let other = fair.read(0, 2);
     assert!(fair.admits(&other, ENOUGH));
     let served: Vec<usize> = (0..5).map(|_| fair.serve().unwrap().1).collect();
