@@ -274,6 +274,32 @@ fn a_thaw_gives_room_to_what_a_full_shadow_refused() -> Result<()> {
     target.stop().map(drop)
 }
 
+/// Acknowledged in memory, and never with a place to go.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_stop_without_a_thaw_says_what_is_lost() -> Result<()> {
+    let disk = Disk::new()?;
+    let full = ["--shadow-limit", "4k", "--cache", "writeback"];
+    let mut target = disk.start(&full)?;
+    let log = target.log()?.clone();
+    target.freeze()?;
+    log.wait_for("frozen: the image", SOON)?;
+    for (tag, block) in [(1, 10), (2, 20)] {
+        ensure!(disk.can_write(tag, block, 0xB2)?, "block {block}");
+    }
+    log.wait_for("acknowledged data cannot be written", SOON)?;
+    let end = target.stop().err().context("it ends as if all were well")?;
+    let text = format!("{end:#}");
+    ensure!(
+        text.contains("exit status: 1") && text.contains("is lost, so check"),
+        "{text}"
+    );
+    ensure!(disk.stored([10, 20])? == [0, 0], "the image has changed");
+    let target = disk.start(&full)?;
+    target.log()?.wait_for("still frozen", SOON)?;
+    target.stop().map(drop)
+}
+
 /// TRIM is offered for what the image's file system can do. This one for the shadow has only files.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]

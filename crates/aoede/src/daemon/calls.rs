@@ -122,9 +122,9 @@ impl Daemon {
     async fn status(&self) -> Status {
         let answers: Vec<oneshot::Receiver<Report>> = {
             let inner = self.inner.borrow();
-            let ask = |handle: &crate::service::Handle| {
+            let ask = |handle: &crate::service::OrderSender| {
                 let (sender, answer) = oneshot::channel();
-                handle.sender().send(Order::Report(sender));
+                handle.send(Order::Report(sender));
                 answer
             };
             inner.workers.values().map(ask).collect()

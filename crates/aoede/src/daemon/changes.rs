@@ -14,7 +14,7 @@ use crate::control::api::{Reason, Refusal, Reloaded};
 use crate::control::config::{Config, Export};
 use crate::control::plan::{Adjustment, DaemonChange, ExportChange, Placed, Plan, State, diff};
 use crate::control::status::ReloadStatus;
-use crate::service::{Change, Closed, Handle, Opening, Order, Setup};
+use crate::service::{Change, Closed, Opening, Order, Remembered, Setup, spawn_worker};
 
 /// What was opened, or why not, with whom it goes to.
 type Opened = Vec<(Placed, anyhow::Result<Opening>)>;
@@ -57,7 +57,7 @@ impl Daemon {
         let mut inner = self.inner.borrow_mut();
         inner.begun = true;
         for handle in inner.workers.values() {
-            handle.sender().send(Order::Begin);
+            handle.send(Order::Begin);
         }
         Ok(())
     }
@@ -209,7 +209,7 @@ impl Daemon {
             DaemonChange::Workers(_) => ("the number of workers", Ok(())),
             DaemonChange::BusyPoll(time) => {
                 for handle in self.inner.borrow().workers.values() {
-                    handle.sender().send(Order::BusyPoll(*time));
+                    handle.send(Order::BusyPoll(*time));
                 }
                 ("the time for looking", Ok(()))
             }
@@ -261,12 +261,16 @@ impl Daemon {
         before: Option<(Export, Box<Closed>)>,
     ) -> anyhow::Result<()> {
         let mut opening = opening?;
-        opening.remembered = self.folder.load(&placed.export);
-        if let Some((export, before)) = before {
-            opening.remembered.cache_number = before.remembered.cache_number;
-            if only_moves(export, &placed.export) && before.lost_bytes == 0 {
-                opening.target = Some(Box::new(before.target));
-            }
+        opening.remembered = match &before {
+            // Newer than what stands in the folder, perhaps.
+            Some((from, before)) => carried_on(&before.remembered, from, &placed.export),
+            None => self.folder.load(&placed.export),
+        };
+        if let Some((from, before)) = before
+            && only_moves(from, &placed.export)
+            && before.lost_bytes == 0
+        {
+            opening.target = Some(Box::new(before.target));
         }
         self.start_workers(std::iter::once(&placed))?;
         self.hand_over(placed, opening).await
@@ -285,7 +289,7 @@ impl Daemon {
             state
                 .exports
                 .insert(placed.export.address(), placed.clone());
-            worker.sender().send(Order::Open(Box::new(opening), sender));
+            worker.send(Order::Open(Box::new(opening), sender));
         }
         let opened = answer.await;
         let opened = opened.unwrap_or_else(|_| bail_ended(placed.worker));
@@ -348,7 +352,7 @@ impl Daemon {
             if inner.workers.contains_key(&number) {
                 continue;
             }
-            let handle = Handle::spawn(Setup {
+            let handle = spawn_worker(Setup {
                 number,
                 buffers,
                 mtu: largest_mtu(),
@@ -357,7 +361,7 @@ impl Daemon {
                 news: self.news.clone(),
             })?;
             if inner.begun {
-                handle.sender().send(Order::Begin);
+                handle.send(Order::Begin);
             }
             inner.workers.insert(number, handle);
         }
@@ -369,17 +373,32 @@ impl Daemon {
         let mut inner = self.inner.borrow_mut();
         let Inner {
             workers,
-            ending,
+            retired,
             state,
             ..
         } = &mut *inner;
         let used: Vec<u16> = state.exports.values().map(|placed| placed.worker).collect();
-        for (&number, handle) in workers {
-            if !used.contains(&number) && ending.insert(number) {
-                handle.sender().send(Order::Stop);
+        workers.retain(|number, handle| {
+            let is_used = used.contains(number);
+            if !is_used {
+                handle.send(Order::Stop);
+                retired.push(*number);
             }
-        }
+            is_used
+        });
     }
+}
+
+/// What is still true of an export that is another now.
+fn carried_on(remembered: &Remembered, from: &Export, to: &Export) -> Remembered {
+    if from.settings.path != to.settings.path {
+        return Remembered::default();
+    }
+    let mut remembered = remembered.clone();
+    if from.access != to.access {
+        remembered.mask = None;
+    }
+    remembered
 }
 
 /// Whether an export is served as before, by another worker.
@@ -404,7 +423,8 @@ fn change(adjustment: &Adjustment) -> Option<Change> {
         Adjustment::Access(access) => Change::Access(access.clone()),
         Adjustment::Extensions(extensions) => Change::Extensions(extensions.clone()),
         Adjustment::ExtensionReset(reset) => Change::ExtensionReset(*reset),
-        Adjustment::Limits(_) | Adjustment::Create(_) | Adjustment::Pin(_) => return None,
+        Adjustment::Limits(limits) => Change::Limits(*limits),
+        Adjustment::Create(_) | Adjustment::Pin(_) => return None,
     })
 }
 

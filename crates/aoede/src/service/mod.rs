@@ -43,7 +43,7 @@ pub(crate) use report::Report;
 pub(crate) use seats::LEAST_MTU;
 use seats::{Seats, Wanted};
 use server::{Parts, Server, Waking};
-pub(crate) use thread::{Handle, OrderSender, Setup};
+pub(crate) use thread::{OrderSender, Setup, spawn_worker};
 
 /// Buffers are made for interfaces of at least this MTU, so that a change to jumbo frames does
 /// not find them too small.

@@ -59,7 +59,7 @@ pub(super) fn report(
             responses: stats.responses,
             no_buffer: stats.no_buffer,
             responses_lost: stats.responses_lost,
-            ..WorkerStatus::default()
+            waiting_requests: worker.fair_stats().waiting as u64,
         },
         interfaces: interfaces(number, seats, worker),
         drops: drops(worker.exports().ignored()),

@@ -52,6 +52,7 @@ pub(super) struct Served {
     /// Who waits for a freeze.
     freezing: Vec<api::Answer<FreezeStatus>>,
     closing: Option<Answer<Option<Box<Closed>>>>,
+    closed: Option<Box<Closed>>,
 }
 
 impl Served {
@@ -122,6 +123,7 @@ impl Served {
             );
             worker.set_failure(number, failure.error);
         }
+        worker.set_limits(number, export.limits);
         let size_watch = watches.watch(&backing);
         Ok(Self {
             number,
@@ -142,6 +144,7 @@ impl Served {
             has_commands,
             freezing: Vec::new(),
             closing: None,
+            closed: None,
             backing,
             export,
         })
@@ -325,6 +328,10 @@ impl Served {
                 target.set_extensions(Extension::set(&extensions));
                 self.export.extensions = extensions;
             }
+            Change::Limits(limits) => {
+                worker.set_limits(self.number, limits);
+                self.export.limits = limits;
+            }
             Change::ExtensionReset(reset) => target.set_extension_reset(reset),
         }
         false
@@ -346,10 +353,15 @@ impl Served {
         self.closing.is_some()
     }
 
-    /// Ends it, if nothing of it is under way any more.
-    pub(super) fn try_end(&mut self, worker: &mut PortWorker, watches: &SizeWatches) -> bool {
+    /// Ends it, if it is to be closed and nothing of it is under way any more. Returns what is to be
+    /// kept of it; then [`Self::answer_closed`].
+    pub(super) fn try_end(
+        &mut self,
+        worker: &mut PortWorker,
+        watches: &SizeWatches,
+    ) -> Option<Remembered> {
         if !self.is_closing() || !worker.is_closed(self.number) {
-            return false;
+            return None;
         }
         self.size_watch.disarm(watches);
         self.log_disk_error(worker);
@@ -361,19 +373,22 @@ impl Served {
         if let Err(error) = self.check_nothing_is_lost(worker) {
             error!("{error:#}");
         }
-        let Some((target, _, _)) = worker.remove_export(self.number) else {
-            return false;
-        };
+        let (target, _, _) = worker.remove_export(self.number)?;
         info!("closed {}", self.address());
-        let closed = Closed {
-            remembered,
+        self.closed = Some(Box::new(Closed {
+            remembered: remembered.clone(),
             target,
             lost_bytes,
-        };
+        }));
+        Some(remembered)
+    }
+
+    /// Tells whoever has ordered it that it is closed.
+    pub(super) fn answer_closed(&mut self) {
         if let Some(answer) = self.closing.take() {
-            let _ = answer.send(Some(Box::new(closed)));
+            // Who asked may be gone.
+            let _ = answer.send(self.closed.take());
         }
-        true
     }
 
     /// Begins to listen for changes of the size; whether there will be news.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
 use super::engines::Engines;
-use super::order::{News, Opening, Order};
+use super::order::{News, Opening, Order, Remembered};
 use super::report::{self, Report};
 use super::seats::{PortWorker, Seats};
 use super::served::Served;
@@ -421,8 +421,16 @@ impl Server {
     fn end_closed(&mut self) {
         let before = self.exports.len();
         let (worker, watches) = (&mut self.worker, &self.size_watches);
-        self.exports
-            .retain_mut(|served| !served.is_closing() || !served.try_end(worker, watches));
+        let waking = &self.waking;
+        self.exports.retain_mut(|served| {
+            let Some(last) = served.try_end(worker, watches) else {
+                return true;
+            };
+            // Behind what was told before, of which it takes the place.
+            tell(waking, served.address(), last);
+            served.answer_closed();
+            false
+        });
         if self.exports.len() < before {
             self.follow();
         }
@@ -601,6 +609,7 @@ impl Server {
         self.worker.is_disk_busy()
             || self.worker.operations() > 0
             || !self.worker.is_idle()
+            || self.worker.fair_stats().waiting > 0
             || self.seats.is_incomplete()
             || self
                 .exports
@@ -650,12 +659,8 @@ impl Server {
     /// Looks after each export, and tells what of it is to be kept over a restart.
     fn tell_what_is_new(&mut self) {
         for served in &mut self.exports {
-            let new = served.tick(&mut self.worker);
-            if let (Some(new), Waking::Orders(orders)) = (new, &self.waking) {
-                // The main thread is gone only when nothing can be kept any more.
-                let _ = orders
-                    .news
-                    .send(News::Remember(served.address(), Box::new(new)));
+            if let Some(new) = served.tick(&mut self.worker) {
+                tell(&self.waking, served.address(), new);
             }
         }
     }
@@ -675,9 +680,9 @@ impl Server {
     }
 
     fn losses(&mut self) -> Losses {
-        let stats = self.worker.stats();
+        let (stats, fair) = (self.worker.stats(), self.worker.fair_stats());
         Losses {
-            unanswered: stats.no_buffer + stats.responses_lost,
+            unanswered: stats.no_buffer + stats.responses_lost + fair.queue_full + fair.room_full,
             ..self.seats.losses(&mut self.worker)
         }
     }
@@ -705,6 +710,16 @@ impl Server {
         };
         let now = self.start.elapsed();
         report::report(number, now, &self.exports, &self.seats, &mut self.worker)
+    }
+}
+
+/// Tells the main thread what is to be kept.
+fn tell(waking: &Waking, address: Address, remembered: Remembered) {
+    if let Waking::Orders(orders) = waking {
+        // It is gone only when nothing can be kept any more.
+        let _ = orders
+            .news
+            .send(News::Remember(address, Box::new(remembered)));
     }
 }
 
