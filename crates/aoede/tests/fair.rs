@@ -2,7 +2,6 @@
 //! and a simulated disk that does so many operations at once, in virtual time.
 #![expect(
     clippy::unwrap_used,
-    clippy::cast_possible_truncation,
     clippy::indexing_slicing,
     reason = "tests: a panic is how they fail, and their numbers are small"
 )]
@@ -99,7 +98,7 @@ impl Load {
             };
             assert!(!ata.status().is_failure(), "{frame}");
             let sent = self.under_way.remove(&frame.header.tag.big_endian());
-            self.latencies.push(now - sent.unwrap());
+            self.latencies.push(now.checked_sub(sent.unwrap()).unwrap());
         }
         let mut any = false;
         while self.under_way.len() < self.depth {
@@ -242,7 +241,7 @@ impl Scene {
             }
             let next = [self.disk.next_due(), self.worker.poll_timeout()];
             let next = next.into_iter().flatten().min();
-            self.now = next.expect("something is under way");
+            self.now = next.unwrap();
         }
     }
 
