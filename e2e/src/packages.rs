@@ -20,15 +20,18 @@ use crate::succeed;
 const NEEDED: &[(&str, &str)] = &[
     ("aoetools", "aoeping"),
     ("busybox-static", "busybox"),
+    ("chromium-headless-shell", "chromium-headless-shell"),
     ("e2fsprogs", "e2fsck"),
     ("fio", "fio"),
     ("iproute2", "ip"),
     ("ipxe", "ipxe.lkrn"),
     ("libnbd-bin", "nbdfuse"),
     ("nbdkit", "nbdkit"),
+    ("prometheus", "promtool"),
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("qemu-utils", "qemu-io"),
     ("strace", "strace"),
+    ("tmux", "tmux"),
     ("util-linux", "setpriv"),
     ("vblade", "vblade"),
 ];
@@ -36,8 +39,16 @@ const NEEDED: &[(&str, &str)] = &[
 /// Depends on the kernel package of the day.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
-/// Where programs are looked for, in the private folder and then on the machine.
-const PROGRAM_FOLDERS: &[&str] = &["usr/bin", "usr/sbin", "bin", "sbin", "boot"];
+/// Where programs are looked for, in the private folder and then on the machine. Chromium's folder is
+/// the first: what is in `usr/bin` of it is a script that looks on the machine.
+const PROGRAM_FOLDERS: &[&str] = &[
+    "usr/lib/chromium",
+    "usr/bin",
+    "usr/sbin",
+    "bin",
+    "sbin",
+    "boot",
+];
 
 /// Where libraries are, and in the folders just below.
 const LIBRARY_FOLDERS: &[&str] = &[

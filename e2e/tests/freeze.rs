@@ -172,10 +172,8 @@ fn a_disk_that_has_grown_is_frozen_as_it_is_now() -> Result<()> {
     }
     disk.ask(&disk.e1_1.trim(3, &[(GROWN - 16, 8), (GROWN - 32, 8)]))?;
     let check = |tag| {
-        for (number, (lba, byte)) in [(32, 0), (16, 0), (8, 0xB2)].into_iter().enumerate() {
-            let read = disk
-                .e1_1
-                .ata(tag + number as u32, ata::READ, GROWN - lba, 2, b"");
+        for (tag, (lba, byte)) in (tag..).zip([(32, 0), (16, 0), (8, 0xB2)]) {
+            let read = disk.e1_1.ata(tag, ata::READ, GROWN - lba, 2, b"");
             let read = disk.ask(&read)?;
             ensure!(Response(&read).data() == [byte; 1024], "{read:02x?}");
         }

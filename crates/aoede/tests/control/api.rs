@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
 
 use aoede::control::api::{Call, Socket, SocketError};
-use aoede::control::status::Status;
+use aoede::control::status::{FreezeStatus, ReloadStatus, Status};
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, answer, status};
@@ -244,4 +244,35 @@ fn what_is_no_socket_stays() {
     assert_eq!(fs::read(&path).unwrap(), b"precious");
     let error = bind(&path, Some("no:such")).unwrap_err().to_string();
     assert!(error.contains("groupadd"), "{error}");
+}
+
+/// All names of fields, but for those that are reasons.
+fn names(json: &Value, found: &mut std::collections::BTreeSet<String>) {
+    match json {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                found.insert(name.clone());
+                if name != "drops" {
+                    names(value, found);
+                }
+            }
+        }
+        Value::Array(all) => all.iter().for_each(|one| names(one, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_is_documented() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/control.md");
+    let text = fs::read_to_string(path).unwrap();
+    let mut status = status();
+    status.daemon.last_reload = Some(ReloadStatus::default());
+    status.exports[0].freeze = Some(FreezeStatus::default());
+    let mut found = std::collections::BTreeSet::new();
+    names(&serde_json::to_value(status).unwrap(), &mut found);
+    for name in &found {
+        assert!(text.contains(&format!("`{name}`")), "{name}");
+    }
+    assert!(found.len() > 80, "{}", found.len());
 }

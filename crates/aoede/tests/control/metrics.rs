@@ -65,3 +65,26 @@ fn a_daemon_without_exports_has_metrics_too() {
     assert!(text.contains("aoede_uptime_seconds 0.000000000\n"));
     assert!(!text.contains("aoede_export"));
 }
+
+#[test]
+fn the_dashboard_asks_for_what_there_is() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../contrib/grafana/aoede.json"
+    );
+    let dashboard = std::fs::read_to_string(path).unwrap();
+    serde_json::from_str::<serde_json::Value>(&dashboard).unwrap();
+    let text = metrics::text(&status());
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let mut names = 0;
+    for (at, _) in dashboard.match_indices("aoede_") {
+        let name = dashboard[at..].split(|c| !is_name(c)).next().unwrap();
+        let found = text.lines().any(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        assert!(found, "{name}");
+        names += 1;
+    }
+    assert!(names > 10, "{names}");
+}

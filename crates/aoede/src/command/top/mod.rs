@@ -7,6 +7,8 @@ mod draw;
 mod view;
 
 use std::io::{self, IsTerminal as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use self::view::{Key, View};
 use super::control::SocketArgs;
@@ -55,7 +58,8 @@ pub(super) fn run(args: &TopArgs) -> anyhow::Result<()> {
     let mut view = View::default();
     view.take(Ok(status));
     let terminal = ratatui::try_init().context("cannot use this terminal")?;
-    let result = watch(terminal, &mut view, client, &stop);
+    let stopped = end_when_asked(stop);
+    let result = watch(terminal, &mut view, client, &stopped);
     ratatui::restore();
     result
 }
@@ -64,7 +68,7 @@ fn watch(
     mut terminal: DefaultTerminal,
     view: &mut View,
     client: Client,
-    stop: &Stop,
+    stopped: &AtomicBool,
 ) -> anyhow::Result<()> {
     let (ask, answers) = start_asking(client);
     let mut asked = false;
@@ -74,7 +78,7 @@ fn watch(
             .draw(|frame| draw::draw(frame, view))
             .context("cannot draw")?;
         loop {
-            if stop.take() {
+            if stopped.load(Ordering::Relaxed) {
                 return Ok(());
             }
             if due <= Instant::now() && !asked {
@@ -97,6 +101,29 @@ fn watch(
             }
         }
     }
+}
+
+/// How long a clean end may take.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Tells of a signal, or that the terminal is gone. If that changes nothing it ends the process:
+/// what reads keys never comes back from a terminal that is gone.
+fn end_when_asked(stop: Stop) -> Arc<AtomicBool> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&stopped);
+    thread::spawn(move || {
+        let input = io::stdin();
+        let mut wanted = [
+            PollFd::new(&stop, PollFlags::IN),
+            PollFd::new(&input, PollFlags::empty()),
+        ];
+        while poll(&mut wanted, None).is_err() {}
+        tell.store(true, Ordering::Relaxed);
+        thread::sleep(GRACE);
+        ratatui::restore();
+        std::process::exit(1);
+    });
+    stopped
 }
 
 /// A thread that asks the daemon once for each order.
