@@ -43,9 +43,8 @@ impl Daemon {
         }
         if errors == 0 {
             self.start_workers(wanted.exports.values())?;
-            for (placed, mut opening) in ready {
-                opening.remembered = self.folder.load(&placed.export);
-                if let Err(error) = self.hand_over(placed, opening).await {
+            for (placed, opening) in ready {
+                if let Err(error) = self.serve(placed, Ok(opening), None).await {
                     error!("{error:#}");
                     errors += 1;
                 }
@@ -264,7 +263,7 @@ impl Daemon {
         opening.remembered = match &before {
             // Newer than what stands in the folder, perhaps.
             Some((from, before)) => carried_on(&before.remembered, from, &placed.export),
-            None => self.folder.load(&placed.export),
+            None => self.folder.load(&placed.export)?,
         };
         if let Some((from, before)) = before
             && only_moves(from, &placed.export)
