@@ -57,6 +57,16 @@ impl Daemon {
         }
     }
 
+    /// The same while everything ends: only a look is taken. Whoever wants something else sees by
+    /// its answer, which is dropped, that the daemon is ending.
+    pub(super) fn take_last_call(self: &Rc<Self>, call: Call) {
+        match call {
+            Call::Status(_) => drop(tokio::task::spawn_local(Rc::clone(self).take_call(call))),
+            Call::Stop(answer) => answer_stop(answer),
+            _ => {}
+        }
+    }
+
     /// Lets the worker answer.
     fn pass_on<T>(
         &self,

@@ -19,6 +19,9 @@ use crate::service::{Change, Closed, Opening, Order, Remembered, Setup, spawn_wo
 /// What was opened, or why not, with whom it goes to.
 type Opened = Vec<(Placed, anyhow::Result<Opening>)>;
 
+/// Why nothing more is done.
+const ENDING: &str = "the daemon is ending";
+
 impl Daemon {
     /// Opens everything, and serves it.
     ///
@@ -94,7 +97,7 @@ impl Daemon {
         let path = self.config_file.clone();
         let loaded = tokio::task::spawn_blocking(move || config_file::load(&path)).await;
         let Ok(loaded) = loaded else {
-            return Err(vec!["the daemon is ending".to_owned()]);
+            return Err(vec![ENDING.to_owned()]);
         };
         for warning in &loaded.warnings {
             warn!("{warning}");
@@ -156,7 +159,13 @@ impl Daemon {
         }
         for (address, answer) in left {
             let export = self.export(address);
-            if let (Some(export), Ok(Some(done))) = (export, answer.await) {
+            let answer = answer.await;
+            if answer.is_err() && self.is_stopping() {
+                // Its worker ends it, and has its last news.
+                reloaded.errors.push(format!("{address}: {ENDING}"));
+                continue;
+            }
+            if let (Some(export), Ok(Some(done))) = (export, answer) {
                 if done.lost_bytes > 0 {
                     reloaded.errors.push(format!(
                         "{address}: {} bytes that were acknowledged could not be written",
@@ -280,7 +289,15 @@ impl Daemon {
         let (sender, answer) = oneshot::channel();
         {
             let mut inner = self.inner.borrow_mut();
-            let Inner { workers, state, .. } = &mut *inner;
+            let Inner {
+                workers,
+                state,
+                stopping,
+                ..
+            } = &mut *inner;
+            if *stopping {
+                bail!(ENDING);
+            }
             let Some(worker) = workers.get(&placed.worker) else {
                 bail!("worker {} has ended", placed.worker);
             };
@@ -347,6 +364,9 @@ impl Daemon {
                 usize::from(placed.export.settings.buffers);
         }
         let mut inner = self.inner.borrow_mut();
+        if inner.stopping {
+            bail!(ENDING);
+        }
         for (number, buffers) in buffers {
             if inner.workers.contains_key(&number) {
                 continue;
@@ -370,6 +390,9 @@ impl Daemon {
     /// Ends the workers that have nothing to serve any more.
     fn end_idle_workers(&self) {
         let mut inner = self.inner.borrow_mut();
+        if inner.stopping {
+            return;
+        }
         let Inner {
             workers,
             retired,

@@ -113,9 +113,9 @@ async fn serve(settings: &Settings, config: Config, folder: StateFolder) -> anyh
     }
     notify::ready();
     let mut watchdog = notify::watchdog_pause().map(tokio::time::interval);
-    loop {
+    let why = loop {
         tokio::select! {
-            () = either(&mut signals.terminate, &mut signals.interrupt) => break,
+            () = either(&mut signals.terminate, &mut signals.interrupt) => break Ok(()),
             _ = signals.reload.recv() => {
                 info!("SIGHUP: reading the configuration again");
                 tokio::task::spawn_local(Rc::clone(&daemon).reload());
@@ -125,14 +125,13 @@ async fn serve(settings: &Settings, config: Config, folder: StateFolder) -> anyh
             ),
             Some(told) = news.recv() => {
                 if let Some(ended) = daemon.hear(told) {
-                    daemon.finish(&mut news).await?;
-                    return Err(ended);
+                    break Err(ended);
                 }
             }
             Some(call) = calls.recv() => match call {
                 Call::Stop(answer) => {
                     calls::answer_stop(answer);
-                    break;
+                    break Ok(());
                 }
                 call => drop(tokio::task::spawn_local(Rc::clone(&daemon).take_call(call))),
             },
@@ -140,14 +139,19 @@ async fn serve(settings: &Settings, config: Config, folder: StateFolder) -> anyh
                 tokio::task::spawn_local(Rc::clone(&daemon).prove_alive());
             }
         }
+    };
+    match &why {
+        Ok(()) => info!("stopping"),
+        Err(error) => error!("stopping: {error:#}"),
     }
-    info!("stopping");
     notify::stopping();
-    // A reload that is under way is waited for: what it opens is closed again in order.
-    let changing = daemon.changing.lock().await;
-    let finished = daemon.finish(&mut news).await;
-    drop(changing);
-    finished
+    // A reload that is under way is not waited for: it may hang with one disk while the others
+    // acknowledge. What it still wants is refused.
+    let finished = daemon.finish(&mut news, &mut calls).await;
+    if let (Err(_), Err(error)) = (&why, &finished) {
+        error!("{error:#}");
+    }
+    why.and(finished)
 }
 
 /// The one place where the daemon gives up what it does not need.
@@ -303,13 +307,28 @@ impl Daemon {
         }
     }
 
-    /// Waits until every worker has finished, and keeps what they tell at last.
-    async fn finish(&self, news: &mut mpsc::UnboundedReceiver<News>) -> anyhow::Result<()> {
+    /// Whether every worker is to end, or has.
+    fn is_stopping(&self) -> bool {
+        self.inner.borrow().stopping
+    }
+
+    /// Has every worker finish, and waits for that; keeps what they tell at last. Meanwhile it is
+    /// told how everything is.
+    async fn finish(
+        self: &Rc<Self>,
+        news: &mut mpsc::UnboundedReceiver<News>,
+        calls: &mut mpsc::Receiver<Call>,
+    ) -> anyhow::Result<()> {
         self.stop_workers();
         let mut finished = Ok(());
-        while !self.inner.borrow().workers.is_empty() {
-            let Some(told) = news.recv().await else {
-                break;
+        while self.has_workers() {
+            let told = tokio::select! {
+                Some(told) = news.recv() => told,
+                Some(call) = calls.recv() => {
+                    self.take_last_call(call);
+                    continue;
+                }
+                else => break,
             };
             if let Some(error) = self.hear(told) {
                 if finished.is_ok() {
@@ -320,6 +339,11 @@ impl Daemon {
             }
         }
         finished
+    }
+
+    fn has_workers(&self) -> bool {
+        let inner = self.inner.borrow();
+        !(inner.workers.is_empty() && inner.retired.is_empty())
     }
 
     /// Tells the watchdog that every worker is there, if it is.
