@@ -213,7 +213,9 @@ impl Daemon {
         let mut daemon = self.inner.borrow().state.daemon.clone();
         change.clone().apply(&mut daemon);
         let (what, done) = match change {
-            DaemonChange::StateFolder(_) => ("the state folder, from the next start on", Ok(())),
+            DaemonChange::StateFolder(folder) => {
+                ("the state folder", self.move_folder(folder.clone()).await)
+            }
             DaemonChange::Workers(_) => ("the number of workers", Ok(())),
             DaemonChange::BusyPoll(time) => {
                 for handle in self.inner.borrow().workers.values() {
@@ -272,7 +274,7 @@ impl Daemon {
         opening.remembered = match &before {
             // Newer than what stands in the folder, perhaps.
             Some((from, before)) => carried_on(&before.remembered, from, &placed.export),
-            None => self.folder.load(&placed.export)?,
+            None => self.load(&placed.export).await?,
         };
         if let Some((from, before)) = before
             && only_moves(from, &placed.export)
@@ -321,6 +323,7 @@ impl Daemon {
         let closed = self.order_close(address).await.ok().flatten()?;
         self.keep(&export, &closed.remembered);
         self.forget(address);
+        self.write_news().await;
         Some(closed)
     }
 

@@ -27,7 +27,7 @@ use anyhow::{Context as _, bail};
 use aoede_disk::Windows;
 use aoede_wire::Address;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 
@@ -100,13 +100,15 @@ async fn serve(settings: &Settings, config: Config, folder: StateFolder) -> anyh
     let daemon = Rc::new(Daemon {
         config_file: settings.config.clone(),
         start: Instant::now(),
-        folder,
+        folder: Mutex::new(folder),
+        more_to_write: Notify::new(),
         windows: Windows::default(),
         news: news_sender,
         listeners: Mutex::new(listeners),
         changing: Mutex::default(),
         inner: RefCell::default(),
     });
+    tokio::task::spawn_local(Rc::clone(&daemon).keep_writing());
     if let Err(error) = daemon.begin(config).await {
         daemon.stop_workers();
         return Err(error);
@@ -217,7 +219,10 @@ struct Daemon {
     config_file: PathBuf,
     /// What all workers count time from.
     start: Instant,
-    folder: StateFolder,
+    /// Held while something is written there.
+    folder: Mutex<StateFolder>,
+    /// There is something to write.
+    more_to_write: Notify,
     /// Parts of one file share its lock.
     windows: Windows,
     news: mpsc::UnboundedSender<News>,
@@ -239,6 +244,8 @@ struct Inner {
     retired: Vec<u16>,
     /// Every worker is to end.
     stopping: bool,
+    /// To be written to the state folder: the newest of each export.
+    unwritten: BTreeMap<Address, (Export, Remembered)>,
     /// Not served on demand, or as it could not be opened.
     idle: BTreeMap<Address, Unserved>,
     last_reload: Option<ReloadStatus>,
@@ -292,10 +299,66 @@ impl Daemon {
         }
     }
 
+    /// Has it written what is known of an export, soon.
     fn keep(&self, export: &Export, remembered: &Remembered) {
-        if let Err(error) = self.folder.store(export, remembered) {
-            error!("{error:#}");
+        let news = (export.clone(), remembered.clone());
+        self.inner
+            .borrow_mut()
+            .unwritten
+            .insert(export.address(), news);
+        self.more_to_write.notify_one();
+    }
+
+    /// Writes what is told by and by, as long as the daemon lives.
+    async fn keep_writing(self: Rc<Self>) {
+        loop {
+            self.more_to_write.notified().await;
+            self.write_news().await;
         }
+    }
+
+    /// Writes what was told until now: a disk that is slow delays nothing but this. Once it
+    /// returns, the state folder is up to date.
+    async fn write_news(&self) {
+        let folder = self.folder.lock().await;
+        let news = std::mem::take(&mut self.inner.borrow_mut().unwritten);
+        if news.is_empty() {
+            return;
+        }
+        let there = folder.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            for (export, remembered) in news.into_values() {
+                if let Err(error) = there.store(&export, &remembered) {
+                    error!("{error:#}");
+                }
+            }
+        });
+        if let Err(error) = written.await {
+            error!("cannot write to the state folder: {error}");
+        }
+    }
+
+    /// What is known of an export that was not served until now.
+    ///
+    /// # Errors
+    /// As for [`StateFolder::load`].
+    async fn load(&self, export: &Export) -> anyhow::Result<Remembered> {
+        self.write_news().await;
+        let folder = self.folder.lock().await;
+        let (there, export) = (folder.clone(), export.clone());
+        tokio::task::spawn_blocking(move || there.load(&export)).await?
+    }
+
+    /// Keeps what outlives the daemon elsewhere.
+    ///
+    /// # Errors
+    /// As for [`StateFolder::move_to`]; it stays where it is then.
+    async fn move_folder(&self, path: PathBuf) -> anyhow::Result<()> {
+        self.write_news().await;
+        let mut folder = self.folder.lock().await;
+        let there = folder.clone();
+        *folder = tokio::task::spawn_blocking(move || there.move_to(&path)).await??;
+        Ok(())
     }
 
     /// Asks every worker to finish.
@@ -338,6 +401,7 @@ impl Daemon {
                 }
             }
         }
+        self.write_news().await;
         finished
     }
 
