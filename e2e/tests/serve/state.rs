@@ -122,6 +122,14 @@ fn a_latched_failure_survives_until_it_is_reset() -> Result<()> {
         Ok(!scene.status("e1.1")?["failure"].is_null())
     })?;
     ensure!(write(&nic, e1_1, 2, 0, 1)? != DONE);
+    // Closing it would lose what a reset may still write.
+    ensure!(scene.control(&["drain", "e1.1"]).is_err());
+    let text = fs::read_to_string(scene.config())?;
+    fs::write(scene.config(), text.replace("writeback", "writethrough"))?;
+    ensure!(scene.control(&["reload"]).is_err());
+    ensure!(scene.status("e1.1")?["failure"]["at_risk_bytes"] == 512);
+    ensure!(scene.status("e1.1")?["cache_mode"] == "writeback");
+    fs::write(scene.config(), text)?;
     let kept = scene.folder.join("state/e1.1.state");
     wait_until("it is kept", SOON, || Ok(kept.exists()))?;
     let mut process = daemon.process;

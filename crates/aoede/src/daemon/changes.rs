@@ -9,6 +9,7 @@ use aoede_wire::Address;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use super::calls::still_at_risk;
 use super::{Daemon, Inner, Unserved, config_file, many, notify};
 use crate::control::api::{Reason, Refusal, Reloaded};
 use crate::control::config::{Config, Export};
@@ -139,13 +140,14 @@ impl Daemon {
 
     async fn carry_out(
         &self,
-        plan: Plan,
+        mut plan: Plan,
         mut drained: BTreeMap<Address, Unserved>,
         reloaded: &mut Reloaded,
     ) {
         for change in &plan.daemon {
             self.change_daemon(change, reloaded).await;
         }
+        self.spare(&mut plan, reloaded).await;
         let mut left = BTreeMap::new();
         for address in plan.closings() {
             // All begin to close before one is waited for.
@@ -207,6 +209,24 @@ impl Daemon {
             }
         }
         self.end_idle_workers();
+    }
+
+    /// Takes what may not be closed out of a plan. It stays as it is, also in the account: the next
+    /// reload finds it again.
+    async fn spare(&self, plan: &mut Plan, reloaded: &mut Reloaded) {
+        if plan.closings().next().is_none() {
+            return;
+        }
+        let at_risk = self.at_risk().await;
+        let closings: Vec<Address> = plan.closings().collect();
+        for address in closings {
+            if let Some(&bytes) = at_risk.get(&address) {
+                let refusal = still_at_risk(address, bytes);
+                error!("{refusal}");
+                reloaded.errors.push(format!("{refusal}, aoede reload"));
+                plan.exports.remove(&address);
+            }
+        }
     }
 
     async fn change_daemon(&self, change: &DaemonChange, reloaded: &mut Reloaded) {
