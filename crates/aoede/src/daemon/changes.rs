@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use anyhow::bail;
 use aoede_link::Monitor;
+use aoede_target::Target;
 use aoede_wire::Address;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -153,21 +154,24 @@ impl Daemon {
             // All begin to close before one is waited for.
             left.insert(address, self.order_close(address));
         }
-        let mut closed: BTreeMap<Address, (Export, Box<Closed>)> = BTreeMap::new();
+        let mut closed: BTreeMap<Address, Before> = BTreeMap::new();
         for (address, unserved) in &mut drained {
             if let Some(before) = unserved.drained.take() {
-                closed.insert(*address, (unserved.export.clone(), before));
+                closed.insert(
+                    *address,
+                    Before::new(unserved.export.clone(), None, *before),
+                );
             }
         }
         for (address, answer) in left {
-            let export = self.export(address);
+            let placed = self.placed(address);
             let answer = answer.await;
             if answer.is_err() && self.is_stopping() {
                 // Its worker ends it, and has its last news.
                 reloaded.errors.push(format!("{address}: {ENDING}"));
                 continue;
             }
-            if let (Some(export), Ok(Some(done))) = (export, answer) {
+            if let (Some(Placed { export, worker }), Ok(Some(done))) = (placed, answer) {
                 if done.lost_bytes > 0 {
                     reloaded.errors.push(format!(
                         "{address}: {} bytes that were acknowledged could not be written",
@@ -175,7 +179,7 @@ impl Daemon {
                     ));
                 }
                 self.keep(&export, &done.remembered);
-                closed.insert(address, (export, done));
+                closed.insert(address, Before::new(export, Some(worker), *done));
             }
             self.forget(address);
             if !plan.openings().any(|(opened, _)| opened == address) {
@@ -190,6 +194,7 @@ impl Daemon {
             reloaded.changes.push(changed);
         }
         let openings = plan.openings().map(|(_, placed)| placed.clone()).collect();
+        let mut failed = Vec::new();
         for (placed, opening) in self.open_files(openings).await {
             let address = placed.export.address();
             let because = match plan.exports.get(&address) {
@@ -198,15 +203,26 @@ impl Daemon {
                 }
                 _ => "opened".to_owned(),
             };
-            let before = closed.remove(&address);
-            match self.serve(placed.clone(), opening, before).await {
+            let mut before = closed.remove(&address);
+            match self.serve(placed.clone(), opening, before.as_mut()).await {
                 Ok(()) => reloaded.changes.push(format!("{address}: {because}")),
-                Err(error) => {
-                    error!("{error:#}");
-                    reloaded.errors.push(format!("{error:#}"));
-                    self.set_idle(placed.export, None);
-                }
+                Err(error) => failed.push((placed.export, before, error)),
             }
+        }
+        // Behind the others: they may have what these had.
+        for (export, before, error) in failed {
+            let restored = match before {
+                Some(before) => self.restore(before).await,
+                None => false,
+            };
+            let told = if restored {
+                format!("{error:#}; it is served as before")
+            } else {
+                self.set_idle(export, None);
+                format!("{error:#}")
+            };
+            error!("{told}");
+            reloaded.errors.push(told);
         }
         self.end_idle_workers();
     }
@@ -283,24 +299,41 @@ impl Daemon {
         opened
     }
 
+    /// Serves an export as before its change, which could not be made. Whether that was possible.
+    async fn restore(&self, mut before: Before) -> bool {
+        let Some(worker) = before.worker else {
+            return false;
+        };
+        let placed = Placed {
+            export: before.export.clone(),
+            worker,
+        };
+        for (placed, opening) in self.open_files(vec![placed]).await {
+            if let Err(error) = self.serve(placed, opening, Some(&mut before)).await {
+                error!("nor can it be served as before: {error:#}");
+                return false;
+            }
+        }
+        true
+    }
+
     /// Serves an export whose file is open, as it was `before`.
     async fn serve(
         &self,
         placed: Placed,
         opening: anyhow::Result<Opening>,
-        before: Option<(Export, Box<Closed>)>,
+        before: Option<&mut Before>,
     ) -> anyhow::Result<()> {
         let mut opening = opening?;
         opening.remembered = match &before {
             // Newer than what stands in the folder, perhaps.
-            Some((from, before)) => carried_on(&before.remembered, from, &placed.export),
+            Some(before) => carried_on(&before.remembered, &before.export, &placed.export),
             None => self.load(&placed.export).await?,
         };
-        if let Some((from, before)) = before
-            && only_moves(from, &placed.export)
-            && before.lost_bytes == 0
+        if let Some(before) = before
+            && only_moves(before.export.clone(), &placed.export)
         {
-            opening.target = Some(Box::new(before.target));
+            opening.target = before.target.take();
         }
         self.start_workers(std::iter::once(&placed))?;
         self.hand_over(placed, opening).await
@@ -431,6 +464,28 @@ impl Daemon {
             }
             is_used
         });
+    }
+}
+
+/// An export that was closed to be another.
+struct Before {
+    export: Export,
+    /// Whose it was; none if it was drained.
+    worker: Option<u16>,
+    remembered: Remembered,
+    /// If nothing of it was lost.
+    target: Option<Box<Target>>,
+}
+
+impl Before {
+    fn new(export: Export, worker: Option<u16>, closed: Closed) -> Self {
+        let target = (closed.lost_bytes == 0).then(|| Box::new(closed.target));
+        Self {
+            export,
+            worker,
+            remembered: closed.remembered,
+            target,
+        }
     }
 }
 

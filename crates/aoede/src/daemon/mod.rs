@@ -33,7 +33,7 @@ use tracing::{error, info, warn};
 
 use crate::control::api::Call;
 use crate::control::config::{Config, Export};
-use crate::control::plan::State;
+use crate::control::plan::{Placed, State};
 use crate::control::status::ReloadStatus;
 use crate::sandbox;
 use crate::service::{Closed, News, Order, OrderSender, Remembered};
@@ -268,8 +268,11 @@ impl Daemon {
     }
 
     fn export(&self, address: Address) -> Option<Export> {
-        let inner = self.inner.borrow();
-        Some(inner.state.exports.get(&address)?.export.clone())
+        self.placed(address).map(|placed| placed.export)
+    }
+
+    fn placed(&self, address: Address) -> Option<Placed> {
+        self.inner.borrow().state.exports.get(&address).cloned()
     }
 
     /// Takes what a worker tells. Whether one has ended that nobody asked to: then everything ends.
