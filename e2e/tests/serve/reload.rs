@@ -163,6 +163,21 @@ fn an_export_that_cannot_be_opened_is_told_of() -> Result<()> {
     daemon.reload_as_is()?;
     ensure!(discover(&nic, 2)? == [(1, 1), (1, 2)]);
     ensure!(scene.status("e1.2")?["state"] == "serving");
+    // It is not taken away for what cannot be served.
+    let held_image = scene.folder.image("held.img", 8 * MIB)?;
+    let held = fs::File::open(held_image)?;
+    held.lock()?;
+    daemon.reload(&other("").replace("other.img", "held.img"))?;
+    ensure!(discover(&nic, 3)? == [(1, 1), (1, 2)]);
+    let is_served = |name: &str| -> Result<bool> {
+        let status = scene.status("e1.2")?;
+        let path = status["path"].as_str().context("path")?;
+        Ok(status["state"] == "serving" && path.ends_with(name))
+    };
+    ensure!(is_served("other.img")?);
+    held.unlock()?;
+    daemon.reload_as_is()?;
+    ensure!(is_served("held.img")?);
     daemon.stop()
 }
 
@@ -171,8 +186,7 @@ fn an_export_that_cannot_be_opened_is_told_of() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn an_export_is_resized_and_drained_by_command() -> Result<()> {
     let scene = Scene::new(1, 1500)?;
-    scene.folder.image("stays.img", 8 * MIB)?;
-    scene.configure(&alone())?;
+    scene.configure(&format!("{}create = \"8MiB\"\n", alone()))?;
     let mut daemon = scene.start()?;
     let nic = scene.nic(0)?;
     let e1_1 = scene.path(&nic, 0, (1, 1))?;
