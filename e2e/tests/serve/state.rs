@@ -127,6 +127,8 @@ fn a_latched_failure_survives_until_it_is_reset() -> Result<()> {
     let text = fs::read_to_string(scene.config())?;
     fs::write(scene.config(), text.replace("writeback", "writethrough"))?;
     ensure!(scene.control(&["reload"]).is_err());
+    scene.hear("RELOADING=1")?;
+    scene.hear("READY=1")?;
     ensure!(scene.status("e1.1")?["failure"]["at_risk_bytes"] == 512);
     ensure!(scene.status("e1.1")?["cache_mode"] == "writeback");
     fs::write(scene.config(), text)?;

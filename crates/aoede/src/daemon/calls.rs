@@ -115,6 +115,13 @@ impl Daemon {
             }
         }
         let size_bytes = size().await?;
+        if bytes.is_some_and(|bytes| size_bytes < bytes) {
+            return Err(Refusal::new(
+                Reason::Conflict,
+                format!("{address}: the file is larger, but what is served has {size_bytes} bytes"),
+                "thaw it if it is frozen; if its path leads to another file now: aoede reload",
+            ));
+        }
         Ok(Resized {
             old_size_bytes,
             size_bytes,

@@ -186,6 +186,8 @@ impl Daemon {
                 reloaded.changes.push(format!("{address}: closed"));
             }
         }
+        // What was told of an export before it was closed is not true of its next.
+        self.hear_all().await;
         for (address, adjustments) in plan.adjustments() {
             self.adjust(address, adjustments).await;
             let names: Vec<&str> = adjustments.iter().map(name).collect();

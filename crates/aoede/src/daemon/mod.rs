@@ -284,6 +284,10 @@ impl Daemon {
                 }
                 None
             }
+            News::Heard(answer) => {
+                let _ = answer.send(());
+                None
+            }
             News::Ended(worker, result) => {
                 let mut inner = self.inner.borrow_mut();
                 let retired = inner.retired.iter().position(|&number| number == worker);
@@ -303,6 +307,14 @@ impl Daemon {
     }
 
     /// Has it written what is known of an export, soon.
+    /// Waits until all that was told before is heard.
+    async fn hear_all(&self) {
+        let (sender, heard) = oneshot::channel();
+        // Once the main loop has ended, what is left of a reload is dropped with it.
+        let _ = self.news.send(News::Heard(sender));
+        let _ = heard.await;
+    }
+
     fn keep(&self, export: &Export, remembered: &Remembered) {
         let news = (export.clone(), remembered.clone());
         self.inner
@@ -425,7 +437,8 @@ impl Daemon {
             inner.workers.values().map(ask).collect()
         };
         for answer in answers {
-            // One that hangs is the watchdog's to notice; one that has ended is no hindrance.
+            // One that hangs is the watchdog's to notice. That one has ended is news, which ends
+            // everything, unless it had nothing to serve any more.
             let _ = answer.await;
         }
         notify::alive();
