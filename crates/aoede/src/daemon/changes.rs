@@ -1,6 +1,6 @@
 //! From one configuration to the next: what has changed is closed, adjusted and opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use anyhow::bail;
@@ -21,6 +21,9 @@ use crate::service::{Change, Closed, Opening, Order, Remembered, Setup, spawn_wo
 /// What was opened, or why not, with whom it goes to.
 type Opened = Vec<(Placed, anyhow::Result<Opening>)>;
 
+/// Files that are opened at once. Fewer than there are threads for it: some may hang, and the state
+/// is to be written nevertheless.
+const OPENINGS: usize = 4;
 /// Why nothing more is done.
 const ENDING: &str = "the daemon is ending";
 
@@ -285,18 +288,18 @@ impl Daemon {
 
     /// Opens files, a few at a time, while the main thread goes on.
     async fn open_files(&self, openings: Vec<Placed>) -> Opened {
-        let tasks: Vec<_> = openings
-            .into_iter()
-            .map(|placed| {
-                let (export, windows) = (placed.export.clone(), self.windows.clone());
-                let task = tokio::task::spawn_blocking(move || Opening::new(export, &windows));
-                (placed, task)
-            })
-            .collect();
+        let start = |placed: Placed| {
+            let (export, windows) = (placed.export.clone(), self.windows.clone());
+            let task = tokio::task::spawn_blocking(move || Opening::new(export, &windows));
+            (placed, task)
+        };
+        let mut waiting = openings.into_iter();
+        let mut running: VecDeque<_> = waiting.by_ref().take(OPENINGS).map(start).collect();
         let mut opened = Vec::new();
-        for (placed, task) in tasks {
+        while let Some((placed, task)) = running.pop_front() {
             let opening = task.await.unwrap_or_else(|error| Err(error.into()));
             opened.push((placed, opening));
+            running.extend(waiting.next().map(start));
         }
         opened
     }

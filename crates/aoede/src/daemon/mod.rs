@@ -40,8 +40,8 @@ use crate::service::{Closed, News, Order, OrderSender, Remembered};
 use listeners::Listeners;
 use state::StateFolder;
 
-/// Threads that open files and look at configurations, for a while.
-const BLOCKING_THREADS: usize = 4;
+/// Threads that open files, look at configurations and write the state, for a while.
+const BLOCKING_THREADS: usize = 8;
 /// How long they stay when they have nothing to do.
 const BLOCKING_PATIENCE: Duration = Duration::from_millis(100);
 /// Calls that wait to be taken.
