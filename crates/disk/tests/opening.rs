@@ -172,15 +172,26 @@ fn create_makes_a_sparse_file_and_never_touches_another() {
         (1 << 40) / 512,
         "same size: kept"
     );
-    let other = OpenOptions {
-        create_bytes: Some(4096),
+    let larger = OpenOptions {
+        create_bytes: Some(1 << 41),
         ..PLAIN
     };
     assert_eq!(
-        refusal(&path, &other),
-        "disk.img exists and has 1099511627776 bytes, not the 4096 of --create; \
+        refusal(&path, &larger),
+        "disk.img exists and has 1099511627776 bytes, not the 2199023255552 of --create; \
          leave out --create or name another file"
     );
+    let smaller = OpenOptions {
+        create_bytes: Some(4096),
+        ..PLAIN
+    };
+    let backing = open(&path, &smaller).unwrap();
+    assert_eq!(backing.sectors, (1 << 40) / 512, "it may have grown");
+    let noted = OpenWarning::Larger {
+        wanted_bytes: 4096,
+        found_bytes: 1 << 40,
+    };
+    assert!(backing.warnings.contains(&noted));
     assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 40);
     for bytes in [0, 1000] {
         let options = OpenOptions {

@@ -1,10 +1,12 @@
 //! Another configuration while initiators work.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use aoede_e2e::aoe::Response;
 use aoede_e2e::aoe::ata;
+use aoede_e2e::{aoede_binary, succeed};
 use aoede_initiator::{Client, Disk, Settings};
 use aoede_link::Monitor;
 
@@ -163,6 +165,21 @@ fn an_export_that_cannot_be_opened_is_told_of() -> Result<()> {
     daemon.reload_as_is()?;
     ensure!(discover(&nic, 2)? == [(1, 1), (1, 2)]);
     ensure!(scene.status("e1.2")?["state"] == "serving");
+    // It is not taken away for what cannot be served.
+    let held_image = scene.folder.image("held.img", 8 * MIB)?;
+    let held = fs::File::open(held_image)?;
+    held.lock()?;
+    daemon.reload(&other("").replace("other.img", "held.img"))?;
+    ensure!(discover(&nic, 3)? == [(1, 1), (1, 2)]);
+    let is_served = |name: &str| -> Result<bool> {
+        let status = scene.status("e1.2")?;
+        let path = status["path"].as_str().context("path")?;
+        Ok(status["state"] == "serving" && path.ends_with(name))
+    };
+    ensure!(is_served("other.img")?);
+    held.unlock()?;
+    daemon.reload_as_is()?;
+    ensure!(is_served("held.img")?);
     daemon.stop()
 }
 
@@ -171,8 +188,7 @@ fn an_export_that_cannot_be_opened_is_told_of() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn an_export_is_resized_and_drained_by_command() -> Result<()> {
     let scene = Scene::new(1, 1500)?;
-    scene.folder.image("stays.img", 8 * MIB)?;
-    scene.configure(&alone())?;
+    scene.configure(&format!("{}create = \"8MiB\"\n", alone()))?;
     let mut daemon = scene.start()?;
     let nic = scene.nic(0)?;
     let e1_1 = scene.path(&nic, 0, (1, 1))?;
@@ -191,5 +207,71 @@ fn an_export_is_resized_and_drained_by_command() -> Result<()> {
     ensure!(read(&nic, e1_1, 5, 0)? == [5; 512]);
     daemon.process.signal(rustix::process::Signal::INT)?;
     ensure!(daemon.process.wait(SOON)?.success());
+    Ok(())
+}
+
+/// Where the daemon is asked may change, and does not get lost if that fails.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_control_socket_moves_or_stays() -> Result<()> {
+    let scene = Scene::new(1, 1500)?;
+    scene.folder.image("stays.img", 8 * MIB)?;
+    scene.configure(&alone())?;
+    let daemon = scene.start()?;
+    let text = fs::read_to_string(scene.config())?;
+    // The right for that is given up.
+    let socket = scene.folder.join("control");
+    let line = format!("socket = \"{}\"\n", socket.display());
+    ensure!(text.contains(&line), "{text}");
+    for _ in 0..2 {
+        let other = text.replace(&line, &format!("{line}group = \"daemon\"\n"));
+        fs::write(scene.config(), other)?;
+        ensure!(scene.control(&["reload"]).is_err());
+        daemon.process.stderr.wait_for("CAP_CHOWN", SOON)?;
+        ensure!(scene.status("e1.1")?["state"] == "serving");
+    }
+    let moved = scene.folder.join("moved");
+    let other = text.replace(&line, &format!("socket = \"{}\"\n", moved.display()));
+    fs::write(scene.config(), &other)?;
+    scene.control(&["reload"])?;
+    ensure!(moved.exists() && !socket.exists());
+    fs::write(scene.config(), &text)?;
+    let mut reload = Command::new(aoede_binary()?);
+    reload.arg("reload").arg("--socket").arg(&moved);
+    succeed(None, reload, SOON)?;
+    ensure!(!moved.exists());
+    ensure!(scene.status("e1.1")?["state"] == "serving");
+    daemon.stop()
+}
+
+/// What was acknowledged is written, whatever else is under way.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_stop_in_the_middle_of_a_reload_loses_nothing() -> Result<()> {
+    let scene = Scene::new(1, 1500)?;
+    let image = scene.folder.image("stays.img", 8 * MIB)?;
+    let held = fs::File::open(scene.folder.image("other.img", 8 * MIB)?)?;
+    scene.configure(&format!(
+        "{}cache = \"writeback\"\ndirty_age = \"1h\"\n",
+        alone()
+    ))?;
+    let mut daemon = scene.start()?;
+    let nic = scene.nic(0)?;
+    let e1_1 = scene.path(&nic, 0, (1, 1))?;
+    ensure!(write(&nic, e1_1, 1, 0, 5)? == DONE);
+    ensure!(fs::read(&image)?[..512] != [5; 512], "in memory");
+    held.lock()?;
+    // It waits for the lock, for a while.
+    let with = other("").replace(
+        "[[export]]\naddress = \"e1.2\"",
+        "cache = \"writeback\"\ndirty_age = \"1h\"\n[[export]]\naddress = \"e1.2\"",
+    );
+    scene.configure(&with)?;
+    daemon.process.signal(rustix::process::Signal::HUP)?;
+    scene.hear("RELOADING=1")?;
+    daemon.process.signal(rustix::process::Signal::TERM)?;
+    scene.hear("STOPPING=1")?;
+    ensure!(daemon.process.wait(SOON)?.success());
+    ensure!(fs::read(&image)?[..512] == [5; 512]);
     Ok(())
 }

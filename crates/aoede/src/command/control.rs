@@ -131,8 +131,7 @@ Examples:
   aoede resize e1.1
       The file or device has another size already: take that.
 
-A disk only grows: what is to be shorter has to be cut by hand. If the configuration has `create`
-for this export, give it the new size there too.";
+A disk only grows: what is to be shorter has to be cut by hand.";
 
 /// Give an export another size.
 #[derive(Args, Debug)]

@@ -92,7 +92,7 @@ pub struct Plan {
 /// A change of the daemon as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DaemonChange {
-    /// Another folder for what outlives it. It is read at start, so this waits for the next.
+    /// Another folder for what outlives it; what is in the old one goes there.
     StateFolder(PathBuf),
     /// More or fewer workers. Which exports have to move, their own changes say.
     Workers(Option<u16>),
@@ -217,11 +217,6 @@ impl Plan {
 }
 
 impl DaemonChange {
-    /// Whether it takes effect when the daemon is started the next time, not before.
-    pub fn needs_restart(&self) -> bool {
-        matches!(self, Self::StateFolder(_))
-    }
-
     /// Keeps the account of a change that is done.
     pub fn apply(self, daemon: &mut Daemon) {
         match self {

@@ -196,6 +196,8 @@ pub enum ExportState {
     Drained,
     /// It could not be opened; the last reload has the reason.
     Failed,
+    /// Its worker does not answer.
+    Unknown,
 }
 
 impl ExportState {
@@ -206,6 +208,7 @@ impl ExportState {
             Self::Draining => "draining",
             Self::Drained => "drained",
             Self::Failed => "failed",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -4,19 +4,25 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use aoede_disk::SECTOR_BYTES;
 use aoede_wire::Address;
 use tokio::sync::oneshot;
-use tracing::info;
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
 
 use super::Daemon;
 use crate::control::api::{self, Call, Drained, FailureReset, Reason, Refusal, Resized, Stopping};
 use crate::control::config::Export;
 use crate::control::status::{
     self, DaemonStatus, ExportState, ExportStatus, FreezeStatus, InterfaceStatus, Status,
+    WorkerStatus,
 };
-use crate::service::{Order, Report};
+use crate::service::{Order, OrderSender, Report};
+
+/// How long a worker may take to tell how it is.
+const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Says who is to be waited for.
 pub(super) fn answer_stop(answer: api::Answer<Stopping>) {
@@ -54,6 +60,16 @@ impl Daemon {
                 let _ = answer.send(drained);
             }
             Call::Stop(answer) => answer_stop(answer),
+        }
+    }
+
+    /// The same while everything ends: only a look is taken. Whoever wants something else sees by
+    /// its answer, which is dropped, that the daemon is ending.
+    pub(super) fn take_last_call(self: &Rc<Self>, call: Call) {
+        match call {
+            Call::Status(_) => drop(tokio::task::spawn_local(Rc::clone(self).take_call(call))),
+            Call::Stop(answer) => answer_stop(answer),
+            _ => {}
         }
     }
 
@@ -99,6 +115,13 @@ impl Daemon {
             }
         }
         let size_bytes = size().await?;
+        if bytes.is_some_and(|bytes| size_bytes < bytes) {
+            return Err(Refusal::new(
+                Reason::Conflict,
+                format!("{address}: the file is larger, but what is served has {size_bytes} bytes"),
+                "thaw it if it is frozen; if its path leads to another file now: aoede reload",
+            ));
+        }
         Ok(Resized {
             old_size_bytes,
             size_bytes,
@@ -110,6 +133,9 @@ impl Daemon {
         let Some(export) = self.export(address) else {
             return Err(unknown(address));
         };
+        if let Some(&bytes) = self.at_risk().await.get(&address) {
+            return Err(still_at_risk(address, bytes));
+        }
         let Some(closed) = self.close(address).await else {
             return Err(unknown(address));
         };
@@ -118,26 +144,51 @@ impl Daemon {
         Ok(Drained { lost_bytes })
     }
 
-    /// How everything is.
-    async fn status(&self) -> Status {
-        let answers: Vec<oneshot::Receiver<Report>> = {
+    /// What the workers tell, and who did not in time: a look shall not hang with one of them.
+    async fn reports(&self) -> (Vec<Report>, Vec<u16>) {
+        let answers: Vec<(u16, oneshot::Receiver<Report>)> = {
             let inner = self.inner.borrow();
-            let ask = |handle: &crate::service::OrderSender| {
+            let ask = |(&number, handle): (&u16, &OrderSender)| {
                 let (sender, answer) = oneshot::channel();
                 handle.send(Order::Report(sender));
-                answer
+                (number, answer)
             };
-            inner.workers.values().map(ask).collect()
+            inner.workers.iter().map(ask).collect()
         };
+        let (mut reports, mut silent) = (Vec::new(), Vec::new());
+        let end = Instant::now() + REPORT_PATIENCE;
+        for (number, answer) in answers {
+            match timeout_at(end, answer).await {
+                Ok(Ok(report)) => reports.push(report),
+                // One that has ended in between has nothing to tell.
+                Ok(Err(_)) => {}
+                Err(_) => silent.push(number),
+            }
+        }
+        (reports, silent)
+    }
+
+    /// Exports whose acknowledged data could not be written and is in memory still, with its bytes:
+    /// to close one would lose it.
+    pub(super) async fn at_risk(&self) -> BTreeMap<Address, u64> {
+        let (reports, _) = self.reports().await;
+        let exports = reports.into_iter().flat_map(|report| report.exports);
+        let failed = exports.filter(|one| one.failure.is_some() && one.cache.dirty_bytes > 0);
+        failed
+            .filter_map(|one| Some((one.address.parse().ok()?, one.cache.dirty_bytes)))
+            .collect()
+    }
+
+    /// How everything is.
+    async fn status(&self) -> Status {
         let mut status = Status {
             version: status::VERSION,
             ..Status::default()
         };
         let mut interfaces: BTreeMap<String, InterfaceStatus> = BTreeMap::new();
         let mut drops: BTreeMap<String, u64> = BTreeMap::new();
-        for answer in answers {
-            // One that has ended in between has nothing to tell.
-            let Ok(report) = answer.await else { continue };
+        let (reports, silent) = self.reports().await;
+        for report in reports {
             status.workers.push(report.worker);
             status.exports.extend(report.exports);
             for (reason, frames) in report.drops {
@@ -148,10 +199,24 @@ impl Daemon {
             }
         }
         let inner = self.inner.borrow();
+        for worker in silent {
+            warn!("worker {worker} does not answer: nothing is known of its exports");
+            status.workers.push(WorkerStatus {
+                worker,
+                ..WorkerStatus::default()
+            });
+            let exports = inner.state.exports.values();
+            for placed in exports.filter(|placed| placed.worker == worker) {
+                let state = ExportState::Unknown;
+                status.exports.push(not_served(&placed.export, state));
+            }
+        }
         for unserved in inner.idle.values() {
-            status
-                .exports
-                .push(not_served(&unserved.export, unserved.drained.is_some()));
+            let state = match unserved.drained {
+                Some(_) => ExportState::Drained,
+                None => ExportState::Failed,
+            };
+            status.exports.push(not_served(&unserved.export, state));
         }
         let key = |one: &ExportStatus| one.address.parse::<Address>().ok();
         status.exports.sort_by_key(key);
@@ -183,16 +248,12 @@ fn merge(interfaces: &mut BTreeMap<String, InterfaceStatus>, found: InterfaceSta
     known.rings = rings;
 }
 
-fn not_served(export: &Export, drained: bool) -> ExportStatus {
+fn not_served(export: &Export, state: ExportState) -> ExportStatus {
     let settings = &export.settings;
     ExportStatus {
         address: export.address().to_string(),
         path: settings.path.display().to_string(),
-        state: if drained {
-            ExportState::Drained
-        } else {
-            ExportState::Failed
-        },
+        state,
         read_only: settings.open.read_only,
         cache_mode: settings.cache.mode.to_string(),
         buffers: settings.buffers,
@@ -241,6 +302,18 @@ fn grow(path: &std::path::Path, bytes: u64) -> io::Result<()> {
         file.sync_all()?;
     }
     Ok(())
+}
+
+/// Why an export is not closed.
+pub(super) fn still_at_risk(address: Address, bytes: u64) -> Refusal {
+    Refusal::new(
+        Reason::Conflict,
+        format!(
+            "{address} is not closed: {bytes} bytes that were acknowledged could not be written, \
+             and are in memory only"
+        ),
+        format!("mend the disk, then: aoede reset {address}"),
+    )
 }
 
 fn unknown(address: Address) -> Refusal {

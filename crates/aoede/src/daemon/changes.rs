@@ -1,14 +1,16 @@
 //! From one configuration to the next: what has changed is closed, adjusted and opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use anyhow::bail;
 use aoede_link::Monitor;
+use aoede_target::Target;
 use aoede_wire::Address;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use super::calls::still_at_risk;
 use super::{Daemon, Inner, Unserved, config_file, many, notify};
 use crate::control::api::{Reason, Refusal, Reloaded};
 use crate::control::config::{Config, Export};
@@ -18,6 +20,12 @@ use crate::service::{Change, Closed, Opening, Order, Remembered, Setup, spawn_wo
 
 /// What was opened, or why not, with whom it goes to.
 type Opened = Vec<(Placed, anyhow::Result<Opening>)>;
+
+/// Files that are opened at once. Fewer than there are threads for it: some may hang, and the state
+/// is to be written nevertheless.
+const OPENINGS: usize = 4;
+/// Why nothing more is done.
+const ENDING: &str = "the daemon is ending";
 
 impl Daemon {
     /// Opens everything, and serves it.
@@ -43,9 +51,8 @@ impl Daemon {
         }
         if errors == 0 {
             self.start_workers(wanted.exports.values())?;
-            for (placed, mut opening) in ready {
-                opening.remembered = self.folder.load(&placed.export);
-                if let Err(error) = self.hand_over(placed, opening).await {
+            for (placed, opening) in ready {
+                if let Err(error) = self.serve(placed, Ok(opening), None).await {
                     error!("{error:#}");
                     errors += 1;
                 }
@@ -95,7 +102,7 @@ impl Daemon {
         let path = self.config_file.clone();
         let loaded = tokio::task::spawn_blocking(move || config_file::load(&path)).await;
         let Ok(loaded) = loaded else {
-            return Err(vec!["the daemon is ending".to_owned()]);
+            return Err(vec![ENDING.to_owned()]);
         };
         for warning in &loaded.warnings {
             warn!("{warning}");
@@ -137,27 +144,37 @@ impl Daemon {
 
     async fn carry_out(
         &self,
-        plan: Plan,
+        mut plan: Plan,
         mut drained: BTreeMap<Address, Unserved>,
         reloaded: &mut Reloaded,
     ) {
         for change in &plan.daemon {
             self.change_daemon(change, reloaded).await;
         }
+        self.spare(&mut plan, reloaded).await;
         let mut left = BTreeMap::new();
         for address in plan.closings() {
             // All begin to close before one is waited for.
             left.insert(address, self.order_close(address));
         }
-        let mut closed: BTreeMap<Address, (Export, Box<Closed>)> = BTreeMap::new();
+        let mut closed: BTreeMap<Address, Before> = BTreeMap::new();
         for (address, unserved) in &mut drained {
             if let Some(before) = unserved.drained.take() {
-                closed.insert(*address, (unserved.export.clone(), before));
+                closed.insert(
+                    *address,
+                    Before::new(unserved.export.clone(), None, *before),
+                );
             }
         }
         for (address, answer) in left {
-            let export = self.export(address);
-            if let (Some(export), Ok(Some(done))) = (export, answer.await) {
+            let placed = self.placed(address);
+            let answer = answer.await;
+            if answer.is_err() && self.is_stopping() {
+                // Its worker ends it, and has its last news.
+                reloaded.errors.push(format!("{address}: {ENDING}"));
+                continue;
+            }
+            if let (Some(Placed { export, worker }), Ok(Some(done))) = (placed, answer) {
                 if done.lost_bytes > 0 {
                     reloaded.errors.push(format!(
                         "{address}: {} bytes that were acknowledged could not be written",
@@ -165,13 +182,15 @@ impl Daemon {
                     ));
                 }
                 self.keep(&export, &done.remembered);
-                closed.insert(address, (export, done));
+                closed.insert(address, Before::new(export, Some(worker), *done));
             }
             self.forget(address);
             if !plan.openings().any(|(opened, _)| opened == address) {
                 reloaded.changes.push(format!("{address}: closed"));
             }
         }
+        // What was told of an export before it was closed is not true of its next.
+        self.hear_all().await;
         for (address, adjustments) in plan.adjustments() {
             self.adjust(address, adjustments).await;
             let names: Vec<&str> = adjustments.iter().map(name).collect();
@@ -180,6 +199,7 @@ impl Daemon {
             reloaded.changes.push(changed);
         }
         let openings = plan.openings().map(|(_, placed)| placed.clone()).collect();
+        let mut failed = Vec::new();
         for (placed, opening) in self.open_files(openings).await {
             let address = placed.export.address();
             let because = match plan.exports.get(&address) {
@@ -188,24 +208,55 @@ impl Daemon {
                 }
                 _ => "opened".to_owned(),
             };
-            let before = closed.remove(&address);
-            match self.serve(placed.clone(), opening, before).await {
+            let mut before = closed.remove(&address);
+            match self.serve(placed.clone(), opening, before.as_mut()).await {
                 Ok(()) => reloaded.changes.push(format!("{address}: {because}")),
-                Err(error) => {
-                    error!("{error:#}");
-                    reloaded.errors.push(format!("{error:#}"));
-                    self.set_idle(placed.export, None);
-                }
+                Err(error) => failed.push((placed.export, before, error)),
             }
         }
+        // Behind the others: they may have what these had.
+        for (export, before, error) in failed {
+            let restored = match before {
+                Some(before) => self.restore(before).await,
+                None => false,
+            };
+            let told = if restored {
+                format!("{error:#}; it is served as before")
+            } else {
+                self.set_idle(export, None);
+                format!("{error:#}")
+            };
+            error!("{told}");
+            reloaded.errors.push(told);
+        }
         self.end_idle_workers();
+    }
+
+    /// Takes what may not be closed out of a plan. It stays as it is, also in the account: the next
+    /// reload finds it again.
+    async fn spare(&self, plan: &mut Plan, reloaded: &mut Reloaded) {
+        if plan.closings().next().is_none() {
+            return;
+        }
+        let at_risk = self.at_risk().await;
+        let closings: Vec<Address> = plan.closings().collect();
+        for address in closings {
+            if let Some(&bytes) = at_risk.get(&address) {
+                let refusal = still_at_risk(address, bytes);
+                error!("{refusal}");
+                reloaded.errors.push(format!("{refusal}, aoede reload"));
+                plan.exports.remove(&address);
+            }
+        }
     }
 
     async fn change_daemon(&self, change: &DaemonChange, reloaded: &mut Reloaded) {
         let mut daemon = self.inner.borrow().state.daemon.clone();
         change.clone().apply(&mut daemon);
         let (what, done) = match change {
-            DaemonChange::StateFolder(_) => ("the state folder, from the next start on", Ok(())),
+            DaemonChange::StateFolder(folder) => {
+                ("the state folder", self.move_folder(folder.clone()).await)
+            }
             DaemonChange::Workers(_) => ("the number of workers", Ok(())),
             DaemonChange::BusyPoll(time) => {
                 for handle in self.inner.borrow().workers.values() {
@@ -237,20 +288,38 @@ impl Daemon {
 
     /// Opens files, a few at a time, while the main thread goes on.
     async fn open_files(&self, openings: Vec<Placed>) -> Opened {
-        let tasks: Vec<_> = openings
-            .into_iter()
-            .map(|placed| {
-                let (export, windows) = (placed.export.clone(), self.windows.clone());
-                let task = tokio::task::spawn_blocking(move || Opening::new(export, &windows));
-                (placed, task)
-            })
-            .collect();
+        let start = |placed: Placed| {
+            let (export, windows) = (placed.export.clone(), self.windows.clone());
+            let task = tokio::task::spawn_blocking(move || Opening::new(export, &windows));
+            (placed, task)
+        };
+        let mut waiting = openings.into_iter();
+        let mut running: VecDeque<_> = waiting.by_ref().take(OPENINGS).map(start).collect();
         let mut opened = Vec::new();
-        for (placed, task) in tasks {
+        while let Some((placed, task)) = running.pop_front() {
             let opening = task.await.unwrap_or_else(|error| Err(error.into()));
             opened.push((placed, opening));
+            running.extend(waiting.next().map(start));
         }
         opened
+    }
+
+    /// Serves an export as before its change, which could not be made. Whether that was possible.
+    async fn restore(&self, mut before: Before) -> bool {
+        let Some(worker) = before.worker else {
+            return false;
+        };
+        let placed = Placed {
+            export: before.export.clone(),
+            worker,
+        };
+        for (placed, opening) in self.open_files(vec![placed]).await {
+            if let Err(error) = self.serve(placed, opening, Some(&mut before)).await {
+                error!("nor can it be served as before: {error:#}");
+                return false;
+            }
+        }
+        true
     }
 
     /// Serves an export whose file is open, as it was `before`.
@@ -258,19 +327,18 @@ impl Daemon {
         &self,
         placed: Placed,
         opening: anyhow::Result<Opening>,
-        before: Option<(Export, Box<Closed>)>,
+        before: Option<&mut Before>,
     ) -> anyhow::Result<()> {
         let mut opening = opening?;
         opening.remembered = match &before {
             // Newer than what stands in the folder, perhaps.
-            Some((from, before)) => carried_on(&before.remembered, from, &placed.export),
-            None => self.folder.load(&placed.export),
+            Some(before) => carried_on(&before.remembered, &before.export, &placed.export),
+            None => self.load(&placed.export).await?,
         };
-        if let Some((from, before)) = before
-            && only_moves(from, &placed.export)
-            && before.lost_bytes == 0
+        if let Some(before) = before
+            && only_moves(before.export.clone(), &placed.export)
         {
-            opening.target = Some(Box::new(before.target));
+            opening.target = before.target.take();
         }
         self.start_workers(std::iter::once(&placed))?;
         self.hand_over(placed, opening).await
@@ -281,7 +349,15 @@ impl Daemon {
         let (sender, answer) = oneshot::channel();
         {
             let mut inner = self.inner.borrow_mut();
-            let Inner { workers, state, .. } = &mut *inner;
+            let Inner {
+                workers,
+                state,
+                stopping,
+                ..
+            } = &mut *inner;
+            if *stopping {
+                bail!(ENDING);
+            }
             let Some(worker) = workers.get(&placed.worker) else {
                 bail!("worker {} has ended", placed.worker);
             };
@@ -305,6 +381,7 @@ impl Daemon {
         let closed = self.order_close(address).await.ok().flatten()?;
         self.keep(&export, &closed.remembered);
         self.forget(address);
+        self.write_news().await;
         Some(closed)
     }
 
@@ -348,6 +425,9 @@ impl Daemon {
                 usize::from(placed.export.settings.buffers);
         }
         let mut inner = self.inner.borrow_mut();
+        if inner.stopping {
+            bail!(ENDING);
+        }
         for (number, buffers) in buffers {
             if inner.workers.contains_key(&number) {
                 continue;
@@ -371,6 +451,9 @@ impl Daemon {
     /// Ends the workers that have nothing to serve any more.
     fn end_idle_workers(&self) {
         let mut inner = self.inner.borrow_mut();
+        if inner.stopping {
+            return;
+        }
         let Inner {
             workers,
             retired,
@@ -386,6 +469,28 @@ impl Daemon {
             }
             is_used
         });
+    }
+}
+
+/// An export that was closed to be another.
+struct Before {
+    export: Export,
+    /// Whose it was; none if it was drained.
+    worker: Option<u16>,
+    remembered: Remembered,
+    /// If nothing of it was lost.
+    target: Option<Box<Target>>,
+}
+
+impl Before {
+    fn new(export: Export, worker: Option<u16>, closed: Closed) -> Self {
+        let target = (closed.lost_bytes == 0).then(|| Box::new(closed.target));
+        Self {
+            export,
+            worker,
+            remembered: closed.remembered,
+            target,
+        }
     }
 }
 

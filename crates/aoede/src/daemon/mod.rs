@@ -27,21 +27,21 @@ use anyhow::{Context as _, bail};
 use aoede_disk::Windows;
 use aoede_wire::Address;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 
 use crate::control::api::Call;
 use crate::control::config::{Config, Export};
-use crate::control::plan::State;
+use crate::control::plan::{Placed, State};
 use crate::control::status::ReloadStatus;
 use crate::sandbox;
 use crate::service::{Closed, News, Order, OrderSender, Remembered};
 use listeners::Listeners;
 use state::StateFolder;
 
-/// Threads that open files and look at configurations, for a while.
-const BLOCKING_THREADS: usize = 4;
+/// Threads that open files, look at configurations and write the state, for a while.
+const BLOCKING_THREADS: usize = 8;
 /// How long they stay when they have nothing to do.
 const BLOCKING_PATIENCE: Duration = Duration::from_millis(100);
 /// Calls that wait to be taken.
@@ -100,22 +100,24 @@ async fn serve(settings: &Settings, config: Config, folder: StateFolder) -> anyh
     let daemon = Rc::new(Daemon {
         config_file: settings.config.clone(),
         start: Instant::now(),
-        folder,
+        folder: Mutex::new(folder),
+        more_to_write: Notify::new(),
         windows: Windows::default(),
         news: news_sender,
         listeners: Mutex::new(listeners),
         changing: Mutex::default(),
         inner: RefCell::default(),
     });
+    tokio::task::spawn_local(Rc::clone(&daemon).keep_writing());
     if let Err(error) = daemon.begin(config).await {
         daemon.stop_workers();
         return Err(error);
     }
     notify::ready();
     let mut watchdog = notify::watchdog_pause().map(tokio::time::interval);
-    loop {
+    let why = loop {
         tokio::select! {
-            () = either(&mut signals.terminate, &mut signals.interrupt) => break,
+            () = either(&mut signals.terminate, &mut signals.interrupt) => break Ok(()),
             _ = signals.reload.recv() => {
                 info!("SIGHUP: reading the configuration again");
                 tokio::task::spawn_local(Rc::clone(&daemon).reload());
@@ -125,14 +127,13 @@ async fn serve(settings: &Settings, config: Config, folder: StateFolder) -> anyh
             ),
             Some(told) = news.recv() => {
                 if let Some(ended) = daemon.hear(told) {
-                    daemon.finish(&mut news).await?;
-                    return Err(ended);
+                    break Err(ended);
                 }
             }
             Some(call) = calls.recv() => match call {
                 Call::Stop(answer) => {
                     calls::answer_stop(answer);
-                    break;
+                    break Ok(());
                 }
                 call => drop(tokio::task::spawn_local(Rc::clone(&daemon).take_call(call))),
             },
@@ -140,14 +141,19 @@ async fn serve(settings: &Settings, config: Config, folder: StateFolder) -> anyh
                 tokio::task::spawn_local(Rc::clone(&daemon).prove_alive());
             }
         }
+    };
+    match &why {
+        Ok(()) => info!("stopping"),
+        Err(error) => error!("stopping: {error:#}"),
     }
-    info!("stopping");
     notify::stopping();
-    // A reload that is under way is waited for: what it opens is closed again in order.
-    let changing = daemon.changing.lock().await;
-    let finished = daemon.finish(&mut news).await;
-    drop(changing);
-    finished
+    // A reload that is under way is not waited for: it may hang with one disk while the others
+    // acknowledge. What it still wants is refused.
+    let finished = daemon.finish(&mut news, &mut calls).await;
+    if let (Err(_), Err(error)) = (&why, &finished) {
+        error!("{error:#}");
+    }
+    why.and(finished)
 }
 
 /// The one place where the daemon gives up what it does not need.
@@ -213,7 +219,10 @@ struct Daemon {
     config_file: PathBuf,
     /// What all workers count time from.
     start: Instant,
-    folder: StateFolder,
+    /// Held while something is written there.
+    folder: Mutex<StateFolder>,
+    /// There is something to write.
+    more_to_write: Notify,
     /// Parts of one file share its lock.
     windows: Windows,
     news: mpsc::UnboundedSender<News>,
@@ -235,6 +244,8 @@ struct Inner {
     retired: Vec<u16>,
     /// Every worker is to end.
     stopping: bool,
+    /// To be written to the state folder: the newest of each export.
+    unwritten: BTreeMap<Address, (Export, Remembered)>,
     /// Not served on demand, or as it could not be opened.
     idle: BTreeMap<Address, Unserved>,
     last_reload: Option<ReloadStatus>,
@@ -257,8 +268,11 @@ impl Daemon {
     }
 
     fn export(&self, address: Address) -> Option<Export> {
-        let inner = self.inner.borrow();
-        Some(inner.state.exports.get(&address)?.export.clone())
+        self.placed(address).map(|placed| placed.export)
+    }
+
+    fn placed(&self, address: Address) -> Option<Placed> {
+        self.inner.borrow().state.exports.get(&address).cloned()
     }
 
     /// Takes what a worker tells. Whether one has ended that nobody asked to: then everything ends.
@@ -268,6 +282,10 @@ impl Daemon {
                 if let Some(export) = self.export(address) {
                     self.keep(&export, &remembered);
                 }
+                None
+            }
+            News::Heard(answer) => {
+                let _ = answer.send(());
                 None
             }
             News::Ended(worker, result) => {
@@ -288,10 +306,74 @@ impl Daemon {
         }
     }
 
+    /// Has it written what is known of an export, soon.
+    /// Waits until all that was told before is heard.
+    async fn hear_all(&self) {
+        let (sender, heard) = oneshot::channel();
+        // Once the main loop has ended, what is left of a reload is dropped with it.
+        let _ = self.news.send(News::Heard(sender));
+        let _ = heard.await;
+    }
+
     fn keep(&self, export: &Export, remembered: &Remembered) {
-        if let Err(error) = self.folder.store(export, remembered) {
-            error!("{error:#}");
+        let news = (export.clone(), remembered.clone());
+        self.inner
+            .borrow_mut()
+            .unwritten
+            .insert(export.address(), news);
+        self.more_to_write.notify_one();
+    }
+
+    /// Writes what is told by and by, as long as the daemon lives.
+    async fn keep_writing(self: Rc<Self>) {
+        loop {
+            self.more_to_write.notified().await;
+            self.write_news().await;
         }
+    }
+
+    /// Writes what was told until now: a disk that is slow delays nothing but this. Once it
+    /// returns, the state folder is up to date.
+    async fn write_news(&self) {
+        let folder = self.folder.lock().await;
+        let news = std::mem::take(&mut self.inner.borrow_mut().unwritten);
+        if news.is_empty() {
+            return;
+        }
+        let there = folder.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            for (export, remembered) in news.into_values() {
+                if let Err(error) = there.store(&export, &remembered) {
+                    error!("{error:#}");
+                }
+            }
+        });
+        if let Err(error) = written.await {
+            error!("cannot write to the state folder: {error}");
+        }
+    }
+
+    /// What is known of an export that was not served until now.
+    ///
+    /// # Errors
+    /// As for [`StateFolder::load`].
+    async fn load(&self, export: &Export) -> anyhow::Result<Remembered> {
+        self.write_news().await;
+        let folder = self.folder.lock().await;
+        let (there, export) = (folder.clone(), export.clone());
+        tokio::task::spawn_blocking(move || there.load(&export)).await?
+    }
+
+    /// Keeps what outlives the daemon elsewhere.
+    ///
+    /// # Errors
+    /// As for [`StateFolder::move_to`]; it stays where it is then.
+    async fn move_folder(&self, path: PathBuf) -> anyhow::Result<()> {
+        self.write_news().await;
+        let mut folder = self.folder.lock().await;
+        let there = folder.clone();
+        *folder = tokio::task::spawn_blocking(move || there.move_to(&path)).await??;
+        Ok(())
     }
 
     /// Asks every worker to finish.
@@ -303,13 +385,28 @@ impl Daemon {
         }
     }
 
-    /// Waits until every worker has finished, and keeps what they tell at last.
-    async fn finish(&self, news: &mut mpsc::UnboundedReceiver<News>) -> anyhow::Result<()> {
+    /// Whether every worker is to end, or has.
+    fn is_stopping(&self) -> bool {
+        self.inner.borrow().stopping
+    }
+
+    /// Has every worker finish, and waits for that; keeps what they tell at last. Meanwhile it is
+    /// told how everything is.
+    async fn finish(
+        self: &Rc<Self>,
+        news: &mut mpsc::UnboundedReceiver<News>,
+        calls: &mut mpsc::Receiver<Call>,
+    ) -> anyhow::Result<()> {
         self.stop_workers();
         let mut finished = Ok(());
-        while !self.inner.borrow().workers.is_empty() {
-            let Some(told) = news.recv().await else {
-                break;
+        while self.has_workers() {
+            let told = tokio::select! {
+                Some(told) = news.recv() => told,
+                Some(call) = calls.recv() => {
+                    self.take_last_call(call);
+                    continue;
+                }
+                else => break,
             };
             if let Some(error) = self.hear(told) {
                 if finished.is_ok() {
@@ -319,7 +416,13 @@ impl Daemon {
                 }
             }
         }
+        self.write_news().await;
         finished
+    }
+
+    fn has_workers(&self) -> bool {
+        let inner = self.inner.borrow();
+        !(inner.workers.is_empty() && inner.retired.is_empty())
     }
 
     /// Tells the watchdog that every worker is there, if it is.
@@ -334,7 +437,8 @@ impl Daemon {
             inner.workers.values().map(ask).collect()
         };
         for answer in answers {
-            // One that hangs is the watchdog's to notice; one that has ended is no hindrance.
+            // One that hangs is the watchdog's to notice. That one has ended is news, which ends
+            // everything, unless it had nothing to serve any more.
             let _ = answer.await;
         }
         notify::alive();

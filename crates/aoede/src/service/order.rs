@@ -117,6 +117,8 @@ pub(crate) enum News {
     Remember(Address, Box<Remembered>),
     /// The worker with this number has ended.
     Ended(u16, anyhow::Result<()>),
+    /// From the main thread to itself: all before this is heard.
+    Heard(oneshot::Sender<()>),
 }
 
 impl Opening {

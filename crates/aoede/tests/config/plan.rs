@@ -222,8 +222,6 @@ fn every_key_of_the_daemon_is_a_change() {
         let wanted = reloaded(&format!("{line}\n{}", export("")), &running);
         let plan = diff(&running, &wanted);
         assert_eq!(plan.exports, BTreeMap::new(), "{line}");
-        let is_folder = line.starts_with("state_folder");
-        assert_eq!(expected.needs_restart(), is_folder, "{line}");
         assert_eq!(plan.daemon, [expected], "{line}");
         assert_eq!(plan.apply(running.clone()), wanted, "{line}");
     }

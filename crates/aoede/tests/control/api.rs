@@ -235,6 +235,30 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 }
 
 #[test]
+fn a_socket_may_take_the_place_of_a_live_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    let over = |group: Option<&str>| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async { Socket::bind_over(&path, group) })
+    };
+    let first = bind(&path, None).unwrap();
+    over(Some("no such group")).unwrap_err();
+    assert_eq!(mode(), 0o600, "as it was");
+    let second = over(Some("root")).unwrap();
+    assert_eq!(mode(), 0o660);
+    drop(first);
+    assert!(path.exists(), "the second's");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    drop(second);
+    assert!(!path.exists());
+}
+
+#[test]
 fn what_is_no_socket_stays() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");

@@ -42,8 +42,8 @@ pub struct OpenOptions {
     pub offset_sectors: u64,
     /// Sectors to export; all from the offset on when not given.
     pub length_sectors: Option<u64>,
-    /// Make a sparse file of this size if there is none. One that exists must have this size, and
-    /// is not touched.
+    /// Make a sparse file of this size if there is none. One that exists must have this size or be
+    /// larger, and is not touched.
     pub create_bytes: Option<u64>,
     /// How long to wait for one that is in use. After a process was killed, the kernel keeps its
     /// files open until the I/O that was under way has ended.
@@ -217,7 +217,8 @@ impl Opening<'_> {
         self.check_type(&metadata)?;
         let block_device = metadata.file_type().is_block_device();
         let bytes = self.step("reading its size", size(&file))?;
-        if let Some(wanted_bytes) = self.options.create_bytes.filter(|&wanted| wanted != bytes) {
+        // One that is larger has grown since.
+        if let Some(wanted_bytes) = self.options.create_bytes.filter(|&wanted| wanted > bytes) {
             let path = self.path.to_owned();
             return Err(OpenError::SizeDiffers {
                 path,
@@ -227,6 +228,12 @@ impl Opening<'_> {
         }
         let sectors = self.range(bytes)?;
         let mut warnings = Vec::new();
+        if let Some(wanted_bytes) = self.options.create_bytes.filter(|&wanted| wanted < bytes) {
+            warnings.push(OpenWarning::Larger {
+                wanted_bytes,
+                found_bytes: bytes,
+            });
+        }
         if self.options.length_sectors.is_none() && bytes % SECTOR_BYTES != 0 {
             warnings.push(OpenWarning::TailLeftOut {
                 tail_bytes: bytes % SECTOR_BYTES,

@@ -13,6 +13,14 @@ pub enum OpenWarning {
         /// How many.
         tail_bytes: u64,
     },
+    /// `--create` for a file that exists and has more.
+    #[error("it exists and has {found_bytes} bytes, more than the {wanted_bytes} of --create")]
+    Larger {
+        /// As given.
+        wanted_bytes: u64,
+        /// Of the file.
+        found_bytes: u64,
+    },
     /// Buffered instead of direct I/O.
     #[error("the file system has no direct I/O for this file: using buffered I/O")]
     NoDirectIo,
@@ -144,7 +152,7 @@ pub enum OpenError {
         /// Of the file.
         path: PathBuf,
     },
-    /// `--create` for a file that exists and is something else.
+    /// `--create` for a file that exists and has less.
     #[error(
         "{path} exists and has {found_bytes} bytes, not the {wanted_bytes} of --create; leave out --create or name another file"
     )]

@@ -50,12 +50,33 @@ impl Socket {
         socket.bind(path).map_err(failed("make"))?;
         let place = Place::of(path).map_err(failed("find"))?;
         if let Some(group) = group {
-            chown(path, None, Some(group)).map_err(failed("give the group"))?;
+            chown(path, None, Some(group)).map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => SocketError::NoRight(path.to_owned()),
+                _ => failed("give the group")(error),
+            })?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o660))
                 .map_err(failed("open to the group"))?;
         }
         let listener = socket.listen(BACKLOG).map_err(failed("listen at"))?;
         Ok(Self { listener, place })
+    }
+
+    /// As [`Self::bind`], in the place of a socket that may listen: that one is without a name from
+    /// then on, and goes on with what it has.
+    ///
+    /// # Errors
+    /// As there; the other is as it was.
+    pub fn bind_over(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
+        let mut beside = path.to_owned().into_os_string();
+        beside.push(".new");
+        let mut socket = Self::bind(Path::new(&beside), group)?;
+        fs::rename(&beside, path).map_err(|error| SocketError::Failed {
+            path: path.to_owned(),
+            what: "rename",
+            error,
+        })?;
+        path.clone_into(&mut socket.place.path);
+        Ok(socket)
     }
 }
 
@@ -148,6 +169,11 @@ pub enum SocketError {
         "/etc/group has no group {0:?}; make it (groupadd --system {0}), or take out `group` in [control]"
     )]
     NoGroup(String),
+    /// The group may not be set, or not any more.
+    #[error(
+        "the control socket {} cannot be given to its group: that takes CAP_CHOWN, which is given up after the start; restart the daemon to have it", .0.display()
+    )]
+    NoRight(PathBuf),
     /// Something that the kernel refused.
     #[error("cannot {what} the control socket {}: {error}", path.display())]
     Failed {

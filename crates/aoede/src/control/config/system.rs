@@ -176,7 +176,7 @@ fn judge_size(draft: &Draft, bytes: u64, name: &str) -> Option<Finding> {
     let open = &draft.export.settings.open;
     let places = &draft.places;
     let span = |place: &Option<Range<usize>>| place.clone().unwrap_or_else(|| places.path.clone());
-    if let Some(wanted) = open.create_bytes.filter(|&wanted| wanted != bytes) {
+    if let Some(wanted) = open.create_bytes.filter(|&wanted| wanted > bytes) {
         return Some(Finding::error(
             span(&places.create),
             format!("{name} exists and has {bytes} bytes, not the {wanted} of `create`"),
