@@ -9,6 +9,7 @@
 //! * [`Export`] and [`TargetProcess`]: a running target, ours or vblade ([`Maker`]).
 //! * [`Attachment`]: a running `aoede attach`, for programs that speak NBD.
 //! * [`Guest`]: a Linux machine under emulation with the kernel's own AoE driver.
+//! * [`Machine`]: a whole system with systemd, of this machine's own files.
 //! * [`Ipxe`]: a machine that boots from the network.
 //! * [`Nic`] and [`aoe`]: frames made by hand.
 //! * [`forwarder`]: somebody in the middle of a cable, who holds, loses, doubles and damages frames.
@@ -31,6 +32,7 @@ pub mod forwarder;
 mod guest;
 mod initramfs;
 mod ipxe;
+mod machine;
 mod namespace;
 mod packages;
 mod packet;
@@ -43,6 +45,7 @@ mod target;
 pub use attachment::Attachment;
 pub use guest::{Guest, GuestOptions, Job};
 pub use ipxe::{Ipxe, boot_image};
+pub use machine::Machine;
 pub use namespace::Namespace;
 pub use packages::{Packages, lab_folder, target_folder};
 pub use packet::Nic;

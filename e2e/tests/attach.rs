@@ -339,6 +339,85 @@ fn a_restarted_target_costs_a_load_no_error() -> Result<()> {
     target.stop().map(drop)
 }
 
+/// Each of two cables is pulled in turn and put back, while a load runs that checks its data.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn one_path_of_two_that_fails_costs_a_load_no_error() -> Result<()> {
+    let (target_host, initiator_host) = Namespace::pair(9000)?;
+    target_host.veth("tgt1", &initiator_host, "ini1", 9000)?;
+    let folder = Scratch::new()?;
+    let image = folder.image("disk.img", DISK)?;
+    let export = Export::new(&image, "tgt0").and_on("tgt1");
+    let target = export.start(&target_host, Maker::Aoede)?;
+    let socket = folder.join("nbd");
+    let attachment = Attachment::start(&initiator_host, "ini0,ini1", &socket, &[])?;
+    let arguments = ["--rw=randrw", "--bs=16k", "--size=16M", "--rate_iops=100"];
+    let command = fio(attachment.uri(), &arguments)?;
+    let mut load = Process::spawn("fio", Some(&initiator_host), command)?;
+    let received = |interface: &str| -> Result<u64> {
+        let text = initiator_host.ip(&format!("-s -j link show dev {interface}"))?;
+        let told: Value = serde_json::from_str(&text)?;
+        let frames = &told[0]["stats64"]["rx"]["packets"];
+        frames.as_u64().with_context(|| text.clone())
+    };
+    let goes_on_by = |interface: &str| -> Result<()> {
+        let enough = received(interface)? + 100;
+        let goes_on = || Ok(received(interface)? > enough);
+        wait_until("the load goes on", SOON, goes_on).map(drop)
+    };
+    for (cut, other) in [("tgt0", "ini1"), ("tgt1", "ini0")] {
+        goes_on_by(other)?;
+        target_host.ip(&format!("link set {cut} down"))?;
+        goes_on_by(other)?;
+        target_host.ip(&format!("link set {cut} up"))?;
+        goes_on_by(&cut.replace("tgt", "ini"))?;
+    }
+    ensure!(load.is_running(), "the load ended too early");
+    let status = load.wait(SOON)?;
+    ensure!(status.success(), "fio ended with {status}");
+    ensure!(attachment.stop()?.success(), "the attachment fails");
+    target.stop().map(drop)
+}
+
+/// docs/durability.md, "A target that restarts": what fio wrote is gone, and the flush that a client
+/// asks for afterwards must not succeed.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_flush_tells_of_a_write_cache_that_was_lost() -> Result<()> {
+    let cached = ["--cache", "writeback", "--dirty-age", "60s"];
+    let mut scene = Scene::with(&cached, &[])?;
+    scene.qemu_io_succeeds(&["write -P 0x11 0 64k", "flush"])?;
+    // fio flushes only when it is told to; qemu-io does when it ends.
+    let mut command = Packages::open()?.command("fio")?;
+    command.args(["--name=write", "--ioengine=nbd", "--rw=write", "--bs=64k"]);
+    command.args(["--size=1M", "--offset=1M"]);
+    command.arg(format!("--uri={}", scene.uri()));
+    succeed(Some(&scene.initiator_host), command, SOON)?;
+    scene.target.kill()?;
+    let image = fs::File::open(&scene.image)?;
+    let mut written = vec![0; 1 << 20];
+    image.read_exact_at(&mut written, MIB)?;
+    ensure!(
+        written.iter().all(|&byte| byte == 0),
+        "nothing was lost that a flush could tell of"
+    );
+    scene.target = scene.export.start(&scene.target_host, Maker::Aoede)?;
+    let finished = scene.qemu_io(&["flush"])?;
+    ensure!(
+        finished.code != 0,
+        "the flush succeeds: {}{}",
+        finished.stdout,
+        finished.stderr
+    );
+    ensure!(
+        scene.attachment.log().text().contains("was restarted"),
+        "it does not say why: {}",
+        scene.attachment.log().text()
+    );
+    scene.qemu_io_succeeds(&["read -P 0x11 0 64k", "write -P 0x22 0 64k", "flush"])?;
+    scene.stop().map(drop)
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_target_that_stays_away_is_an_error_and_then_forgotten() -> Result<()> {

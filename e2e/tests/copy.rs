@@ -31,20 +31,28 @@ struct Scene {
     host: Namespace,
     initiator: Namespace,
     image: PathBuf,
+    export: Export,
     target: TargetProcess,
 }
 
 impl Scene {
     fn new(maker: Maker, image_bytes: u64, mtu: u32) -> Result<Self> {
+        Self::with(maker, image_bytes, mtu, &[])
+    }
+
+    /// With further arguments of the target.
+    fn with(maker: Maker, image_bytes: u64, mtu: u32, arguments: &[&str]) -> Result<Self> {
         let folder = Scratch::new()?;
         let image = folder.image("disk.img", image_bytes)?;
         let (host, initiator) = Namespace::pair(mtu)?;
-        let target = Export::new(&image, "tgt0").start(&host, maker)?;
+        let export = Export::new(&image, "tgt0").with(arguments);
+        let target = export.start(&host, maker)?;
         Ok(Self {
             folder,
             host,
             initiator,
             image,
+            export,
             target,
         })
     }
@@ -132,7 +140,7 @@ impl Scene {
     }
 
     fn restart(&mut self, maker: Maker) -> Result<()> {
-        self.target = Export::new(&self.image, "tgt0").start(&self.host, maker)?;
+        self.target = self.export.start(&self.host, maker)?;
         Ok(())
     }
 }
@@ -478,6 +486,98 @@ fn a_target_that_is_killed_and_comes_back_is_no_error() -> Result<()> {
         equal(&scene.path("source.img"), &scene.path(copied))?;
     }
     Ok(())
+}
+
+/// Each of two cables is pulled in turn and put back while a copy runs.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn one_path_of_two_that_fails_is_no_error() -> Result<()> {
+    let bytes = 192 * MIB;
+    let mut scene = Scene::new(Maker::Aoede, bytes, 9000)?;
+    scene.host.veth("tgt1", &scene.initiator, "ini1", 9000)?;
+    scene.kill()?;
+    scene.export = scene.export.clone().and_on("tgt1");
+    scene.restart(Maker::Aoede)?;
+    noise(&scene.path("source.img"), bytes, 71)?;
+    for (arguments, copied) in [
+        (["source.img", "e1.1", "-i", "ini1"], "disk.img"),
+        (["e1.1", "back.img", "-i", "ini1"], "back.img"),
+    ] {
+        let mut copy = scene.interrupt_at(&arguments, 2 * MIB)?;
+        for cut in ["tgt0", "tgt1"] {
+            let before = recorded(&scene.record());
+            scene.host.ip(&format!("link set {cut} down"))?;
+            let goes_on = || Ok(recorded(&scene.record()) != before);
+            wait_until("the copy goes on", LONG, goes_on)?;
+            scene.host.ip(&format!("link set {cut} up"))?;
+        }
+        let status = copy.wait(LONG)?;
+        ensure!(status.success(), "{status}: {}", copy.stderr.text());
+        equal(&scene.path("source.img"), &scene.path(copied))?;
+    }
+    scene.target.stop().map(drop)
+}
+
+/// A GiB with some data here and there: interrupted, gone on with, and no hole is lost.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_sparse_gibibyte_is_interrupted_and_keeps_its_holes() -> Result<()> {
+    let bytes = 1024 * MIB;
+    let scene = Scene::new(Maker::Aoede, bytes, 9000)?;
+    let (source, back) = (scene.path("source.img"), scene.path("back.img"));
+    let file = File::create_new(&source)?;
+    file.set_len(bytes)?;
+    let mut random = Random::new(81);
+    let (pieces, piece) = (32, 2 * MIB);
+    for number in 0..pieces {
+        let room = usize::try_from(bytes / pieces - piece)?;
+        let from = number * (bytes / pieces) + random.below(room) as u64;
+        file.write_all_at(&random.bytes(usize::try_from(piece)?), from)?;
+    }
+    // Each piece of data, and the requests of 256 KiB at both of its ends.
+    let most = pieces * (piece + 2 * (256 << 10));
+    for (arguments, copied) in [
+        (["source.img", "e1.1"], &scene.image),
+        (["e1.1", "back.img"], &back),
+    ] {
+        let mut copy = scene.interrupt_at(&arguments, 100 * MIB)?;
+        copy.kill()?;
+        let told = scene.succeed(&[&arguments[..], &["--resume"]].concat())?;
+        let from = told["resumed_at_bytes"].as_u64();
+        ensure!(from >= Some(100 * MIB), "{told}");
+        equal(&source, copied)?;
+        let used = allocated(copied)?;
+        ensure!(used <= most, "{used} bytes are taken up, of {most} at most");
+    }
+    scene.target.stop().map(drop)
+}
+
+/// docs/durability.md, "A target that restarts": with a write cache that is no error only where
+/// nothing was lost, and a copy that succeeds has all of it.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_target_that_loses_its_write_cache_stops_a_copy_which_goes_on() -> Result<()> {
+    let cached = ["--cache", "writeback", "--dirty-age", "60s"];
+    let bytes = 192 * MIB;
+    let mut scene = Scene::with(Maker::Aoede, bytes, 9000, &cached)?;
+    noise(&scene.path("source.img"), bytes, 61)?;
+    let mut told = false;
+    for round in 1..=3 {
+        let arguments = ["source.img", "e1.1", "--force"];
+        let mut copy = scene.interrupt_at(&arguments, round * MIB)?;
+        scene.kill()?;
+        scene.restart(Maker::Aoede)?;
+        let status = copy.wait(LONG)?;
+        if !status.success() {
+            let text = copy.stderr.text();
+            ensure!(text.contains("was restarted"), "{text}");
+            told = true;
+            scene.succeed(&["source.img", "e1.1", "--resume"])?;
+        }
+        equal(&scene.path("source.img"), &scene.image)?;
+    }
+    ensure!(told, "nothing was ever lost");
+    scene.target.stop().map(drop)
 }
 
 #[test]

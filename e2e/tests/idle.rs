@@ -196,8 +196,11 @@ fn an_export_that_nobody_tells_of_its_file_looks_for_itself() -> Result<()> {
     let scene = Scene::new()?;
     let export = Export::new(&scene.image, "tgt0").without(&[libc::SYS_inotify_init1]);
     let target = export.start(&scene.host, Maker::Aoede)?;
-    // Until it would sleep.
-    thread::sleep(Duration::from_secs(3));
+    // Until it would sleep for good: every export looks a few times at first.
+    let begun = target.sleeps()?;
+    wait_until("it goes on to look", FALL_ASLEEP, || {
+        Ok(target.sleeps()? >= begun + 4)
+    })?;
     scene.forget()?;
     scene.grow(2 * MIB)?;
     scene.hears_of(&target, 2 * MIB)?;

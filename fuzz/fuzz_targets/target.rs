@@ -8,12 +8,12 @@
 use std::time::Duration;
 
 use aoede_target::{
-    Action, Admitted, Arrival, DATA_OFFSET, DeviceFailure, Exports, ExtensionReset, Outcome,
-    PortFacts, Queue, Request, Target, TargetSettings, Trim, WriteCache, WriteReplies,
-    merge_write_response,
+    Access, Action, Admitted, Arrival, DATA_OFFSET, DeviceFailure, Exports, ExtensionReset,
+    ExtensionSet, Outcome, PortFacts, Queue, Request, Target, TargetSettings, Trim, Who,
+    WriteCache, WriteReplies, merge_write_response,
 };
 use aoede_wire::{
-    Address, Ata, CRC_BYTES, CoalescedWrites, Command, ExtensionTable, Flags, Frame,
+    Address, Ata, CRC_BYTES, CoalescedWrites, Command, Extension, ExtensionTable, Flags, Frame,
     MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES,
 };
 use libfuzzer_sys::fuzz_target;
@@ -107,6 +107,14 @@ impl Worker {
                     ExtensionReset::SetOnly
                 } else {
                     ExtensionReset::AnyConfig
+                },
+                access: access(bits),
+                extensions: if bits & 64 == 0 {
+                    ExtensionSet::ALL
+                } else {
+                    [Extension::Crc32c, Extension::TagIncBe]
+                        .into_iter()
+                        .collect()
                 },
                 buffer_count: 4,
                 ..TargetSettings::new(address, SECTORS)
@@ -233,6 +241,26 @@ impl Worker {
             self.finish(pending, (how % 4) as u8);
         }
         self.send();
+        for (_, target) in self.exports.iter() {
+            assert!(target.initiators().count() <= 1024);
+            assert!(target.initiators().all(|seen| seen.outstanding == 0));
+        }
+    }
+}
+
+/// Two initiators, of whom each may do something that others may not, or all of them.
+fn access(bits: u8) -> Access {
+    let only = |bit: u8, mac: [u8; 6]| {
+        if bits & bit == 0 {
+            Who::Everyone
+        } else {
+            Who::These([MacAddr(mac)].into())
+        }
+    };
+    Access {
+        read: Who::Everyone,
+        write: only(16, [2, 0, 0, 0, 0, 0x0B]),
+        configure: only(32, [2, 0, 0, 0, 0, 0x0C]),
     }
 }
 
@@ -255,6 +283,9 @@ fn judge(
         Outcome::Respond(len) => look_at_response(&arrival.port, frame, target, out, len),
         Outcome::Disk(admitted) => {
             assert!(!held && !frame.header.address.is_wildcard());
+            if let Action::Write { .. } | Action::Trim { .. } = admitted.action {
+                assert!(target.access().write.includes(source));
+            }
             assert_eq!(frame.header.command, Command::Ata);
             pending.push(look_at_disk_request(arrival, export, target, admitted));
         }

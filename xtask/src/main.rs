@@ -2,6 +2,7 @@
 
 mod bench;
 mod crash;
+mod deb;
 mod fuzz;
 mod test;
 
@@ -20,6 +21,7 @@ struct Arguments {
 enum Task {
     Bench(bench::Arguments),
     Crash(crash::Arguments),
+    Deb(deb::Arguments),
     Fuzz(fuzz::Arguments),
     Test(test::Arguments),
 }
@@ -28,6 +30,7 @@ fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Crash(arguments) => crash::run(&arguments),
+        Task::Deb(arguments) => deb::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
     }

@@ -1,4 +1,6 @@
-//! The name by which multipath initiators know a disk.
+//! By what initiators know a disk, and its write cache.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use aoede_wire::Address;
 
@@ -14,9 +16,20 @@ pub(crate) fn serial(address: Address) -> String {
     serial
 }
 
+/// A number for a write cache that begins empty, unlike that of any other, and not 0 (protocol.md
+/// §3.6).
+pub(crate) fn cache_number() -> u64 {
+    RandomState::new().build_hasher().finish().max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_cache_has_a_number_of_its_own() {
+        assert_ne!(cache_number(), cache_number());
+    }
 
     #[test]
     fn serials_begin_with_the_address_and_fit() {

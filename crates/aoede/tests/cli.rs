@@ -3,6 +3,8 @@
 
 use std::process::{Command, Output};
 
+use aoede::control::config::keys;
+
 fn aoede(arguments: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_aoede");
     Command::new(program).args(arguments).output().unwrap()
@@ -147,4 +149,41 @@ fn manual_pages_are_written_for_the_program_and_each_command() {
     }
     let export = std::fs::read_to_string(target.join("aoede-export.1")).unwrap();
     assert!(export.contains("Examples:") && export.contains("create"));
+
+    // Each key is the head of an entry.
+    let config = std::fs::read_to_string(target.join("aoede.toml.5")).unwrap();
+    for tables in [keys::TOP, keys::CONTROL, keys::STATUS, keys::EXPORT] {
+        for key in tables {
+            let head = match key.takes {
+                keys::Takes::Table => format!("\n.SH \"\\fB[{}]\\fR\"\n", key.name),
+                keys::Takes::Tables => format!("\n.SH \"\\fB[[{}]]\\fR\"\n", key.name),
+                _ => format!("\n.TP\n\\fB{}\\fR\n", key.name),
+            };
+            assert!(config.contains(&head), "{head}");
+        }
+    }
+}
+
+/// As the shell sees it: the script is read without an error, and knows commands and options.
+#[test]
+fn a_shell_completes_commands_and_options() {
+    let ask = r#"
+        source <("$0" completions bash) || exit 1
+        complete() { words=("$@"); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+            _aoede "$1" "${words[-1]}" "${words[-2]}"; echo "${COMPREPLY[@]}"; }
+        complete aoede ex
+        complete aoede export --read
+    "#;
+    let mut bash = Command::new("bash");
+    let output = bash
+        .args(["-c", ask, env!("CARGO_BIN_EXE_aoede")])
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stdout), "export\n--read-only\n");
+    for (shell, says) in [("zsh", "#compdef aoede"), ("fish", "complete -c aoede")] {
+        let output = aoede(&["completions", shell]);
+        assert!(output.status.success(), "{shell}");
+        assert!(text(&output.stdout).contains(says), "{shell}");
+    }
+    assert_eq!(aoede(&["completions", "tcsh"]).status.code(), Some(2));
 }

@@ -52,6 +52,7 @@ struct Memory {
 struct Inside {
     data: Vec<u8>,
     facts: Facts,
+    losses: u64,
     /// Requests are kept until they are released.
     hold: bool,
     held: Vec<Held>,
@@ -75,6 +76,10 @@ struct Held {
 impl Backing for Memory {
     fn facts(&self) -> Result<Facts, ClientError> {
         Ok(self.lock().facts)
+    }
+
+    fn losses(&self) -> Result<u64, ClientError> {
+        Ok(self.lock().losses)
     }
 
     fn begin(&self, token: u64, request: Request<Vec<u8>>, done: &Sender<Completion>) {
@@ -110,6 +115,7 @@ impl Memory {
         let inside = Inside {
             data: vec![0; SECTORS as usize * 512],
             facts,
+            losses: 0,
             hold: false,
             held: Vec::new(),
             most_held: 0,
@@ -544,6 +550,30 @@ fn a_failure_is_told_and_the_next_request_is_served() {
         assert_eq!(client.reply(512), (6, 22, vec![]));
         assert_eq!(client.read(0, 512), [0; 512]);
     }
+}
+
+/// The disk lets one flush fail for what its target has lost. Each client must hear of it, as the
+/// writes may have been its own; and those that come later need not.
+#[test]
+fn every_client_is_told_of_a_loss_once() {
+    let scene = Scene::new();
+    let (mut one, mut other) = (scene.client(), scene.client());
+    assert_eq!(
+        (one.call(FLUSH, 0, 0, 0), other.call(FLUSH, 0, 0, 0)),
+        (0, 0)
+    );
+    scene.disk.lock().losses = 1;
+    scene.disk.lock().failing = Some(|| Error::CacheLost.into());
+    assert_eq!(one.call(FLUSH, 0, 0, 0), 5);
+    scene.disk.lock().failing = None;
+    let mut late = scene.client();
+    assert_eq!(one.call(FLUSH, 0, 0, 0), 0);
+    assert_eq!(late.call(FLUSH, 0, 0, 0), 0);
+    other.write(0, 7, 0, &[1; 512]);
+    assert_eq!(other.reply(0), (7, 0, vec![]));
+    other.write(FUA, 8, 0, &[1; 512]);
+    assert_eq!(other.reply(0), (8, 5, vec![]));
+    assert_eq!(other.call(FLUSH, 0, 0, 0), 0);
 }
 
 #[test]

@@ -8,11 +8,15 @@
 )]
 
 mod common;
+#[path = "worker/exports.rs"]
+mod exports;
 
-use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use aoede::worker::Worker;
+use aoede_disk::shadow::Header;
 use aoede_disk::{
     Backing, BlockingEngine, Buffer, Completion, DeviceOp, Engine, FileId, IoMode, Memory,
     OpenOptions, Pool, Shadow, ShadowEvent, ShadowSettings, Stability, TASKS, UringEngine, Volume,
@@ -283,7 +287,7 @@ fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     let folder = tempfile::tempdir_in(memory).unwrap();
     let path = folder.path().join("disk.img");
     let old = vec![1; usize::try_from(SECTORS).unwrap() * SECTOR_BYTES];
-    std::fs::write(&path, &old).unwrap();
+    fs::write(&path, &old).unwrap();
     let options = OpenOptions {
         io: IoMode::Buffered,
         ..OpenOptions::default()
@@ -354,7 +358,7 @@ fn a_read_of_a_file_in_memory_has_its_checksum() {
     let folder = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = folder.path().join("disk.img");
     let content: Vec<u8> = (0..64 * SECTOR_BYTES).map(|i| (i / 7) as u8).collect();
-    std::fs::write(&path, &content).unwrap();
+    fs::write(&path, &content).unwrap();
     let options = OpenOptions {
         io: IoMode::Buffered,
         ..OpenOptions::default()
@@ -749,9 +753,8 @@ fn reads_in_one_frame_leave_buffers_for_other_ports() {
     assert_eq!(worker.stats().no_buffer, 15);
 }
 
-/// A backup reads the image while the initiator goes on (§12).
-#[test]
-fn a_frozen_image_keeps_its_content_and_its_disk_goes_on() {
+/// A scene whose disk can be frozen, with its image and that image's path.
+fn scene_with_shadow() -> (Scene, Backing, PathBuf) {
     let net = SimNet::new(1);
     let port = net.attach("target", 9000);
     let (target_mac, interface) = (port.interface().mac, facts(port.interface()));
@@ -786,7 +789,7 @@ fn a_frozen_image_keeps_its_content_and_its_disk_goes_on() {
     worker.set_facts(0, interface);
     worker.set_port(0, Some(port));
     let initiator = net.attach("initiator", 9000);
-    let mut scene = Scene {
+    let scene = Scene {
         net,
         worker,
         initiator,
@@ -794,6 +797,32 @@ fn a_frozen_image_keeps_its_content_and_its_disk_goes_on() {
         now: Duration::ZERO,
         _folder: folder,
     };
+    (scene, image, image_path)
+}
+
+/// Freezes it, in the size that the disk has now.
+fn freeze(scene: &mut Scene, image: &Backing, image_path: &Path) {
+    let path = image_path.with_file_name("shadow");
+    let size_bytes = scene.worker.shadow_status(0).unwrap().size_bytes;
+    let files = create_shadow(&path, image, size_bytes, image.io).unwrap();
+    scene.worker.freeze(0, &files, None).unwrap().unwrap();
+    scene.settle();
+    assert_eq!(scene.worker.poll_shadow(0), Some(ShadowEvent::Frozen));
+}
+
+/// Thaws it and has all of it merged.
+fn thaw(scene: &mut Scene) {
+    scene.worker.thaw(0).unwrap();
+    scene.settle();
+    let events = [(); 2].map(|()| scene.worker.poll_shadow(0).unwrap());
+    let merging = ShadowEvent::Merging { automatic: false };
+    assert_eq!(events, [merging, ShadowEvent::Merged]);
+}
+
+/// A backup reads the image while the initiator goes on (§12).
+#[test]
+fn a_frozen_image_keeps_its_content_and_its_disk_goes_on() {
+    let (mut scene, image, image_path) = scene_with_shadow();
     // Sector 102 is in the middle of a block.
     let write = |scene: &mut Scene, tag, byte: u8| {
         let payload = [byte; 2 * SECTOR_BYTES];
@@ -804,17 +833,13 @@ fn a_frozen_image_keeps_its_content_and_its_disk_goes_on() {
         data(&scene.settle(), tag);
     };
     let on_disk = || {
-        let bytes = std::fs::read(&image_path).unwrap();
+        let bytes = fs::read(&image_path).unwrap();
         [101, 102, 103, 104].map(|sector| bytes[sector * SECTOR_BYTES])
     };
     write(&mut scene, 1, 0xA1);
     assert_eq!(on_disk(), [0, 0xA1, 0xA1, 0]);
 
-    let path = image_path.with_file_name("shadow");
-    let files = create_shadow(&path, &image, image.io).unwrap();
-    scene.worker.freeze(0, &files, None).unwrap().unwrap();
-    scene.settle();
-    assert_eq!(scene.worker.poll_shadow(0), Some(ShadowEvent::Frozen));
+    freeze(&mut scene, &image, &image_path);
     write(&mut scene, 2, 0xB2);
     scene.send(3, Ata::request(Opcode::ReadExt, 101, 4));
     let answers = scene.settle();
@@ -825,12 +850,34 @@ fn a_frozen_image_keeps_its_content_and_its_disk_goes_on() {
     // The disk keeps the size that its shadow is made for.
     assert!(!scene.worker.set_sectors(0, SECTORS / 2));
 
-    scene.worker.thaw(0).unwrap();
-    scene.settle();
-    let events = [(); 2].map(|()| scene.worker.poll_shadow(0).unwrap());
-    let merging = ShadowEvent::Merging { automatic: false };
-    assert_eq!(events, [merging, ShadowEvent::Merged]);
+    thaw(&mut scene);
     assert_eq!(on_disk(), [0, 0xB2, 0xB2, 0]);
     write(&mut scene, 4, 0xC3);
     assert_eq!(on_disk(), [0, 0xC3, 0xC3, 0]);
+}
+
+/// The disk was made larger while it was served: all of it is in its shadow (§12).
+#[test]
+fn a_disk_that_has_grown_is_frozen_in_its_present_size() {
+    let (mut scene, image, image_path) = scene_with_shadow();
+    image.file.set_len(2 * SECTORS * 512).unwrap();
+    assert!(scene.worker.set_sectors(0, 2 * SECTORS));
+    freeze(&mut scene, &image, &image_path);
+    let lba = 2 * SECTORS - 8;
+    let payload = [0xB2; 8 * SECTOR_BYTES];
+    let write = Ata::request(Opcode::WriteExt, lba, 8).with_data(&payload);
+    scene.send(1, write);
+    data(&scene.settle(), 1);
+
+    // What the next process would find.
+    let map = fs::read(image_path.with_file_name("shadow.map")).unwrap();
+    let header = Header::decode(map[..SECTOR_BYTES].try_into().unwrap()).unwrap();
+    assert_eq!(header.image_bytes, 2 * SECTORS * 512);
+    let data_bytes = fs::metadata(image_path.with_file_name("shadow")).unwrap();
+    assert_eq!(data_bytes.len(), 2 * SECTORS * 512);
+
+    thaw(&mut scene);
+    let bytes = fs::read(&image_path).unwrap();
+    let place = usize::try_from(lba).unwrap() * SECTOR_BYTES;
+    assert_eq!(bytes[place..], payload);
 }

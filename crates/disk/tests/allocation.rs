@@ -42,8 +42,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+/// A volume's lists of pages, of which each gets its memory when it is first used: 16 for work of
+/// its own, 32 for requests.
+const LISTS: usize = 16 + 32;
+
 #[test]
-fn the_data_path_allocates_nothing() {
+fn the_data_path_allocates_nothing_but_lists_once() {
     for folder in folders() {
         for io in [IoMode::Direct, IoMode::Buffered] {
             let pool = pool(32);
@@ -60,8 +64,11 @@ fn the_data_path_allocates_nothing() {
                 let mut volume = Volume::new(settings, Pool::cache(1 << 20).unwrap());
                 let start = Instant::now();
                 let before = ALLOCATIONS.with(Cell::get);
-                let mut answered = 0_u32;
-                for number in 0..500_u32 {
+                let mut answered = 0;
+                for number in 0..10_000_000_u32 {
+                    if number >= 500 && answered > 20 * LISTS {
+                        break;
+                    }
                     while let Some(mut buffer) = pool.take() {
                         let lba = u64::from(number * 7 % 1000);
                         let kind = match number % 8 {
@@ -101,8 +108,11 @@ fn the_data_path_allocates_nothing() {
                     }
                 }
                 let allocated = ALLOCATIONS.with(Cell::get) - before;
-                assert!(answered > 100, "{name} did {answered}");
-                assert_eq!(allocated, 0, "{name} {io:?}, {answered} requests");
+                assert!(answered > 20 * LISTS, "{name} did {answered}");
+                assert!(
+                    allocated <= LISTS,
+                    "{name} {io:?}: {allocated}, {answered} requests"
+                );
             }
         }
     }
@@ -115,7 +125,13 @@ fn a_shadow_allocates_nothing_for_an_operation() {
     let pool = pool(32);
     let mut engine = BlockingEngine::new(64);
     let image = create(&folder.path().join("disk.img"), 1 << 20, IoMode::Buffered);
-    let files = create_shadow(&folder.path().join("shadow"), &image, IoMode::Buffered).unwrap();
+    let files = create_shadow(
+        &folder.path().join("shadow"),
+        &image,
+        1 << 20,
+        IoMode::Buffered,
+    )
+    .unwrap();
     let ids = [&image, &files.data, &files.map].map(|file| engine.attach(file).unwrap());
     let settings = VolumeSettings {
         capacity: 16,
@@ -185,6 +201,7 @@ fn a_shadow_allocates_nothing_for_an_operation() {
         }
     }
     let allocated = ALLOCATIONS.with(Cell::get) - before;
-    assert!(answered > 1000, "{answered} requests");
-    assert_eq!((merged, allocated), (1, 0));
+    assert!(answered > 20 * LISTS, "{answered} requests");
+    assert_eq!(merged, 1);
+    assert!(allocated <= LISTS, "{allocated}");
 }

@@ -15,7 +15,8 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use aoede_disk::{
-    BlockingEngine, Engine, IoMode, OpenError, OpenOptions, OpenWarning, Windows, open, open_among,
+    BlockingEngine, Engine, IoMode, OpenError, OpenOptions, OpenWarning, Stability, Windows, open,
+    open_among,
 };
 use common::{LoopDevice, Mount, create, folders};
 
@@ -518,6 +519,72 @@ fn a_file_on_large_sectors_is_served_in_whole_blocks() {
     let backing = open(&path, &PLAIN).unwrap();
     assert_eq!((backing.io, backing.sectors), (IoMode::Buffered, 2048 + 9));
     assert_eq!(backing.block_bytes, 512);
+}
+
+/// An ext4 file system in a file in `folder`, mounted.
+fn ext4(folder: &Path, options: &str) -> (LoopDevice, Mount) {
+    let image = folder.join("image");
+    sparse(&image, 16 << 20);
+    let device = LoopDevice::new(&image, 512);
+    let mut made = Command::new("mkfs.ext4");
+    made.arg("-q").arg(&device.path);
+    assert!(made.status().unwrap().success());
+    let name = device.path.to_str().unwrap();
+    let mount = Mount::new(&["-o", options, name], &folder.join("mount"));
+    (device, mount)
+}
+
+/// The file system takes O_DIRECT, and uses the page cache.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_file_that_the_kernel_says_has_no_direct_io_is_buffered() {
+    let folder = &folders()[0];
+    for (options, io, warnings, stability) in [
+        (
+            "data=journal",
+            IoMode::Buffered,
+            vec![OpenWarning::NoDirectIo],
+            Stability::Shared,
+        ),
+        ("data=ordered", IoMode::Direct, vec![], Stability::Any),
+    ] {
+        let folder = folder.path().join(options);
+        fs::create_dir(&folder).unwrap();
+        let (_device, mount) = ext4(&folder, options);
+        let backing = create(&mount.path.join("disk.img"), 1 << 20, IoMode::Direct);
+        assert_eq!(
+            (backing.io, &backing.warnings),
+            (io, &warnings),
+            "{options}"
+        );
+        let stable = backing.stability();
+        assert!(
+            stable == stability || (stable, backing.fua) == (Stability::Each, true),
+            "{options}: {stable:?}"
+        );
+        let flags = rustix::fs::fcntl_getfl(&backing.file).unwrap();
+        let direct = flags.contains(rustix::fs::OFlags::DIRECT);
+        assert_eq!(direct, io == IoMode::Direct);
+    }
+}
+
+/// What it does with direct I/O is the matter of another one below it.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn errors_of_a_file_system_that_may_use_the_page_cache_are_shared() {
+    let folder = &folders()[0];
+    let (_device, ext4) = ext4(folder.path(), "data=ordered");
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
+        let path = ext4.path.join(name);
+        fs::create_dir(&path).unwrap();
+        format!("{name}dir={}", path.display())
+    });
+    let options = format!("{lower},{upper},{work}");
+    let arguments = ["-t", "overlay", "-o", &options, "none"];
+    let mount = Mount::new(&arguments, &folder.path().join("overlay"));
+    let backing = create(&mount.path.join("disk.img"), 1 << 20, IoMode::Direct);
+    assert_eq!(backing.io, IoMode::Direct);
+    assert_eq!(backing.stability(), Stability::Shared);
 }
 
 /// Two disks that are parts of one file, in one process: the file stays locked until the last is

@@ -11,13 +11,14 @@ mod common;
 use std::fs::{File, OpenOptions as FileOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use aoede_disk::{
     Backing, Buffer, DeviceOp, FileId, FoundShadow, IoMode, Memory, OpId, OpKind, OpenError,
     OpenOptions, Part, Pool, Shadow, ShadowEvent, ShadowFile, ShadowFiles, ShadowFilesError,
     ShadowPhase, ShadowSettings, WhenFull, create_shadow, find_shadow, open, shadow_of,
 };
-use common::{AnyEngine, create, engines, folders, pool};
+use common::{AnyEngine, LoopDevice, Mount, create, engines, folders, pool};
 
 const BLOCKS: u64 = 64;
 const BLOCK: u64 = 4096;
@@ -79,7 +80,7 @@ impl Disk {
     }
 
     fn freeze(&mut self) {
-        let files = create_shadow(&self.path, &self.image, self.io).unwrap();
+        let files = create_shadow(&self.path, &self.image, BLOCKS * BLOCK, self.io).unwrap();
         let id = files.freeze_id;
         let room = files.room_bytes().unwrap();
         self.attach(files);
@@ -351,7 +352,7 @@ fn a_shadow_that_cannot_be_trusted_is_refused_and_left_alone() {
     std::fs::rename(&data, &moved).unwrap();
     assert!(message(&data, &image).contains("shadow is missing, and"));
     std::fs::rename(&moved, &data).unwrap();
-    assert!(create_shadow(&data, &image, IoMode::Buffered).is_err());
+    assert!(create_shadow(&data, &image, BLOCKS * BLOCK, IoMode::Buffered).is_err());
     assert_eq!(std::fs::read(&map).unwrap(), whole);
     assert!(std::fs::metadata(&data).unwrap().blocks() > 0);
 
@@ -387,6 +388,48 @@ fn a_frozen_image_says_which_shadow_it_needs() {
     }
 }
 
+/// What the image says is what a power cut leaves, on a file system that writes its journal when it
+/// is told to.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_mark_of_a_frozen_image_is_as_lasting_as_its_shadow() {
+    let folder = &folders()[0];
+    let medium = folder.path().join("medium");
+    File::create(&medium).unwrap().set_len(16 << 20).unwrap();
+    let device = LoopDevice::new(&medium, 512);
+    let mut make = Command::new("mkfs.ext4");
+    assert!(make.arg("-q").arg(&device.path).status().unwrap().success());
+    let name = device.path.to_str().unwrap();
+    let arguments = ["-o", "commit=300", name];
+    let mount = Mount::new(&arguments, &folder.path().join("mount"));
+    let image_path = mount.path.join("disk.img");
+    let image = create(&image_path, BLOCKS * BLOCK, IoMode::Buffered);
+    rustix::fs::syncfs(&image.file).unwrap();
+    let mark_after_a_power_cut = || {
+        let copy = folder.path().join("copy");
+        std::fs::copy(&medium, &copy).unwrap();
+        let device = LoopDevice::new(&copy, 512);
+        let name = device.path.to_str().unwrap();
+        let mount = Mount::new(&[name], &folder.path().join("after"));
+        shadow_of(&self::image(&mount.path.join("disk.img")))
+    };
+
+    let shadow = folder.path().join("shadow");
+    assert_eq!(mark_after_a_power_cut(), None);
+    let files = create_shadow(&shadow, &image, BLOCKS * BLOCK, IoMode::Buffered).unwrap();
+    assert_eq!(mark_after_a_power_cut(), Some(shadow.clone()));
+    files.remove(&image).unwrap();
+    assert!(!shadow.exists());
+    assert_eq!(mark_after_a_power_cut(), None);
+
+    // The same by the next start: all was merged when the machine stopped.
+    drop(create_shadow(&shadow, &image, BLOCKS * BLOCK, IoMode::Buffered).unwrap());
+    std::fs::remove_file(&shadow).unwrap();
+    let found = find(&shadow, &image).unwrap();
+    assert!(matches!(found, FoundShadow::Removed), "{found:?}");
+    assert_eq!(mark_after_a_power_cut(), None);
+}
+
 #[test]
 fn a_path_that_cannot_be_a_shadow_is_told_at_start() {
     let folder = &folders()[0];
@@ -419,12 +462,12 @@ fn what_a_freeze_has_left_that_never_began_is_removed() {
         assert!(!data.exists() && !map.exists());
     }
     // A header and no data file: it was made first.
-    drop(create_shadow(&data, &image, IoMode::Buffered).unwrap());
+    drop(create_shadow(&data, &image, BLOCKS * BLOCK, IoMode::Buffered).unwrap());
     std::fs::remove_file(&data).unwrap();
     assert!(matches!(find(&data, &image), Ok(FoundShadow::Removed)));
     assert!(!map.exists());
     // Both, and no record: that is a freeze.
-    drop(create_shadow(&data, &image, IoMode::Buffered).unwrap());
+    drop(create_shadow(&data, &image, BLOCKS * BLOCK, IoMode::Buffered).unwrap());
     assert!(matches!(
         find(&data, &image),
         Ok(FoundShadow::Unfinished(..))

@@ -302,6 +302,15 @@ impl Disk {
         Ok(self.ask_info(false)?.identity)
     }
 
+    /// What its session has counted so far. Whatever came of a request is counted when that has
+    /// ended.
+    ///
+    /// # Errors
+    /// [`ClientError::Stopped`].
+    pub fn stats(&self) -> Result<SessionStats, ClientError> {
+        Ok(self.ask_info(false)?.stats)
+    }
+
     /// Size in sectors of 512 bytes, as it is now.
     ///
     /// # Errors

@@ -40,6 +40,12 @@ pub enum Error {
     /// Nobody answered until it was time to give up.
     #[error("the target has been silent for too long")]
     Silent,
+    /// A flush only: the target began with an empty write cache since, so that writes which it had
+    /// acknowledged, and no flush had covered, may be gone (§15, 7). Each loss is told once.
+    #[error(
+        "the target was restarted, and may have lost writes that were acknowledged and not flushed"
+    )]
+    CacheLost,
     /// Nobody answered a test of the config string: it differs, or there is no target (§4.2).
     #[error("no target has this config string")]
     NoMatch,

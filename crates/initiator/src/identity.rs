@@ -5,6 +5,9 @@ use aoede_wire::SECTOR_BYTES;
 /// Word 69: what trimmed sectors hold does not change, and is zeros.
 const TRIM_ZEROES: u16 = 1 << 14 | 1 << 5;
 
+/// In words 129 and 130: what follows is the number of a write cache.
+const CACHE_MARK: u64 = 0x4564_416F;
+
 /// Models of targets that answer FLUSH CACHE without doing it (§15, 7): vblade, the 2014 AoEde.
 const EMPTY_FLUSH: [&str; 2] = ["Coraid EtherDrive vblade", "AoEde virtual blade"];
 
@@ -34,6 +37,8 @@ pub struct Identity {
     pub trim_zeroes: bool,
     /// Whether writes may be acknowledged before they are stable.
     pub write_cache: bool,
+    /// Number of the write cache, if the target tells one: another each time that it began empty.
+    pub cache_number: Option<u64>,
     /// Binary logarithm of sectors in a physical sector.
     pub physical_sector_exponent: u8,
 }
@@ -76,6 +81,7 @@ impl Identity {
             },
             trim_zeroes: word(169) & 1 == 1 && word(69) & TRIM_ZEROES == TRIM_ZEROES,
             write_cache: feature(85, 5),
+            cache_number: (number(129, 2) == CACHE_MARK).then(|| number(131, 4)),
             physical_sector_exponent: if word(106) >> 13 == 0b011 {
                 u8::try_from(word(106) & 0x0F).unwrap_or(0)
             } else {
@@ -163,6 +169,21 @@ mod tests {
         // Without the fixed bits the words say nothing.
         set(&mut data, 83, 0x3400);
         assert!(!Identity::decode(&data).unwrap().lba48);
+    }
+
+    /// §3.6: a number counts behind its mark only, as these words are every vendor's own.
+    #[test]
+    fn the_number_of_a_write_cache_is_read_behind_its_mark() {
+        let mut data = [0; 512];
+        for (index, word) in [(131, 0xCDEF), (132, 0x89AB), (133, 0x4567), (134, 0x0123)] {
+            set(&mut data, index, word);
+        }
+        assert_eq!(Identity::decode(&data).unwrap().cache_number, None);
+        set(&mut data, 129, 0x416F);
+        assert_eq!(Identity::decode(&data).unwrap().cache_number, None);
+        set(&mut data, 130, 0x4564);
+        let identity = Identity::decode(&data).unwrap();
+        assert_eq!(identity.cache_number, Some(0x0123_4567_89AB_CDEF));
     }
 
     /// Models as the golden frames and §3.6 have them, and flushes as word 83 of each says.

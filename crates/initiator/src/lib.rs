@@ -132,6 +132,7 @@
 #![forbid(unsafe_code)]
 
 mod alarm;
+mod cache;
 mod checksum;
 mod client;
 mod discover;

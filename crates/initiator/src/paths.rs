@@ -242,6 +242,8 @@ pub(crate) struct Path {
     pub(crate) slow_in_flight: u32,
     /// When it last answered anything that it was asked.
     pub(crate) answered_at: Instant,
+    /// "Unsupported version", since anything else was answered.
+    pub(crate) version_refusals: u32,
     /// Tries unanswered since the last response.
     pub(crate) misses: u32,
     /// When the first of them was missed.
@@ -304,6 +306,7 @@ impl Path {
             in_flight: 0,
             slow_in_flight: 0,
             answered_at: Instant::START,
+            version_refusals: 0,
             misses: 0,
             missed_since: Instant::START,
             miss_until: Instant::START,
@@ -355,6 +358,19 @@ impl Path {
     pub(crate) fn is_a_shadow(&self) -> bool {
         let asked = self.chore.map_or(0, |chore| chore.tries);
         self.state == State::New && self.last_used == 0 && asked >= TRIES
+    }
+
+    /// Whether its place may be given to another that is new, when there are no more: see
+    /// [`MAX_PATHS`](crate::MAX_PATHS).
+    pub(crate) fn is_replaceable(&self) -> bool {
+        let asked = self.chore.map_or(0, |chore| chore.tries);
+        match self.state {
+            State::New => self.is_a_shadow(),
+            State::Foreign => true,
+            // Its target may have another MAC by now.
+            State::Silent => asked >= TRIES && self.in_flight == 0 && self.slow_in_flight == 0,
+            State::Ready => false,
+        }
     }
 
     /// Whether nothing is being found out about it.
@@ -423,6 +439,13 @@ impl Path {
         first
             .saturating_mul(1 << tries.saturating_sub(1).min(8))
             .min(CHORE_CEILING)
+    }
+
+    /// The target says that it speaks another version. Whether to believe it: one damaged frame
+    /// must not end everything (§15, 6).
+    pub(crate) fn refuses_version(&mut self) -> bool {
+        self.version_refusals += 1;
+        self.version_refusals >= TRIES
     }
 
     /// The target's buffer count, as it announced it.

@@ -33,6 +33,10 @@ pub struct SessionStats {
     pub paths_lost: u64,
     /// Full frames stopped passing on a path, and it went back to short ones.
     pub fallbacks: u64,
+    /// The target was restarted, and may have lost acknowledged writes that no flush had covered: a
+    /// flush tells of it, [`Error::CacheLost`](crate::Error::CacheLost), but of several users the
+    /// first who asks for one.
+    pub caches_lost: u64,
     /// Events that nobody took in time.
     pub events_lost: u64,
 }

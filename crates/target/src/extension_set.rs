@@ -21,7 +21,7 @@ impl ExtensionSet {
     /// None of them.
     pub const NONE: Self = Self(0);
     /// All that there are.
-    pub const ALL: Self = Self(u16::MAX & !1);
+    pub const ALL: Self = Self(((1 << Extension::ALL.len()) - 1) & !RESET);
 
     /// These and one more.
     #[must_use]
@@ -63,8 +63,24 @@ impl fmt::Display for ExtensionSet {
     }
 }
 
-/// `reset` has the lowest.
+/// The first of them all.
+const RESET: u16 = 1;
+
 fn bit(extension: Extension) -> u16 {
     let place = Extension::ALL.iter().position(|&other| other == extension);
     place.map_or(0, |place| 1 << place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_all_but_reset() {
+        let all: ExtensionSet = Extension::ALL.into_iter().collect();
+        assert_eq!(all, ExtensionSet::ALL);
+        assert_eq!(all.iter().count(), 8);
+        assert!(!all.contains(Extension::Reset) && !all.is_empty());
+        assert!(ExtensionSet::NONE.with(Extension::Reset).is_empty());
+    }
 }

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! bytes ─▶ Exports::screen ─▶ Exports::next ─▶ Target::handle_frame ─▶ Respond: send it
-//!             (checks 1–4)    (each export       (checks 5–11)     ├▶ Ignore: counted, nothing to do
+//!             (checks 1–4)    (each export       (checks 5–12)     ├▶ Ignore: counted, nothing to do
 //!                              that is meant)                      ├▶ Disk: carry it out, then
 //!                                                                  │  Target::handle_done: send it
 //!                                                                  ├▶ Reads: Target::next_read makes

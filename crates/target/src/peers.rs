@@ -555,12 +555,15 @@ mod tests {
                     }
                     Step::Forget(n) => {
                         peers.forget(mac(n));
-                        let known = list.iter_mut().find(|(other, _)| *other == n);
-                        known.into_iter().for_each(|(_, checksum)| *checksum = None);
+                        if let Some(known) = list.iter_mut().find(|(other, _)| *other == n) {
+                            known.1 = None;
+                        }
                     }
                     Step::ForgetAll => {
                         peers.forget_all();
-                        list.iter_mut().for_each(|(_, checksum)| *checksum = None);
+                        for known in &mut list {
+                            known.1 = None;
+                        }
                     }
                 }
             }

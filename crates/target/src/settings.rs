@@ -74,6 +74,9 @@ pub struct TargetSettings {
     pub trim: Trim,
     /// Whether writes may be acknowledged before they are stable.
     pub write_cache: WriteCache,
+    /// Another number each time that the cache begins empty, so that initiators notice when what it
+    /// held is gone (§3.6, words 129 to 134). Told with [`WriteCache::Back`] only; 0 for none.
+    pub cache_number: u64,
     /// Who may talk to the export, up to 255 unicast addresses; empty for everyone. Initiators can
     /// change it (§5); as long as none has, it is [`Access::mask`].
     pub mask: Vec<MacAddr>,
@@ -103,6 +106,7 @@ impl TargetSettings {
             non_rotating: false,
             trim: Trim::Unsupported,
             write_cache: WriteCache::Through,
+            cache_number: 0,
             mask: Vec::new(),
             access: Access::default(),
             extensions: ExtensionSet::ALL,

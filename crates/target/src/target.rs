@@ -353,7 +353,7 @@ impl Target {
         outcome.unwrap_or_else(|Silence(reason)| Outcome::Ignore(reason))
     }
 
-    /// Checks 5 to 11 of §2, in order.
+    /// Checks 5 to 12 of §2, in order.
     fn judge<'f>(
         &mut self,
         arrival: &Arrival,

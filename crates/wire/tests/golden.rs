@@ -447,6 +447,23 @@ fn a_complete_identify() {
     assert_eq!([word(100), word(101), word(102)], [16384, 0, 0]);
 }
 
+/// §3.6: what is the vendor's own, of this project's target with a write cache.
+#[test]
+fn an_identify_with_the_number_of_a_cache() {
+    let [_, answer] = golden("identify-cache");
+    let (_, identify) = ata(&answer);
+    assert_eq!(identify.data[258..262], *b"oAdE");
+    assert_eq!(
+        identify.data[262..270],
+        0x0123_4567_89AB_CDEF_u64.to_le_bytes()
+    );
+    let sum = identify
+        .data
+        .iter()
+        .fold(0, |sum: u8, b| sum.wrapping_add(*b));
+    assert_eq!((identify.data[510], sum), (0xA5, 0));
+}
+
 /// The vectors of §11: four lanes over the task file and the data.
 #[test]
 fn crc_8x4() {

@@ -15,6 +15,8 @@ const LONGEST_STALL: Duration = Duration::from_secs(1);
 /// Threads that a request and its response pass: the load's, the initiator's, the forwarder's, the
 /// target's, and back. On a busy machine each may have to wait for its turn.
 const THREADS: u32 = 7;
+/// More than this is no excuse: on a machine that is that busy the story is to be told again.
+const LONGEST_EXCUSE: Duration = Duration::from_secs(1);
 
 /// One path fails under load, comes back, then the other does.
 fn each_path_fails(
@@ -28,7 +30,7 @@ fn each_path_fails(
         load.go_on(SOME, SOON)?;
         let worst = load.worst();
         eprintln!("{what}: {worst:?}");
-        let longest = LONGEST_STALL + THREADS * worst.late;
+        let longest = LONGEST_STALL + LONGEST_EXCUSE.min(THREADS * worst.late);
         ensure!(worst.stall < longest, "{what}: {worst:?}");
         Ok(())
     };

@@ -4,6 +4,7 @@
 mod attach;
 mod bench;
 mod check;
+mod completions;
 mod control;
 mod copy;
 mod demo;
@@ -73,6 +74,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
+    #[command(hide = true)]
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -125,6 +128,7 @@ impl Command {
             Self::Set(args) => set::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Man(args) => man::run(&args, Cli::command()),
+            Self::Completions(args) => completions::run(&args, Cli::command()),
         }
     }
 }
@@ -132,4 +136,14 @@ impl Command {
 /// Wrong usage that only all arguments together show: exit code 2.
 fn usage(text: &str) -> anyhow::Error {
     clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_arguments_make_a_command_line() {
+        Cli::command().debug_assert();
+    }
 }

@@ -56,7 +56,7 @@ pub(super) struct VbladeArgs {
     slot: u8,
 
     /// Interface to serve on; several, separated by commas, are as many paths to the disk.
-    #[arg(value_delimiter = ',')]
+    #[arg(value_delimiter = ',', num_args = 1, required = true)]
     netif: Vec<String>,
 
     /// File or block device to serve.
@@ -108,4 +108,16 @@ pub(super) fn run(args: VbladeArgs) -> anyhow::Result<()> {
         // Nobody may be listening any more; the disk is served all the same.
         drop(io::stdout().lock().write_all(line.as_bytes()));
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    /// clap checks this in debug builds at each start.
+    #[test]
+    fn its_arguments_make_a_command_line() {
+        VbladeArgs::command().debug_assert();
+    }
 }

@@ -113,19 +113,18 @@ impl Daemon {
         let Some(closed) = self.close(address).await else {
             return Err(unknown(address));
         };
-        self.set_idle(export, true);
-        Ok(Drained {
-            lost_bytes: closed.lost_bytes,
-        })
+        let lost_bytes = closed.lost_bytes;
+        self.set_idle(export, Some(closed));
+        Ok(Drained { lost_bytes })
     }
 
     /// How everything is.
     async fn status(&self) -> Status {
         let answers: Vec<oneshot::Receiver<Report>> = {
             let inner = self.inner.borrow();
-            let ask = |handle: &crate::service::Handle| {
+            let ask = |handle: &crate::service::OrderSender| {
                 let (sender, answer) = oneshot::channel();
-                handle.sender().send(Order::Report(sender));
+                handle.send(Order::Report(sender));
                 answer
             };
             inner.workers.values().map(ask).collect()
@@ -152,7 +151,7 @@ impl Daemon {
         for unserved in inner.idle.values() {
             status
                 .exports
-                .push(not_served(&unserved.export, unserved.drained));
+                .push(not_served(&unserved.export, unserved.drained.is_some()));
         }
         let key = |one: &ExportStatus| one.address.parse::<Address>().ok();
         status.exports.sort_by_key(key);

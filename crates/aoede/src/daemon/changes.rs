@@ -14,7 +14,7 @@ use crate::control::api::{Reason, Refusal, Reloaded};
 use crate::control::config::{Config, Export};
 use crate::control::plan::{Adjustment, DaemonChange, ExportChange, Placed, Plan, State, diff};
 use crate::control::status::ReloadStatus;
-use crate::service::{Change, Closed, Handle, Opening, Order, Setup};
+use crate::service::{Change, Closed, Opening, Order, Remembered, Setup, spawn_worker};
 
 /// What was opened, or why not, with whom it goes to.
 type Opened = Vec<(Placed, anyhow::Result<Opening>)>;
@@ -57,7 +57,7 @@ impl Daemon {
         let mut inner = self.inner.borrow_mut();
         inner.begun = true;
         for handle in inner.workers.values() {
-            handle.sender().send(Order::Begin);
+            handle.send(Order::Begin);
         }
         Ok(())
     }
@@ -116,13 +116,13 @@ impl Daemon {
             warnings: loaded.warnings,
             ..Reloaded::default()
         };
-        let plan = {
+        let (plan, drained) = {
             let mut inner = self.inner.borrow_mut();
-            inner.idle.clear();
+            let drained = std::mem::take(&mut inner.idle);
             let wanted = State::wanted(config, &inner.state, cores());
-            diff(&inner.state, &wanted)
+            (diff(&inner.state, &wanted), drained)
         };
-        self.carry_out(plan, &mut reloaded).await;
+        self.carry_out(plan, drained, &mut reloaded).await;
         match (reloaded.changes.len(), reloaded.errors.len()) {
             (0, 0) => info!("the configuration is read: nothing has changed"),
             (changes, 0) => info!("the configuration is read: {}", many(changes, "change")),
@@ -135,9 +135,14 @@ impl Daemon {
         Ok(reloaded)
     }
 
-    async fn carry_out(&self, plan: Plan, reloaded: &mut Reloaded) {
-        for change in plan.daemon.clone() {
-            self.change_daemon(change, reloaded);
+    async fn carry_out(
+        &self,
+        plan: Plan,
+        mut drained: BTreeMap<Address, Unserved>,
+        reloaded: &mut Reloaded,
+    ) {
+        for change in &plan.daemon {
+            self.change_daemon(change, reloaded).await;
         }
         let mut left = BTreeMap::new();
         for address in plan.closings() {
@@ -145,6 +150,11 @@ impl Daemon {
             left.insert(address, self.order_close(address));
         }
         let mut closed: BTreeMap<Address, (Export, Box<Closed>)> = BTreeMap::new();
+        for (address, unserved) in &mut drained {
+            if let Some(before) = unserved.drained.take() {
+                closed.insert(*address, (unserved.export.clone(), before));
+            }
+        }
         for (address, answer) in left {
             let export = self.export(address);
             if let (Some(export), Ok(Some(done))) = (export, answer.await) {
@@ -184,32 +194,32 @@ impl Daemon {
                 Err(error) => {
                     error!("{error:#}");
                     reloaded.errors.push(format!("{error:#}"));
-                    self.set_idle(placed.export, false);
+                    self.set_idle(placed.export, None);
                 }
             }
         }
         self.end_idle_workers();
     }
 
-    fn change_daemon(&self, change: DaemonChange, reloaded: &mut Reloaded) {
+    async fn change_daemon(&self, change: &DaemonChange, reloaded: &mut Reloaded) {
         let mut daemon = self.inner.borrow().state.daemon.clone();
         change.clone().apply(&mut daemon);
-        let (what, done) = match &change {
+        let (what, done) = match change {
             DaemonChange::StateFolder(_) => ("the state folder, from the next start on", Ok(())),
             DaemonChange::Workers(_) => ("the number of workers", Ok(())),
             DaemonChange::BusyPoll(time) => {
                 for handle in self.inner.borrow().workers.values() {
-                    handle.sender().send(Order::BusyPoll(*time));
+                    handle.send(Order::BusyPoll(*time));
                 }
                 ("the time for looking", Ok(()))
             }
             DaemonChange::Socket(_) | DaemonChange::Group(_) => (
                 "the control socket",
-                self.listeners.borrow_mut().move_control(&daemon),
+                self.listeners.lock().await.move_control(&daemon).await,
             ),
             DaemonChange::Status(_) => (
                 "the status page",
-                self.listeners.borrow_mut().move_page(&daemon),
+                self.listeners.lock().await.move_page(&daemon).await,
             ),
         };
         match done {
@@ -251,9 +261,14 @@ impl Daemon {
         before: Option<(Export, Box<Closed>)>,
     ) -> anyhow::Result<()> {
         let mut opening = opening?;
-        opening.remembered = self.folder.load(&placed.export);
-        if let Some((export, before)) = before
-            && only_moves(export, &placed.export)
+        opening.remembered = match &before {
+            // Newer than what stands in the folder, perhaps.
+            Some((from, before)) => carried_on(&before.remembered, from, &placed.export),
+            None => self.folder.load(&placed.export),
+        };
+        if let Some((from, before)) = before
+            && only_moves(from, &placed.export)
+            && before.lost_bytes == 0
         {
             opening.target = Some(Box::new(before.target));
         }
@@ -274,7 +289,7 @@ impl Daemon {
             state
                 .exports
                 .insert(placed.export.address(), placed.clone());
-            worker.sender().send(Order::Open(Box::new(opening), sender));
+            worker.send(Order::Open(Box::new(opening), sender));
         }
         let opened = answer.await;
         let opened = opened.unwrap_or_else(|_| bail_ended(placed.worker));
@@ -319,7 +334,7 @@ impl Daemon {
     }
 
     /// Notes that an export is not served although the configuration has it.
-    pub(super) fn set_idle(&self, export: Export, drained: bool) {
+    pub(super) fn set_idle(&self, export: Export, drained: Option<Box<Closed>>) {
         let mut inner = self.inner.borrow_mut();
         let address = export.address();
         inner.idle.insert(address, Unserved { export, drained });
@@ -337,7 +352,7 @@ impl Daemon {
             if inner.workers.contains_key(&number) {
                 continue;
             }
-            let handle = Handle::spawn(Setup {
+            let handle = spawn_worker(Setup {
                 number,
                 buffers,
                 mtu: largest_mtu(),
@@ -346,7 +361,7 @@ impl Daemon {
                 news: self.news.clone(),
             })?;
             if inner.begun {
-                handle.sender().send(Order::Begin);
+                handle.send(Order::Begin);
             }
             inner.workers.insert(number, handle);
         }
@@ -358,17 +373,32 @@ impl Daemon {
         let mut inner = self.inner.borrow_mut();
         let Inner {
             workers,
-            ending,
+            retired,
             state,
             ..
         } = &mut *inner;
         let used: Vec<u16> = state.exports.values().map(|placed| placed.worker).collect();
-        for (&number, handle) in workers {
-            if !used.contains(&number) && ending.insert(number) {
-                handle.sender().send(Order::Stop);
+        workers.retain(|number, handle| {
+            let is_used = used.contains(number);
+            if !is_used {
+                handle.send(Order::Stop);
+                retired.push(*number);
             }
-        }
+            is_used
+        });
     }
+}
+
+/// What is still true of an export that is another now.
+fn carried_on(remembered: &Remembered, from: &Export, to: &Export) -> Remembered {
+    if from.settings.path != to.settings.path {
+        return Remembered::default();
+    }
+    let mut remembered = remembered.clone();
+    if from.access != to.access {
+        remembered.mask = None;
+    }
+    remembered
 }
 
 /// Whether an export is served as before, by another worker.
@@ -393,7 +423,8 @@ fn change(adjustment: &Adjustment) -> Option<Change> {
         Adjustment::Access(access) => Change::Access(access.clone()),
         Adjustment::Extensions(extensions) => Change::Extensions(extensions.clone()),
         Adjustment::ExtensionReset(reset) => Change::ExtensionReset(*reset),
-        Adjustment::Limits(_) | Adjustment::Create(_) | Adjustment::Pin(_) => return None,
+        Adjustment::Limits(limits) => Change::Limits(*limits),
+        Adjustment::Create(_) | Adjustment::Pin(_) => return None,
     })
 }
 

@@ -34,9 +34,11 @@ impl Listeners {
     ///
     /// # Errors
     /// As for [`Self::open`]; what was before is gone then.
-    pub(super) fn move_control(&mut self, daemon: &config::Daemon) -> anyhow::Result<()> {
-        // Its file goes with it, and may be in the way of the new one.
+    pub(super) async fn move_control(&mut self, daemon: &config::Daemon) -> anyhow::Result<()> {
+        // Its file goes with it, and would be in the way of the new one.
         self.control.abort();
+        // That it was aborted is no news.
+        let _ = (&mut self.control).await;
         self.control = control(daemon, &self.calls)?;
         Ok(())
     }
@@ -45,9 +47,10 @@ impl Listeners {
     ///
     /// # Errors
     /// As for [`Self::open`].
-    pub(super) fn move_page(&mut self, daemon: &config::Daemon) -> anyhow::Result<()> {
+    pub(super) async fn move_page(&mut self, daemon: &config::Daemon) -> anyhow::Result<()> {
         if let Some(page) = self.page.take() {
             page.abort();
+            let _ = page.await;
         }
         self.page = status_page(daemon, &self.calls)?;
         Ok(())

@@ -18,7 +18,7 @@ mod notify;
 mod state;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ use crate::control::config::{Config, Export};
 use crate::control::plan::State;
 use crate::control::status::ReloadStatus;
 use crate::sandbox;
-use crate::service::{Handle, News, Order, OrderSender};
+use crate::service::{Closed, News, Order, OrderSender, Remembered};
 use listeners::Listeners;
 use state::StateFolder;
 
@@ -103,7 +103,7 @@ async fn serve(settings: &Settings, config: Config, folder: StateFolder) -> anyh
         folder,
         windows: Windows::default(),
         news: news_sender,
-        listeners: RefCell::new(listeners),
+        listeners: Mutex::new(listeners),
         changing: Mutex::default(),
         inner: RefCell::default(),
     });
@@ -217,7 +217,7 @@ struct Daemon {
     /// Parts of one file share its lock.
     windows: Windows,
     news: mpsc::UnboundedSender<News>,
-    listeners: RefCell<Listeners>,
+    listeners: Mutex<Listeners>,
     /// Held by whoever changes what is served.
     changing: Mutex<()>,
     inner: RefCell<Inner>,
@@ -230,19 +230,22 @@ struct Inner {
     state: State,
     /// Everything was open once: new workers have nothing to wait for.
     begun: bool,
-    workers: BTreeMap<u16, Handle>,
-    /// Workers whose end is expected.
-    ending: BTreeSet<u16>,
+    workers: BTreeMap<u16, OrderSender>,
+    /// Workers that had nothing to serve any more, and have not told of their end yet.
+    retired: Vec<u16>,
+    /// Every worker is to end.
+    stopping: bool,
     /// Not served on demand, or as it could not be opened.
     idle: BTreeMap<Address, Unserved>,
     last_reload: Option<ReloadStatus>,
 }
 
 /// An export of the configuration that is not served.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Unserved {
     export: Export,
-    drained: bool,
+    /// On demand, and what is left of it.
+    drained: Option<Box<Closed>>,
 }
 
 impl Daemon {
@@ -250,10 +253,7 @@ impl Daemon {
     fn worker_of(&self, address: Address) -> Option<OrderSender> {
         let inner = self.inner.borrow();
         let worker = inner.state.exports.get(&address)?.worker;
-        inner
-            .workers
-            .get(&worker)
-            .map(|handle| handle.sender().clone())
+        inner.workers.get(&worker).cloned()
     }
 
     fn export(&self, address: Address) -> Option<Export> {
@@ -272,16 +272,15 @@ impl Daemon {
             }
             News::Ended(worker, result) => {
                 let mut inner = self.inner.borrow_mut();
-                let handle = inner.workers.remove(&worker);
-                let expected = inner.ending.remove(&worker);
-                drop(inner);
-                if let Some(handle) = handle
-                    && handle.join().is_err()
-                {
-                    return Some(anyhow::anyhow!("worker {worker} has panicked"));
+                let retired = inner.retired.iter().position(|&number| number == worker);
+                if let Some(place) = retired {
+                    // Another may have its number by now.
+                    inner.retired.swap_remove(place);
+                    return result.err();
                 }
+                inner.workers.remove(&worker);
                 match result {
-                    Ok(()) if expected => None,
+                    Ok(()) if inner.stopping => None,
                     Ok(()) => Some(anyhow::anyhow!("worker {worker} has ended")),
                     Err(error) => Some(error),
                 }
@@ -289,7 +288,7 @@ impl Daemon {
         }
     }
 
-    fn keep(&self, export: &Export, remembered: &crate::service::Remembered) {
+    fn keep(&self, export: &Export, remembered: &Remembered) {
         if let Err(error) = self.folder.store(export, remembered) {
             error!("{error:#}");
         }
@@ -298,10 +297,9 @@ impl Daemon {
     /// Asks every worker to finish.
     fn stop_workers(&self) {
         let mut inner = self.inner.borrow_mut();
-        let inner = &mut *inner;
-        for (&number, handle) in &inner.workers {
-            handle.sender().send(Order::Stop);
-            inner.ending.insert(number);
+        inner.stopping = true;
+        for handle in inner.workers.values() {
+            handle.send(Order::Stop);
         }
     }
 
@@ -314,9 +312,10 @@ impl Daemon {
                 break;
             };
             if let Some(error) = self.hear(told) {
-                match finished {
-                    Ok(()) => finished = Err(error),
-                    Err(_) => error!("{error:#}"),
+                if finished.is_ok() {
+                    finished = Err(error);
+                } else {
+                    error!("{error:#}");
                 }
             }
         }
@@ -327,9 +326,9 @@ impl Daemon {
     async fn prove_alive(self: Rc<Self>) {
         let answers: Vec<_> = {
             let inner = self.inner.borrow();
-            let ask = |handle: &Handle| {
+            let ask = |handle: &OrderSender| {
                 let (sender, answer) = oneshot::channel();
-                handle.sender().send(Order::Ping(sender));
+                handle.send(Order::Ping(sender));
                 answer
             };
             inner.workers.values().map(ask).collect()

@@ -4,6 +4,7 @@
 //! is the old one or the new one. One that cannot be read is set aside and told of; the export
 //! starts without it.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -137,7 +138,11 @@ impl StateFolder {
                 path.display()
             )
         };
-        if *remembered == Remembered::default() {
+        let nothing = Remembered {
+            cache_number: remembered.cache_number,
+            ..Remembered::default()
+        };
+        if *remembered == nothing {
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 removed => removed.and_then(|()| self.sync()).with_context(context),
@@ -192,12 +197,16 @@ fn read(path: &Path) -> anyhow::Result<Option<Stored>> {
 
 impl Stored {
     fn new(export: &Export, remembered: &Remembered) -> Self {
-        let string = remembered.config_string.iter();
+        let mut string = String::new();
+        for byte in &remembered.config_string {
+            // Into memory: it cannot fail.
+            let _ = write!(string, "{byte:02x}");
+        }
         Self {
             version: VERSION,
             address: export.address().to_string(),
             path: export.settings.path.clone(),
-            config_string: string.map(|byte| format!("{byte:02x}")).collect(),
+            config_string: string,
             mask: remembered.mask.as_ref().map(|macs| StoredMask {
                 macs: macs.iter().map(MacAddr::to_string).collect(),
                 configured: StoredAccess::from(&export.access),
@@ -229,6 +238,8 @@ impl Stored {
                 status: failure.status,
             }),
             frozen: self.frozen,
+            // Nobody knows what became of the cache meanwhile.
+            cache_number: None,
         }
     }
 
@@ -318,6 +329,7 @@ mod tests {
                 },
             }),
             frozen: true,
+            cache_number: None,
         }
     }
 

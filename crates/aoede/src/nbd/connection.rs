@@ -19,7 +19,7 @@ use aoede_initiator::{Answer, ClientError, Completion, Request as DiskRequest};
 use tracing::{debug, warn};
 
 use super::disk::Backing;
-use super::protocol::{Export, SECTOR};
+use super::protocol::{Errno, Export, SECTOR};
 use super::reply;
 use super::request::{Action, REQUEST_BYTES, Request};
 use super::seldom::Seldom;
@@ -59,6 +59,8 @@ struct State {
     used: usize,
     /// The next token.
     next: u64,
+    /// Losses of the disk that the client has been told, or that were before its time.
+    losses: u64,
     /// Requests without a reply, by token.
     pending: BTreeMap<u64, Pending>,
 }
@@ -86,12 +88,14 @@ impl<'a, B: Backing> Connection<'a, B> {
         peer: &'a Peer,
         export: Export,
         structured: bool,
+        losses: u64,
     ) -> Self {
         let state = State {
             broken: false,
             reading: true,
             used: 0,
             next: 0,
+            losses,
             pending: BTreeMap::new(),
         };
         Self {
@@ -274,6 +278,16 @@ impl<'a, B: Backing> Connection<'a, B> {
         }
     }
 
+    /// Whether a flush has to tell the client of a loss: the disk lets one flush fail for it, and
+    /// that was perhaps another client's.
+    fn tells_loss(&self) -> bool {
+        let losses = self.service.disk().losses();
+        let mut state = self.lock();
+        let told = state.losses;
+        state.losses = losses.unwrap_or(told);
+        state.losses != told
+    }
+
     fn is_over(&self) -> bool {
         let state = self.lock();
         state.broken || !state.reading && state.pending.is_empty()
@@ -299,7 +313,15 @@ impl<'a, B: Backing> Connection<'a, B> {
         let refuses =
             completion.result.is_err() && disk.facts().is_ok_and(|facts| facts.abort_refuses);
         match next(pending.step, completion, refuses) {
-            Next::Reply(result) => Some((pending, result)),
+            Next::Reply(result) => {
+                let is_told = matches!(pending.step, Step::Flush) && self.tells_loss();
+                let result = if is_told {
+                    result.and(Err(Errno::Io))
+                } else {
+                    result
+                };
+                Some((pending, result))
+            }
             Next::Ask(step, request) => {
                 pending.step = step;
                 self.lock().pending.insert(token, pending);

@@ -18,6 +18,13 @@ pub trait Backing: Sync {
     /// It is gone for good.
     fn facts(&self) -> Result<Facts, ClientError>;
 
+    /// How often writes that it had acknowledged may have been lost before a flush, as far as that
+    /// is known: each time some flush failed for it, but perhaps another client's.
+    ///
+    /// # Errors
+    /// It is gone for good.
+    fn losses(&self) -> Result<u64, ClientError>;
+
     /// Begins a request, whose end is sent to `done` with `token`, whatever comes of it.
     fn begin(&self, token: u64, request: Request<Vec<u8>>, done: &Sender<Completion>);
 }
@@ -51,6 +58,10 @@ impl Backing for Disk {
             trim_zeroes: identity.trim_zeroes,
             abort_refuses: identity.model == OUR_MODEL,
         })
+    }
+
+    fn losses(&self) -> Result<u64, ClientError> {
+        Ok(self.stats()?.caches_lost)
     }
 
     fn begin(&self, token: u64, request: Request<Vec<u8>>, done: &Sender<Completion>) {
@@ -110,6 +121,7 @@ mod tests {
             (device(0x61, 0x04), Io, Io),
             (Error::Reserved.into(), NotPermitted, NotPermitted),
             (Error::Silent.into(), Io, Io),
+            (Error::CacheLost.into(), Io, Io),
             (Error::Closed.into(), Shutdown, Shutdown),
             (ClientError::Stopped, Shutdown, Shutdown),
             (Refusal::Beyond.into(), Io, NoSpace),

@@ -114,7 +114,8 @@ impl<B: Backing> Service<B> {
         peer.stream.set_read_timeout(None)?;
         peer.stream.set_write_timeout(Some(TRY))?;
 
-        Connection::new(self, peer, export, structured).serve(&mut input)
+        let losses = self.disk.losses().map_err(io::Error::other)?;
+        Connection::new(self, peer, export, structured, losses).serve(&mut input)
     }
 }
 

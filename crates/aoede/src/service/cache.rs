@@ -134,7 +134,7 @@ impl CacheSettings {
         } else {
             self.bytes()
         };
-        let pages = Pool::cache(bytes)
+        let pages = Pool::cache_pages(bytes)
             .with_context(|| format!("cannot get {} of memory for the cache", Size(bytes)))?;
         let settings = VolumeSettings {
             capacity,

@@ -91,7 +91,7 @@ impl Engines {
     }
 
     /// The name of a file's engine, as the configuration has it.
-    pub(super) fn name_of(&self, file: FileId) -> &'static str {
+    pub(super) fn name_of(file: FileId) -> &'static str {
         match Kind::of(file).0 {
             Kind::Uring => "io_uring",
             Kind::Aio => "aio",
@@ -210,7 +210,7 @@ impl Engine<Buffer> for Engines {
             let Some(&kind) = KINDS.get(number) else {
                 continue;
             };
-            let polled = self.get_mut(kind).and_then(|engine| engine.poll());
+            let polled = self.get_mut(kind).and_then(Engine::poll);
             if let Some((file, completion)) = polled {
                 self.first = (number + 1) % KINDS.len();
                 return Some((kind.mark(file), completion));
@@ -220,6 +220,6 @@ impl Engine<Buffer> for Engines {
     }
 
     fn in_flight(&self) -> usize {
-        self.all().map(|engine| engine.in_flight()).sum()
+        self.all().map(Engine::in_flight).sum()
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use aoede_disk::{
-    Backing, Buffer, DiskError, FoundShadow, Memory, PAGE_BYTES, Part, Pool, Recovered, Shadow,
-    ShadowError, ShadowEvent, ShadowFiles, ShadowFilesError, ShadowPhase, ShadowSettings,
+    Backing, Buffer, DiskError, Errno, FoundShadow, Memory, PAGE_BYTES, Part, Pool, Recovered,
+    Shadow, ShadowError, ShadowEvent, ShadowFiles, ShadowFilesError, ShadowPhase, ShadowSettings,
     Stability, Volume, WhenFull,
 };
 use aoede_wire::Address;
@@ -234,10 +234,26 @@ impl Freezer {
             any = true;
         }
         while let Some(event) = worker.poll_shadow(self.export) {
+            if matches!(event, ShadowEvent::Merging { .. }) {
+                self.make_use_of_room(now, worker);
+            }
             self.tell(event, image);
             any = true;
         }
         any
+    }
+
+    /// Acknowledged data that found no room in the shadow has room in the image.
+    fn make_use_of_room(&self, now: Duration, worker: &mut PortWorker) {
+        let failure = worker.volume(self.export).and_then(Volume::failure);
+        if failure.is_some_and(|failure| failure.errno() == Errno::NOSPC) {
+            info!(
+                "{}: what was acknowledged and found no room is written to the image",
+                self.address
+            );
+            worker.clear_failure(self.export, now);
+            worker.begin_flush_export(self.export, now);
+        }
     }
 
     /// What is left behind when the service stops.
@@ -283,7 +299,9 @@ impl Freezer {
         let Some(settings) = &self.settings else {
             return Ok(());
         };
-        let files = aoede_disk::create_shadow(&settings.path, image, image.io)?;
+        let status = worker.shadow_status(self.export);
+        let size_bytes = status.context("there is no shadow")?.size_bytes;
+        let files = aoede_disk::create_shadow(&settings.path, image, size_bytes, image.io)?;
         let begun = begin(self.export, settings, &files, worker, image);
         if begun.is_ok() {
             self.files = Some(files);
@@ -299,7 +317,10 @@ impl Freezer {
             ShadowEvent::Frozen => info!("{address}: frozen: the image does not change"),
             ShadowEvent::FreezeFailed(failure) => error!("{address}: not frozen: {failure}"),
             ShadowEvent::Full => {
-                error!("{address}: the shadow is full: writes fail until it is thawed");
+                error!(
+                    "{address}: the shadow is full: writes fail until it is thawed, and what was \
+                     acknowledged early is lost if it is not"
+                );
             }
             ShadowEvent::Merging { automatic: true } => error!(
                 "{address}: the shadow was full: thawed; a copy of the image that was not \
@@ -328,8 +349,8 @@ fn shadow(
 ) -> anyhow::Result<Shadow<Buffer>> {
     let bytes = (MERGE_PAGES + 1) * PAGE_BYTES;
     let mut pages = Pool::cache(bytes as u64).context("cannot get memory for the shadow")?;
-    let map_buffer = pages.next().context("a shadow needs a page")?;
-    let parts = pages.map(|buffer| Part {
+    let map_buffer = pages.pop().context("a shadow needs a page")?;
+    let parts = pages.into_iter().map(|buffer| Part {
         buffer,
         len_bytes: BLOCK_BYTES,
     });
@@ -356,6 +377,7 @@ fn begin(
     image: &Backing,
 ) -> anyhow::Result<()> {
     check_stability(files, image)?;
+    check_discard(files, image)?;
     let limit = limit(settings, files, 0)?;
     worker.freeze(export, files, limit)??;
     Ok(())
@@ -367,7 +389,19 @@ fn check_stability(files: &ShadowFiles, image: &Backing) -> anyhow::Result<()> {
     if shared(&files.data) && !shared(image) {
         bail!(
             "{}: single writes cannot be made durable on its file system, on that of the image \
-             they can: move the shadow to one with direct I/O, or use --io buffered",
+             they can: move the shadow to ext4 or XFS, or use --io buffered",
+            files.data.path.display()
+        );
+    }
+    Ok(())
+}
+
+/// A TRIM makes a hole in the shadow, and is offered if it can make one in the image.
+fn check_discard(files: &ShadowFiles, image: &Backing) -> anyhow::Result<()> {
+    if image.discard && !files.data.discard {
+        bail!(
+            "{}: its file system cannot give back parts of a file, as TRIM wants it and that of the \
+             image can: move the shadow to one that can (ext4, XFS, Btrfs, tmpfs)",
             files.data.path.display()
         );
     }

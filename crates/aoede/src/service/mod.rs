@@ -43,7 +43,7 @@ pub(crate) use report::Report;
 pub(crate) use seats::LEAST_MTU;
 use seats::{Seats, Wanted};
 use server::{Parts, Server, Waking};
-pub(crate) use thread::{Handle, OrderSender, Setup};
+pub(crate) use thread::{OrderSender, Setup, spawn_worker};
 
 /// Buffers are made for interfaces of at least this MTU, so that a change to jumbo frames does
 /// not find them too small.
@@ -282,6 +282,7 @@ fn target_settings(
         read_only: export.open.read_only,
         buffer_count: export.buffers,
         write_cache: export.cache.mode.into(),
+        cache_number: remembered.cache_number.unwrap_or_else(serial::cache_number),
         model: of.model.clone().unwrap_or(default.model),
         serial: serial.unwrap_or_else(|| serial::serial(export.address)),
         mask: remembered

@@ -14,7 +14,7 @@ use super::report::Report;
 use super::seats::Wanted;
 use super::target_settings;
 use crate::control::api;
-use crate::control::config::{Access, Export, Extension};
+use crate::control::config::{Access, Export, Extension, Limits};
 use crate::control::status::{FailureStatus, FreezeStatus};
 
 /// Where an answer goes. Who asked may be gone when it comes.
@@ -56,6 +56,8 @@ pub(crate) enum Change {
     Interfaces(Vec<Wanted>),
     /// Others may use it.
     Access(Access),
+    /// More or less of it may be used.
+    Limits(Limits),
     /// Others can be negotiated.
     Extensions(std::collections::BTreeSet<Extension>),
     /// Other commands end what was negotiated.
@@ -86,6 +88,9 @@ pub(crate) struct Remembered {
     pub(crate) failure: Option<Failure>,
     /// A shadow holds what was written since a freeze.
     pub(crate) frozen: bool,
+    /// By which initiators know that nothing of the cache was lost. Only of an export that was
+    /// closed with all of it written.
+    pub(crate) cache_number: Option<u64>,
 }
 
 /// Acknowledged data that could not be written.

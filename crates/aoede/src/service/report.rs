@@ -9,6 +9,7 @@ use aoede_target::{IgnoreReason, Ignored, Initiator};
 use aoede_wire::SECTOR_BYTES;
 
 use super::CacheMode;
+use super::engines::Engines;
 use super::freeze::Freezer;
 use super::seats::{PortWorker, Seats};
 use super::served::{Served, io_name};
@@ -58,7 +59,7 @@ pub(super) fn report(
             responses: stats.responses,
             no_buffer: stats.no_buffer,
             responses_lost: stats.responses_lost,
-            ..WorkerStatus::default()
+            waiting_requests: worker.fair_stats().waiting as u64,
         },
         interfaces: interfaces(number, seats, worker),
         drops: drops(worker.exports().ignored()),
@@ -121,7 +122,7 @@ fn export(
         read_only: settings.open.read_only,
         cache_mode: settings.cache.mode.to_string(),
         io: io_name(served.backing().io).to_owned(),
-        engine: worker.engine().name_of(served.file()).to_owned(),
+        engine: Engines::name_of(served.file()).to_owned(),
         worker: number,
         interfaces: seats.names_at(served.number(), worker),
         buffers: settings.buffers,

@@ -240,9 +240,10 @@ impl Seats {
         let mut first = Ok(());
         for (seat, found) in seated {
             if let Err(problem) = self.place(seat, found, worker, waiter) {
-                match first {
-                    Ok(()) => first = Err(problem),
-                    Err(_) => error!("{problem:#}"),
+                if first.is_ok() {
+                    first = Err(problem);
+                } else {
+                    error!("{problem:#}");
                 }
             }
         }

@@ -43,11 +43,16 @@ pub(super) struct Served {
     failed_before: Option<Failure>,
     /// Initiators have edited the mask list.
     mask_edited: bool,
+    /// By which initiators know that nothing of the cache was lost.
+    cache_number: u64,
+    /// An operator has commands for it, beside signals.
+    has_commands: bool,
     /// What the daemon knows of it.
     told: Remembered,
     /// Who waits for a freeze.
     freezing: Vec<api::Answer<FreezeStatus>>,
     closing: Option<Answer<Option<Box<Closed>>>>,
+    closed: Option<Box<Closed>>,
 }
 
 impl Served {
@@ -57,6 +62,7 @@ impl Served {
     /// Why it cannot be served; nothing of it is left then.
     pub(super) fn start(
         opening: Opening,
+        has_commands: bool,
         worker: &mut PortWorker,
         watches: &mut SizeWatches,
     ) -> anyhow::Result<Self> {
@@ -73,10 +79,12 @@ impl Served {
         let engine = worker.engine_mut();
         engine.choose(export.engine)?;
         let path = settings.path.display();
+        let shown = target_settings(&export, &remembered, Some(&backing));
+        // A target that moves keeps its own, which is the one that is remembered.
+        let cache_number = shown.cache_number;
         let target = match target {
             Some(target) => *target,
-            None => Target::new(target_settings(&export, &remembered, Some(&backing)))
-                .with_context(|| address.to_string())?,
+            None => Target::new(shown).with_context(|| address.to_string())?,
         };
         let volume = settings
             .cache
@@ -115,6 +123,7 @@ impl Served {
             );
             worker.set_failure(number, failure.error);
         }
+        worker.set_limits(number, export.limits);
         let size_watch = watches.watch(&backing);
         Ok(Self {
             number,
@@ -127,9 +136,15 @@ impl Served {
             retries_after: Instant::now(),
             mask_edited: remembered.mask.is_some(),
             failed_before: remembered.failure.clone(),
-            told: remembered,
+            told: Remembered {
+                cache_number: None,
+                ..remembered
+            },
+            cache_number,
+            has_commands,
             freezing: Vec::new(),
             closing: None,
+            closed: None,
             backing,
             export,
         })
@@ -313,6 +328,10 @@ impl Served {
                 target.set_extensions(Extension::set(&extensions));
                 self.export.extensions = extensions;
             }
+            Change::Limits(limits) => {
+                worker.set_limits(self.number, limits);
+                self.export.limits = limits;
+            }
             Change::ExtensionReset(reset) => target.set_extension_reset(reset),
         }
         false
@@ -334,32 +353,42 @@ impl Served {
         self.closing.is_some()
     }
 
-    /// Ends it, if nothing of it is under way any more.
-    pub(super) fn try_end(&mut self, worker: &mut PortWorker, watches: &SizeWatches) -> bool {
+    /// Ends it, if it is to be closed and nothing of it is under way any more. Returns what is to be
+    /// kept of it; then [`Self::answer_closed`].
+    pub(super) fn try_end(
+        &mut self,
+        worker: &mut PortWorker,
+        watches: &SizeWatches,
+    ) -> Option<Remembered> {
         if !self.is_closing() || !worker.is_closed(self.number) {
-            return false;
+            return None;
         }
         self.size_watch.disarm(watches);
         self.log_disk_error(worker);
         self.freezer.stop(worker);
-        let remembered = self.remember(worker);
+        let mut remembered = self.remember(worker);
         let lost_bytes = worker.volume(self.number).map_or(0, Volume::bytes_at_risk);
+        let is_whole = lost_bytes == 0 && remembered.failure.is_none();
+        remembered.cache_number = is_whole.then_some(self.cache_number);
         if let Err(error) = self.check_nothing_is_lost(worker) {
             error!("{error:#}");
         }
-        let Some((target, _, _)) = worker.remove_export(self.number) else {
-            return false;
-        };
+        let (target, _, _) = worker.remove_export(self.number)?;
         info!("closed {}", self.address());
-        let closed = Closed {
-            remembered,
+        self.closed = Some(Box::new(Closed {
+            remembered: remembered.clone(),
             target,
             lost_bytes,
-        };
+        }));
+        Some(remembered)
+    }
+
+    /// Tells whoever has ordered it that it is closed.
+    pub(super) fn answer_closed(&mut self) {
         if let Some(answer) = self.closing.take() {
-            let _ = answer.send(Some(Box::new(closed)));
+            // Who asked may be gone.
+            let _ = answer.send(self.closed.take());
         }
-        true
     }
 
     /// Begins to listen for changes of the size; whether there will be news.
@@ -450,11 +479,21 @@ impl Served {
             return;
         };
         if let Some(error) = volume.failure().filter(|_| !self.latched) {
+            let status = worker.shadow_status(self.number);
+            let frozen = status.is_some_and(|status| status.phase == ShadowPhase::Frozen);
+            let remedy = match (frozen, self.has_commands) {
+                (true, _) => "thaw it, or make room for the shadow".to_owned(),
+                (false, true) => format!("mend the disk, then: aoede reset {address}"),
+                (false, false) => {
+                    "mend the disk, then stop this process with SIGTERM, which tries \
+                                   once more"
+                        .to_owned()
+                }
+            };
             error!(
                 at_risk = %at_risk(volume),
                 "{address}: acknowledged data cannot be written ({error}): every write and flush \
-                 fails from now on, reads go on; mend the disk, then stop this process with \
-                 SIGTERM, which tries once more",
+                 fails from now on, reads go on; {remedy}",
             );
         }
         self.latched = volume.failure().is_some();

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
 use super::engines::Engines;
-use super::order::{News, Opening, Order};
+use super::order::{News, Opening, Order, Remembered};
 use super::report::{self, Report};
 use super::seats::{PortWorker, Seats};
 use super::served::Served;
@@ -64,7 +64,7 @@ pub(super) enum Waking {
 pub(super) struct Orders {
     /// Of the worker.
     pub(super) number: u16,
-    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) receiver: mpsc::Receiver<Order>,
     pub(super) wake: Arc<OwnedFd>,
     pub(super) news: UnboundedSender<News>,
 }
@@ -151,7 +151,12 @@ impl Server {
     /// # Errors
     /// Why it cannot be served.
     pub(super) fn add(&mut self, opening: Opening) -> anyhow::Result<()> {
-        let served = Served::start(opening, &mut self.worker, &mut self.size_watches)?;
+        let served = Served::start(
+            opening,
+            matches!(self.waking, Waking::Orders(_)),
+            &mut self.worker,
+            &mut self.size_watches,
+        )?;
         self.exports.push(served);
         self.wait_for_parts().context("cannot prepare for waiting")
     }
@@ -311,14 +316,14 @@ impl Server {
         let Waking::Orders(orders) = &self.waking else {
             return None;
         };
-        match orders.orders.try_recv() {
+        match orders.receiver.try_recv() {
             Ok(order) => Some(order),
             // The main thread is gone: it has nothing more to say.
             Err(mpsc::TryRecvError::Disconnected) => Some(Order::Stop),
             Err(mpsc::TryRecvError::Empty) => {
                 // Read first, then looked at once more: none comes unseen.
                 let read = rustix::io::read(&*orders.wake, &mut [0; 8]);
-                read.ok().and_then(|_| orders.orders.try_recv().ok())
+                read.ok().and_then(|_| orders.receiver.try_recv().ok())
             }
         }
     }
@@ -416,8 +421,16 @@ impl Server {
     fn end_closed(&mut self) {
         let before = self.exports.len();
         let (worker, watches) = (&mut self.worker, &self.size_watches);
-        self.exports
-            .retain_mut(|served| !served.is_closing() || !served.try_end(worker, watches));
+        let waking = &self.waking;
+        self.exports.retain_mut(|served| {
+            let Some(last) = served.try_end(worker, watches) else {
+                return true;
+            };
+            // Behind what was told before, of which it takes the place.
+            tell(waking, served.address(), last);
+            served.answer_closed();
+            false
+        });
         if self.exports.len() < before {
             self.follow();
         }
@@ -503,9 +516,10 @@ impl Server {
             served.tell_what_was_done(&self.worker);
             served.freezer().stop(&self.worker);
             if let Err(error) = served.check_nothing_is_lost(&self.worker) {
-                match lost {
-                    Ok(()) => lost = Err(error),
-                    Err(_) => error!("{error:#}"),
+                if lost.is_ok() {
+                    lost = Err(error);
+                } else {
+                    error!("{error:#}");
                 }
             }
         }
@@ -595,6 +609,7 @@ impl Server {
         self.worker.is_disk_busy()
             || self.worker.operations() > 0
             || !self.worker.is_idle()
+            || self.worker.fair_stats().waiting > 0
             || self.seats.is_incomplete()
             || self
                 .exports
@@ -644,12 +659,8 @@ impl Server {
     /// Looks after each export, and tells what of it is to be kept over a restart.
     fn tell_what_is_new(&mut self) {
         for served in &mut self.exports {
-            let new = served.tick(&mut self.worker);
-            if let (Some(new), Waking::Orders(orders)) = (new, &self.waking) {
-                // The main thread is gone only when nothing can be kept any more.
-                let _ = orders
-                    .news
-                    .send(News::Remember(served.address(), Box::new(new)));
+            if let Some(new) = served.tick(&mut self.worker) {
+                tell(&self.waking, served.address(), new);
             }
         }
     }
@@ -669,9 +680,9 @@ impl Server {
     }
 
     fn losses(&mut self) -> Losses {
-        let stats = self.worker.stats();
+        let (stats, fair) = (self.worker.stats(), self.worker.fair_stats());
         Losses {
-            unanswered: stats.no_buffer + stats.responses_lost,
+            unanswered: stats.no_buffer + stats.responses_lost + fair.queue_full + fair.room_full,
             ..self.seats.losses(&mut self.worker)
         }
     }
@@ -699,6 +710,16 @@ impl Server {
         };
         let now = self.start.elapsed();
         report::report(number, now, &self.exports, &self.seats, &mut self.worker)
+    }
+}
+
+/// Tells the main thread what is to be kept.
+fn tell(waking: &Waking, address: Address, remembered: Remembered) {
+    if let Waking::Orders(orders) = waking {
+        // It is gone only when nothing can be kept any more.
+        let _ = orders
+            .news
+            .send(News::Remember(address, Box::new(remembered)));
     }
 }
 

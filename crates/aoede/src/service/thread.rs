@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -22,13 +23,6 @@ const ALIGNMENT: usize = 4096;
 /// Operations of volumes that are not requests, of all exports together: writing behind, reading
 /// ahead, syncs. Who finds no room waits for a completion.
 const OWN_OPERATIONS: usize = 1024;
-
-/// A worker, as the main thread holds it.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    sender: OrderSender,
-    thread: JoinHandle<()>,
-}
 
 /// Gives a worker its orders.
 #[derive(Clone, Debug)]
@@ -52,38 +46,31 @@ pub(crate) struct Setup {
     pub(crate) news: UnboundedSender<News>,
 }
 
-impl Handle {
-    /// Starts a worker that serves nothing, and takes no frame before [`Order::Begin`].
-    ///
-    /// # Errors
-    /// No thread, or no descriptor.
-    pub(crate) fn spawn(setup: Setup) -> io::Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let wake = Arc::new(eventfd(0, flags)?);
-        let (orders, receiver) = mpsc::channel();
-        let sender = OrderSender {
-            orders,
-            wake: Arc::clone(&wake),
-        };
-        let thread = thread::Builder::new()
-            .name(format!("worker-{}", setup.number))
-            .spawn(move || {
-                let (number, news) = (setup.number, setup.news.clone());
-                let ended = run(setup, receiver, wake);
-                // If the main thread is gone there is nobody to tell.
-                let _ = news.send(News::Ended(number, ended));
-            })?;
-        Ok(Self { sender, thread })
-    }
-
-    pub(crate) fn sender(&self) -> &OrderSender {
-        &self.sender
-    }
-
-    /// Waits for its end, which somebody has ordered.
-    pub(crate) fn join(self) -> thread::Result<()> {
-        self.thread.join()
-    }
+/// Starts a worker that serves nothing, and takes no frame before [`Order::Begin`]. Its end is told
+/// by [`News::Ended`], however it comes.
+///
+/// # Errors
+/// No thread, or no descriptor.
+pub(crate) fn spawn_worker(setup: Setup) -> io::Result<OrderSender> {
+    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+    let wake = Arc::new(eventfd(0, flags)?);
+    let (orders, receiver) = mpsc::channel();
+    let sender = OrderSender {
+        orders,
+        wake: Arc::clone(&wake),
+    };
+    let (number, news) = (setup.number, setup.news.clone());
+    thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || {
+            // Nothing of it is used afterwards.
+            let run = AssertUnwindSafe(|| run(setup, receiver, wake));
+            let ended = catch_unwind(run)
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("worker {number} has panicked")));
+            // If the main thread is gone there is nobody to tell.
+            let _ = news.send(News::Ended(number, ended));
+        })?;
+    Ok(sender)
 }
 
 impl OrderSender {
@@ -111,7 +98,7 @@ fn run(setup: Setup, orders: mpsc::Receiver<Order>, wake: Arc<OwnedFd>) -> anyho
         start: setup.start,
         waking: Waking::Orders(Orders {
             number: setup.number,
-            orders,
+            receiver: orders,
             wake,
             news: setup.news,
         }),

@@ -8,9 +8,12 @@
 //!
 //! One admitted frame takes one buffer of the pool and keeps it until its response is sent:
 //! a write's payload is copied into the buffer, a read's is put there by the device, and the
-//! response header is written in front of it. So the pool bounds everything. With no buffer free
-//! the worker leaves frames in the ring.
+//! response header is written in front of it. So the pool bounds everything. What cannot be served
+//! at once is copied out of the ring and waits for its turn, so that nobody greedy is in front of
+//! everybody ([`fair`]).
 
+pub mod fair;
+mod intake;
 mod latencies;
 mod pending;
 mod seat_set;
@@ -22,17 +25,21 @@ use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use aoede_disk::{
-    Buffer, DiskError, Done, Engine, FileId, Operation, Pool, Recovered, RequestKind, SECTOR_BYTES,
-    Shadow, ShadowError, ShadowEvent, ShadowFiles, ShadowStatus, Volume,
+    Buffer, DiskError, Done, Engine, FileId, Operation, Pool, Recovered, SECTOR_BYTES, Shadow,
+    ShadowError, ShadowEvent, ShadowFiles, ShadowStatus, Volume,
 };
 use aoede_link::{Outgoing, Port};
 use aoede_target::{
-    Action, AddressTaken, Arrival, DeviceFailure, Exports, IgnoreReason, Outcome, PortFacts, Queue,
-    Target, WriteReplies, merge_write_response,
+    AddressTaken, Arrival, DeviceFailure, Exports, IgnoreReason, PortFacts, Queue, Target,
+    WriteReplies, merge_write_response,
 };
 use aoede_wire::{Command, MacAddr};
 
+use crate::control::config::Limits;
+use fair::{Fair, FairStats, Frames, Head, cost};
+use intake::{Asked, Intake};
 pub use latencies::ExportLatencies;
+use latencies::Work;
 use pending::{Pending, PendingTable};
 pub use seat_set::{MAX_SEATS, SeatSet};
 use served::Served;
@@ -56,6 +63,11 @@ const MOST_WHILE_BUSY: usize = 16;
 /// Responses that were held and are sent in one turn: a part at a time, so that frames get buffers
 /// meanwhile.
 const HELD_PER_TURN: usize = 16;
+
+/// Frames that may wait, for each buffer,
+const WAITING_PER_BUFFER: usize = 4;
+/// and so many at least.
+const LEAST_WAITING: usize = 256;
 
 /// What an empty seat's port is like; no frame comes from it.
 const NO_PORT: PortFacts = PortFacts {
@@ -163,6 +175,10 @@ pub struct Worker<P, E> {
     first_seat: usize,
     /// Write responses of this turn, in the outboxes.
     write_replies: WriteReplies,
+    /// Whose turn it is,
+    fair: Fair,
+    /// and the frames that wait for theirs.
+    frames: Frames,
 }
 
 impl<P, E> std::fmt::Debug for Worker<P, E> {
@@ -181,6 +197,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// The pool's buffers must have at least [`HEAD_BYTES`] of headroom.
     pub fn new(engine: E, pool: Pool, seats: usize) -> Self {
         let buffers = pool.shape().count;
+        let frame_bytes = HEAD_BYTES + pool.shape().data_bytes;
+        let waiting = (buffers * WAITING_PER_BUFFER).max(LEAST_WAITING);
         let seats = seats.min(MAX_SEATS);
         Self {
             seats: std::iter::repeat_with(|| Seat::empty(buffers))
@@ -198,6 +216,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             last_error: None,
             first_seat: 0,
             write_replies: WriteReplies::new(buffers),
+            fair: Fair::new(waiting, buffers),
+            frames: Frames::new(waiting, frame_bytes),
         }
     }
 
@@ -234,7 +254,13 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         // No frame makes it grow.
         self.active.reserve(self.disks.len() - self.active.len());
         self.find_owned(export);
+        self.fair.set_export(export, serving.requests.into());
         Ok(export)
+    }
+
+    /// An export's limits from now on.
+    pub fn set_limits(&mut self, export: usize, limits: Limits) {
+        self.fair.set_limits(export, limits);
     }
 
     /// Serves an export on these seats from now on. Frames from others are ignored, and counted.
@@ -255,6 +281,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// the disk lets us. A shadow stops where it is. [`Self::is_closed`] tells when.
     pub fn begin_close(&mut self, export: usize, now: Duration) {
         self.forget_announcements(export);
+        self.fair.forget_export(export);
         if let Some(disk) = self.wake(export) {
             disk.begin_close(now);
         }
@@ -293,6 +320,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
 
     /// Plugs a port into a seat, or with `None` takes it out; what waited there is dropped.
     pub fn set_port(&mut self, seat: usize, port: Option<P>) {
+        self.fair.forget_seat(seat);
         if let Some(seat) = self.seats.get_mut(seat) {
             self.stats.responses_lost += seat.outbox.len() as u64;
             seat.outbox.clear();
@@ -345,6 +373,11 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// Counters so far.
     pub fn stats(&self) -> WorkerStats {
         self.stats
+    }
+
+    /// Frames that had to wait for their turn, and those that were dropped instead.
+    pub fn fair_stats(&self) -> FairStats {
+        self.fair.stats()
     }
 
     /// The latest device error, once, and whose it is.
@@ -490,7 +523,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         let held = self.exports.poll_timeout().filter(|_| self.pool.free() > 0);
         let disks = self.active_disks();
         let disks = disks.filter_map(|disk| disk.volume.poll_timeout());
-        disks.chain(held).min()
+        let limits = self.fair.poll_timeout().filter(|_| self.pool.free() > 0);
+        disks.chain(held).chain(limits).min()
     }
 
     /// The engine, to attach files to.
@@ -518,11 +552,12 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         self.disk(export).is_some_and(|disk| !disk.volume.is_idle())
     }
 
-    /// Whether there is a buffer for another frame of a seat: if not, waiting for one makes no
-    /// sense.
+    /// Whether another frame of a seat would be taken from its ring: if not, waiting for one makes
+    /// no sense.
     pub fn takes_frames(&self, seat: usize) -> bool {
-        let held = self.seats.get(seat).map(|s| s.outbox.len() + s.pending);
-        self.pool.free() > 0 && held.is_some_and(|held| held < self.buffers_for_a_seat())
+        let most = self.buffers_for_a_seat();
+        let can_answer = |seat: &Seat<P>| seat.outbox.len() < most;
+        self.fair.takes_frames(seat) && self.seats.get(seat).is_some_and(can_answer)
     }
 
     /// Announces every export of a seat on its port, with the next turns (§4.4 of the protocol).
@@ -559,6 +594,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// # Errors
     /// The engine failed as a whole; single operations that fail are answered, not reported here.
     pub fn turn(&mut self, now: Duration) -> io::Result<bool> {
+        self.fair.handle_time(now);
         let mut busy = self.send_held(now);
         // Operations that no request waits for, such as writing behind, make nobody slow.
         let batch = match self.engine.in_flight().min(self.pending.len()) {
@@ -566,9 +602,13 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             busy => (busy / PART_OF_THE_BUSY).clamp(LEAST_WHILE_BUSY, MOST_WHILE_BUSY),
         };
         let seats = self.seats.len();
-        for seat in (self.first_seat..seats).chain(0..self.first_seat) {
+        for seat in 0..seats {
             busy |= self.send_announcements(seat);
-            busy |= self.receive(seat, batch, now);
+        }
+        let served = self.serve_waiting(batch, now);
+        busy |= served > 0;
+        for seat in (self.first_seat..seats).chain(0..self.first_seat) {
+            busy |= self.receive(seat, batch - served, now);
         }
         self.first_seat = (self.first_seat + 1) % seats.max(1);
         busy |= self.run_disks(batch, now)?;
@@ -583,6 +623,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
     /// # Errors
     /// As for [`turn`](Self::turn).
     pub fn drain(&mut self, now: Duration) -> io::Result<bool> {
+        self.fair.handle_time(now);
         let mut busy = self.send_held(now);
         busy |= self.run_disks(FRAMES_PER_TURN, now)?;
         for seat in &mut self.seats {
@@ -591,7 +632,71 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         Ok(busy)
     }
 
-    /// Frames of one port, up to `batch` and as many as there are buffers for.
+    /// Frames that waited and whose turn it is, up to `batch`. Returns how many.
+    fn serve_waiting(&mut self, batch: usize, now: Duration) -> usize {
+        let most = self.buffers_for_a_seat();
+        let mut served = 0;
+        while served < batch {
+            let (seats, disks) = (&self.seats, &self.disks);
+            let has_room = |head: &Head| {
+                let disk = head.export().filter(|_| head.needs_disk());
+                let disk = disk.and_then(|export| disks.get(export)?.as_ref());
+                !disk.is_some_and(Served::is_full)
+            };
+            let can_answer = |seat: usize| {
+                let seat = seats.get(seat);
+                seat.is_some_and(|seat| seat.outbox.len() + seat.pending < most)
+            };
+            let free = self.pool.free();
+            let turn = self.fair.next(free, has_room, can_answer);
+            let Some(turn) = turn else { break };
+            served += 1;
+            let Some(Seat {
+                facts,
+                outbox,
+                pending,
+                ..
+            }) = self.seats.get_mut(turn.seat)
+            else {
+                self.fair.release(&turn);
+                continue;
+            };
+            // Seen before, but not of these exports, perhaps, nor with these facts.
+            let screened = self.exports.screen(facts, self.frames.get(turn.place));
+            if let Ok((frame, selection)) = screened {
+                let asked = Asked {
+                    arrival: Arrival {
+                        now,
+                        port: *facts,
+                        seat: turn.seat,
+                        queue: turn.queue,
+                    },
+                    came: turn.came,
+                    sender: turn.head.sender,
+                    frame,
+                    selection,
+                };
+                let mut intake = Intake {
+                    exports: &mut self.exports,
+                    disks: &mut self.disks,
+                    active: &mut self.active,
+                    pool: &self.pool,
+                    table: &mut self.pending,
+                    fair: &mut self.fair,
+                    stats: &mut self.stats,
+                    outbox,
+                    pending,
+                    most,
+                };
+                intake.serve(asked);
+            }
+            self.fair.release(&turn);
+        }
+        served
+    }
+
+    /// Frames of one port. Up to `batch` are served; with others there, the rest is looked at, too,
+    /// and waits for its turn.
     fn receive(&mut self, seat_index: usize, batch: usize, now: Duration) -> bool {
         let most = self.buffers_for_a_seat();
         let Some(Seat {
@@ -606,14 +711,33 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         else {
             return false;
         };
+        let mut intake = Intake {
+            exports: &mut self.exports,
+            disks: &mut self.disks,
+            active: &mut self.active,
+            pool: &self.pool,
+            table: &mut self.pending,
+            fair: &mut self.fair,
+            stats: &mut self.stats,
+            outbox,
+            pending,
+            most,
+        };
         let mut arrival = Arrival {
             now,
             port: *facts,
             seat: seat_index,
             queue: Queue::default(),
         };
-        let mut taken = 0;
-        while taken < batch && self.pool.free() > 0 && outbox.len() + *pending < most {
+        let (mut taken, mut served) = (0, 0);
+        while taken < FRAMES_PER_TURN
+            && intake.outbox.len() < most
+            && intake.fair.takes_frames(seat_index)
+        {
+            let is_over = served >= batch;
+            if is_over && !intake.fair.is_shared() {
+                break;
+            }
             let Some(bytes) = port.receive() else { break };
             taken += 1;
             let bytes = if Command::of_frame(bytes) == Some(Command::Extension) {
@@ -630,60 +754,44 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
                 bytes
             };
             // What is no request for us is counted by its reason.
-            let Ok((frame, mut selection)) = self.exports.screen(facts, bytes) else {
+            let Ok((frame, selection)) = intake.exports.screen(facts, bytes) else {
                 continue;
             };
-            while let Some((export, target)) = self.exports.next(&mut selection) {
-                let Some(disk) = self.disks.get_mut(export).and_then(Option::as_mut) else {
-                    continue;
-                };
-                if let Some(reason) = disk.refuses(seat_index, frame.header.command) {
-                    target.count_ignored(reason);
-                    continue;
+            let header = &frame.header;
+            let export = if header.address.is_wildcard() {
+                None
+            } else {
+                intake.exports.index_of(header.address)
+            };
+            if export.is_some_and(|export| intake.refuses(export, seat_index)) {
+                continue;
+            }
+            let head = intake.fair.look(export, header.source, bytes);
+            let is_full = export.is_some_and(|export| head.needs_disk() && intake.is_full(export));
+            let has_room = !is_over && !is_full && intake.has_room();
+            if has_room && intake.fair.admits(&head, intake.pool.free()) {
+                served += 1;
+                intake.serve(Asked {
+                    arrival,
+                    came: now,
+                    sender: head.sender,
+                    frame,
+                    selection,
+                });
+                continue;
+            }
+            let kept = intake
+                .fair
+                .keep(head, seat_index, arrival.queue, cost(bytes));
+            let dropped = match kept {
+                Some(kept) => {
+                    self.frames.put(kept.place, bytes);
+                    kept.dropped
                 }
-                let Some(mut buffer) = self.pool.take() else {
-                    self.stats.no_buffer += 1;
-                    break;
-                };
-                let mut intake = Intake {
-                    seat: seat_index,
-                    outbox,
-                    pending,
-                    disk,
-                    started: false,
-                    table: &mut self.pending,
-                    now,
-                };
-                match target.handle_frame(&arrival, &frame, buffer.with_head_mut(HEAD_BYTES)) {
-                    Outcome::Hold(hold) => {
-                        self.exports
-                            .hold(export, hold, buffer.with_head(HEAD_BYTES));
-                    }
-                    Outcome::Reads(mut reads) => {
-                        let mut first = Some(buffer);
-                        while reads.left() > 0 {
-                            let free = intake.outbox.len() + *intake.pending < most;
-                            let another = || free.then(|| self.pool.take()).flatten();
-                            let Some(mut buffer) = first.take().or_else(another) else {
-                                self.stats.no_buffer += reads.left() as u64;
-                                break;
-                            };
-                            if intake.disk.is_full() {
-                                let left = reads.left() as u64;
-                                target.count_ignored_times(IgnoreReason::Busy, left);
-                                break;
-                            }
-                            let out = buffer.with_head_mut(HEAD_BYTES);
-                            if let Some(outcome) = target.next_read(&arrival, &mut reads, out) {
-                                intake.take(outcome, buffer, target.is_write_cache_on());
-                            }
-                        }
-                    }
-                    outcome => intake.take(outcome, buffer, target.is_write_cache_on()),
-                }
-                if intake.started {
-                    note_work(disk, export, &mut self.active);
-                }
+                None => export,
+            };
+            if let Some(target) = dropped.and_then(|export| intake.exports.get_mut(export)) {
+                target.count_ignored(IgnoreReason::Busy);
             }
         }
         port.release();
@@ -812,6 +920,12 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             return;
         };
         let Pending { request, seat, .. } = pending;
+        let is_read = match pending.work {
+            Work::Read => Some(true),
+            Work::Write => Some(false),
+            Work::Flush | Work::Trim => None,
+        };
+        self.fair.handle_done(pending.ticket, export, is_read);
         if let Some(disk) = self.disk_mut(export) {
             disk.worked = true;
             let latency = now.saturating_sub(pending.began);
@@ -940,77 +1054,10 @@ impl WorkerStats {
     }
 }
 
-/// Where the outcomes of one frame at one export go.
-struct Intake<'w> {
-    seat: usize,
-    /// Of the seat.
-    outbox: &'w mut Vec<Response>,
-    pending: &'w mut usize,
-    disk: &'w mut Served,
-    /// A request went to the disk.
-    started: bool,
-    table: &'w mut PendingTable,
-    now: Duration,
-}
-
-impl Intake<'_> {
-    /// Files what a target made of one request; `cache_on` is its write cache.
-    fn take(&mut self, outcome: Outcome<'_>, mut buffer: Buffer, cache_on: bool) {
-        match outcome {
-            Outcome::Respond(len) => self.outbox.push(Response { buffer, len }),
-            Outcome::Disk(admitted) => {
-                let kind = request_kind(admitted.action, cache_on);
-                let asked = Pending {
-                    request: admitted.request,
-                    seat: self.seat,
-                    work: kind.into(),
-                    began: self.now,
-                };
-                let started = fill(&mut buffer, admitted.data)
-                    && self.disk.start(self.now, kind, buffer, asked, self.table);
-                self.started |= started;
-                *self.pending += usize::from(started);
-            }
-            // Counted by the target; the buffer goes back to the pool.
-            _ => {}
-        }
-    }
-}
-
-/// What the volume is asked for. With the write cache on, or where the initiator permits it, a
-/// change may be acknowledged early.
-fn request_kind(action: Action, cache_on: bool) -> RequestKind {
-    match action {
-        Action::Read { lba, sectors } => RequestKind::Read { lba, sectors },
-        Action::Write {
-            lba,
-            sectors,
-            asynchronous,
-        } => RequestKind::Write {
-            lba,
-            sectors,
-            early: cache_on || asynchronous,
-        },
-        Action::Flush => RequestKind::Flush,
-        Action::Trim { blocks } => RequestKind::Trim {
-            blocks,
-            early: cache_on,
-        },
-    }
-}
-
 /// Puts an export into the list of the active, if it is not there.
 fn note_work(disk: &mut Served, export: usize, active: &mut Vec<usize>) {
     disk.worked = true;
     if !std::mem::replace(&mut disk.active, true) {
         active.push(export);
     }
-}
-
-/// Copies a request's data into its buffer; whether it fits. The target admits no more than
-/// `PortFacts::max_sectors`, which the buffers hold.
-fn fill(buffer: &mut Buffer, data: &[u8]) -> bool {
-    let room = buffer.data_mut().get_mut(..data.len());
-    debug_assert!(room.is_some(), "{} bytes exceed a buffer", data.len());
-    room.map(|room| room.copy_from_slice(data)).is_some()
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use aoede_disk::RequestId;
 use aoede_target::Request;
 
+use super::fair::Ticket;
 use super::latencies::Work;
 
 /// What is needed to answer a request when the disk is done.
@@ -16,6 +17,7 @@ pub(super) struct Pending {
     pub(super) work: Work,
     /// The turn that took its frame.
     pub(super) began: Duration,
+    pub(super) ticket: Ticket,
 }
 
 /// A fixed number of places, each free or with a request in it.

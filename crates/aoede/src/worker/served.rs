@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use aoede_disk::{Buffer, Completion, DeviceOp, DiskRequest, Engine, FileId, RequestKind, Volume};
 use aoede_target::IgnoreReason;
-use aoede_wire::Command;
 
 use super::latencies::ExportLatencies;
 use super::pending::{Pending, PendingTable};
@@ -66,14 +65,11 @@ impl Served {
     }
 
     /// Why a frame that came in by this seat is not for this export, if so.
-    pub(super) fn refuses(&self, seat: usize, command: Command) -> Option<IgnoreReason> {
+    pub(super) fn refuses(&self, seat: usize) -> Option<IgnoreReason> {
         if !self.serving.seats.contains(seat) {
             return Some(IgnoreReason::Interface);
         }
-        if self.closing.is_some() {
-            return Some(IgnoreReason::Closing);
-        }
-        (command == Command::Ata && self.is_full()).then_some(IgnoreReason::Busy)
+        self.closing.is_some().then_some(IgnoreReason::Closing)
     }
 
     /// Whether as many requests are with the volume as may be.

@@ -15,11 +15,12 @@ use tempfile::TempDir;
 
 pub(crate) const E1_1: Address = Address { shelf: 1, slot: 1 };
 pub(crate) const SECTORS: u64 = 4096;
-pub(crate) const BUFFERS: usize = 8;
+pub(crate) const BUFFERS: usize = REQUESTS as usize;
+const REQUESTS: u16 = 8;
 /// On every seat, with every buffer.
 pub(crate) const SERVING: Serving = Serving {
     seats: SeatSet::ALL,
-    requests: BUFFERS as u16,
+    requests: REQUESTS,
 };
 /// When nothing depends on the time.
 pub(crate) const NOW: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! Frames by their bytes, from the specification alone: what the simulation reads and forges.
 
-use aoede_wire::MacAddr;
+use aoede_wire::{Checksum, MacAddr};
 
 use crate::draw::SECTOR;
 
@@ -84,6 +84,20 @@ pub(crate) fn reads(frame: &[u8]) -> Vec<(u32, u64, u64)> {
     reads
 }
 
+/// The tags of all requests that a frame answers: write responses may share one (§18.1).
+pub(crate) fn answered_tags(frame: &[u8]) -> Vec<u32> {
+    if !is_response(frame) {
+        return Vec::new();
+    }
+    let mut tags = vec![tag(frame)];
+    let is_write = is_ata(frame) && frame[24] & 1 != 0 && frame.len() > DATA;
+    let further = if is_write { frame[DATA] } else { 0 };
+    let entries = frame.get(DATA + 1..).unwrap_or_default();
+    let entries = entries.chunks_exact(16).take(further.into());
+    tags.extend(entries.map(|entry| u32::from_be_bytes(entry[..4].try_into().unwrap())));
+    tags
+}
+
 /// Whether an extension table asks for tags to be tracked.
 pub(crate) fn begins_window(frame: &[u8]) -> bool {
     let name = b"tag_inc_be\0";
@@ -130,4 +144,24 @@ pub(crate) fn success(request: &[u8]) -> Vec<u8> {
     frame[27] = 0x40;
     frame.resize(60, 0);
     frame
+}
+
+/// Gives a write cache another number, if the frame is an IDENTIFY response that tells one
+/// (protocol.md §3.6). A checksum may follow it.
+pub(crate) fn number_cache(frame: &mut [u8], number: u64, checksum: Option<Checksum>) {
+    let at = |word: usize| DATA + 2 * word;
+    let tells = is_ata(frame) && is_response(frame) && frame.len() >= DATA + SECTOR;
+    if !tells || frame[at(129)..at(131)] != *b"oAdE" || frame[at(255)] != 0xA5 {
+        return;
+    }
+    frame[at(131)..at(135)].copy_from_slice(&number.to_le_bytes());
+    frame[at(255) + 1] = 0;
+    let sum = frame[DATA..DATA + SECTOR]
+        .iter()
+        .fold(0, |sum: u8, byte| sum.wrapping_add(*byte));
+    frame[at(255) + 1] = sum.wrapping_neg();
+    if let (Some(checksum), Some(_)) = (checksum, frame.get(DATA + SECTOR + 3)) {
+        let sum = checksum.of(&frame[24..DATA + SECTOR]);
+        frame[DATA + SECTOR..DATA + SECTOR + 4].copy_from_slice(&sum);
+    }
 }

@@ -30,6 +30,7 @@
 //!   asked, or one that was under way since: never an older one, none of another sector, nothing
 //!   that was never written (`model.rs`).
 //! - A response to a read shows each write that came in one frame whole or not at all (`middle.rs`).
+//!   Writes of one MAC take effect in the order in which the target took them from its ring.
 //! - After the target's end its disk holds what was acknowledged by a write-through target, and what
 //!   was flushed, or what was written later.
 //! - A write that failed, was given up, or whose initiator died, has happened or not. It happens

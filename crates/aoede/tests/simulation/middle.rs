@@ -48,6 +48,8 @@ pub(crate) struct Tap {
     pub(crate) taken: Vec<Taken>,
     /// By number: frames of one write as the target took them.
     pieces: BTreeMap<u32, Vec<Piece>>,
+    /// Number and first sector of such frames, by MAC and tag.
+    writes: BTreeMap<(MacAddr, u32), (u32, u64)>,
     /// Reads that the target took, by MAC and tag.
     reads: BTreeMap<(MacAddr, u32), (u64, u64)>,
     /// Copies of writes that the target took beyond the first.
@@ -79,6 +81,10 @@ struct Piece {
     sectors: u64,
     first: u64,
     last: u64,
+    /// `None` if copies came from several.
+    from: Option<MacAddr>,
+    /// When one of them was first answered.
+    answered: Option<u64>,
 }
 
 impl Tap {
@@ -99,6 +105,7 @@ impl Tap {
             target_life: 0,
             taken: Vec::new(),
             pieces: BTreeMap::new(),
+            writes: BTreeMap::new(),
             reads: BTreeMap::new(),
             repetitions: 0,
         }
@@ -205,12 +212,15 @@ impl Tap {
             .map(|(lba, stamp)| ((stamp >> 32) as u32, lba))
             .collect();
         if let Some((number, _)) = stamps.first() {
+            let key = (from, frame::tag(frame));
+            self.writes.insert(key, (*number, lba));
             let pieces = self.pieces.entry(*number).or_default();
             let known = pieces
                 .iter_mut()
                 .find(|piece| (piece.lba, piece.sectors) == (lba, sectors));
             if let Some(piece) = known {
                 piece.last = tick;
+                piece.from = piece.from.filter(|known| *known == from);
                 self.repetitions += 1;
             } else {
                 pieces.push(Piece {
@@ -218,6 +228,8 @@ impl Tap {
                     sectors,
                     first: tick,
                     last: tick,
+                    from: Some(from),
+                    answered: None,
                 });
             }
         }
@@ -235,6 +247,16 @@ impl Tap {
 
     /// No frame of a read shows a part of a write, and beside it what that write had replaced.
     fn target_answers(&mut self, frame: &[u8]) {
+        let tick = self.tick();
+        for tag in frame::answered_tags(frame) {
+            let Some((number, lba)) = self.writes.remove(&(frame::destination(frame), tag)) else {
+                continue;
+            };
+            let pieces = self.pieces.get_mut(&number).into_iter().flatten();
+            for piece in pieces.filter(|piece| piece.lba == lba) {
+                piece.answered.get_or_insert(tick);
+            }
+        }
         let key = (frame::destination(frame), frame::tag(frame));
         let Some(&(lba, sectors)) = self.reads.get(&key) else {
             return;
@@ -273,19 +295,25 @@ impl Tap {
         let range = piece.lba.max(lba)..(piece.lba + piece.sectors).min(lba + found.len() as u64);
         for other in range {
             let beside = found[(other - lba) as usize];
-            let last = self.last_taken(beside, other);
+            let is_newer = self.may_be_newer(beside, other, piece);
             assert!(
-                beside == number || last > piece.first,
+                beside == number || is_newer,
                 "write #{number} {TORN}: a read of one frame shows it in sector {at}, \
                  and the older #{beside} in sector {other}"
             );
         }
     }
 
-    fn last_taken(&self, number: u32, lba: u64) -> u64 {
+    /// Whether a write may have taken effect in a sector after this frame of another: those of one
+    /// MAC do so in the order in which they were taken, those of several while they are under way.
+    fn may_be_newer(&self, number: u32, lba: u64, than: &Piece) -> bool {
         let pieces = self.pieces.get(&number).into_iter().flatten();
-        let covering = pieces.filter(|piece| piece.covers(lba));
-        covering.map(|piece| piece.last).max().unwrap_or_default()
+        let mut covering = pieces.filter(|piece| piece.covers(lba));
+        covering.any(|piece| {
+            let in_order = piece.from.is_some() && piece.from == than.from;
+            let was_over = || piece.answered.is_some_and(|at| at < than.first);
+            piece.last > than.first || !in_order && !was_over()
+        })
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) const STALE: &str = "is stale";
 pub(crate) const MISPLACED: &str = "is that of sector";
 /// Bytes that nobody wrote.
 pub(crate) const DAMAGED: &str = "was never written";
+/// A flush was acknowledged, although an end of the target took what it covers.
+pub(crate) const FLUSHED: &str = "was flushed, and had been lost:";
 /// The target's end took what was promised.
 pub(crate) const LOST: &str = "the end of the target leaves";
 /// A part of one write, and another part older.
@@ -56,7 +58,14 @@ struct Entry {
     failed: bool,
     /// Acknowledged, and the target has not ended since.
     fresh: bool,
+    /// Its end has brought back what was there before, and its initiator, in that life, was not
+    /// told of it.
+    gone: Option<Owner>,
+    owner: Option<Owner>,
 }
+
+/// An initiator, and which of its lives.
+pub(crate) type Owner = (usize, u64);
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,6 +95,8 @@ impl Entry {
             stable: None,
             failed: false,
             fresh: false,
+            gone: None,
+            owner: None,
         }
     }
 
@@ -148,10 +159,24 @@ impl Model {
         }
     }
 
+    /// Whether a change of this sector is a trim.
+    pub(crate) fn is_trim(&self, number: u32, lba: u64) -> bool {
+        let mut entries = self.sectors[lba as usize].iter();
+        entries.any(|entry| entry.number == number && entry.zeros)
+    }
+
     /// It was acknowledged; `stable` tells whether that promises to keep it.
-    pub(crate) fn acknowledged(&mut self, tick: u64, number: u32, lbas: (u64, u64), stable: bool) {
+    pub(crate) fn acknowledged(
+        &mut self,
+        tick: u64,
+        owner: Owner,
+        number: u32,
+        lbas: (u64, u64),
+        stable: bool,
+    ) {
         for entry in self.entries(number, lbas) {
             entry.end = Some(tick);
+            entry.owner = Some(owner);
             entry.effective.get_or_insert(tick);
             entry.fresh = true;
             if stable {
@@ -206,14 +231,34 @@ impl Model {
         }
     }
 
-    /// A flush that was asked for at `asked` was acknowledged.
-    pub(crate) fn flushed(&mut self, tick: u64, asked: u64) {
-        for entry in self.sectors.iter_mut().flatten() {
-            let before = entry.fresh && entry.end.is_some_and(|end| end < asked);
-            if before && !entry.failed {
-                entry.stable.get_or_insert(tick);
+    /// A flush that was asked for at `asked` was acknowledged: everybody's changes are stable that
+    /// were acknowledged before by this target, and the asker's own by any.
+    pub(crate) fn flushed(&mut self, tick: u64, asked: u64, owner: Owner) {
+        for (lba, sector) in self.sectors.iter_mut().enumerate() {
+            for entry in sector {
+                if entry.failed || entry.end.is_none_or(|end| end >= asked) {
+                    continue;
+                }
+                assert!(
+                    entry.gone != Some(owner),
+                    "sector {lba}: {entry:?} {FLUSHED} asked at {asked}"
+                );
+                if entry.fresh {
+                    entry.stable.get_or_insert(tick);
+                }
             }
         }
+    }
+
+    /// A flush that was asked for at `asked` told of a loss. Whether there is one.
+    pub(crate) fn loss_told(&mut self, asked: u64, owner: Owner) -> bool {
+        let mut any = false;
+        for entry in self.sectors.iter_mut().flatten() {
+            if entry.end.is_some_and(|end| end < asked) {
+                any |= entry.gone.take_if(|gone| *gone == owner).is_some();
+            }
+        }
+        any
     }
 
     /// A read that was asked for at `asked` found these bytes.
@@ -254,10 +299,21 @@ impl Model {
                     describe(stamp)
                 );
             }
+            // A late copy of a write that was promised looks like it, and is not promised itself:
+            // then something else that was may be left by a power cut.
+            let is_certain = survivors.iter().all(|bytes| stamp_of(lba, bytes) == found);
             let was_promised = allowed(sector, lba, found, tick, promised)
+                .filter(|_| is_certain)
                 .and_then(|at| sector[at].stable)
                 .map(|_| tick);
+            // The latest that may have begun with what is there now.
+            let mut holds = sector.iter().filter(|entry| entry.stamp(lba) == found);
+            let since = holds.try_fold(0, |end, entry| Some(end.max(entry.end?)));
             for entry in sector.iter_mut() {
+                let replaced = since.is_some_and(|since| entry.begin > since);
+                if entry.fresh && replaced && !entry.failed {
+                    entry.gone = entry.owner;
+                }
                 entry.fresh = false;
             }
             // A write of its own, which replaces all others: but for those that are under way, and

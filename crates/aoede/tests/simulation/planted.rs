@@ -15,7 +15,7 @@ use aoede_wire::{Checksum, MacAddr};
 
 use crate::draw::SECTOR;
 use crate::frame;
-use crate::model::{DAMAGED, LOST, MISPLACED, STALE, TORN, UNANSWERED, first_stamp};
+use crate::model::{DAMAGED, FLUSHED, LOST, MISPLACED, STALE, TORN, UNANSWERED, first_stamp};
 
 /// Tags that nobody else uses.
 const OWN_TAGS: u32 = 0x4000_0000;
@@ -34,6 +34,8 @@ pub(crate) enum Planted {
     FailureIsDone,
     /// A flush is answered at once.
     FlushAtOnce,
+    /// A target that starts again has the number of the one before it.
+    NumberStays,
     /// Writes are acknowledged before they are stable.
     AckBeforeStable,
     /// A wrong checksum is taken for a right one.
@@ -52,16 +54,18 @@ pub(crate) enum Planted {
 }
 
 impl Planted {
-    pub(crate) const ALL: [(Self, &[&str]); 13] = [
+    pub(crate) const ALL: [(Self, &[&str]); 14] = [
         (Self::RemembersNothing, &[STALE]),
         (Self::ForgetsSoon, &[STALE]),
         (Self::DoesNotWrap, &[UNANSWERED]),
         (Self::OneWindowForAll, &[UNANSWERED, STALE, DAMAGED]),
         (Self::FailureIsDone, &[STALE]),
         (Self::FlushAtOnce, &[LOST]),
+        (Self::NumberStays, &[FLUSHED]),
         (Self::AckBeforeStable, &[LOST]),
         (Self::ChecksumIgnored, &[DAMAGED, STALE]),
-        (Self::EntriesMixedUp, &[MISPLACED]),
+        // Zeros do not tell which sector they are of.
+        (Self::EntriesMixedUp, &[MISPLACED, STALE]),
         (Self::TornReads, &[TORN]),
         (Self::RetagsRepetitions, &[STALE]),
         (Self::BelievesLateResponses, &[MISPLACED]),
@@ -279,6 +283,7 @@ impl Mistake {
                 self.failed.insert((to, tag));
             }
             Planted::TornReads => self.tear(to, tag, frame),
+            Planted::NumberStays => frame::number_cache(frame, 1, self.checksum),
             _ => {}
         }
     }

@@ -37,6 +37,7 @@ counters! {
     requests 50_000,
     failed 500,
     given_up 50,
+    losses_told 5,
     seconds 10_000,
     frames 100_000,
     repeated 1000,

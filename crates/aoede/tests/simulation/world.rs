@@ -76,6 +76,8 @@ enum What {
 pub(crate) struct World {
     scenario: Scenario,
     planted: Option<Planted>,
+    /// Targets that have begun so far.
+    targets: u64,
     random: Random,
     net: SimNet,
     disk: SimDisk<Buffer>,
@@ -147,6 +149,7 @@ impl World {
             model: Model::new(scenario.sectors),
             scenario,
             planted,
+            targets: 0,
             random,
             net,
             disk,
@@ -340,7 +343,7 @@ impl World {
                 Event::Done(done) => {
                     let waiting = life.waits.remove(&done.id);
                     let waiting = waiting.expect("a request ends once");
-                    self.done(&waiting, done.buffer.as_deref(), done.result.err());
+                    self.done(index, &waiting, done.buffer.as_deref(), done.result.err());
                 }
                 Event::Notice(Notice::VersionRefused) => self.begin_anew(index),
                 Event::Notice(_) => {}
@@ -353,7 +356,8 @@ impl World {
         any || readable
     }
 
-    fn done(&mut self, waiting: &Waiting, data: Option<&[u8]>, error: Option<Error>) {
+    fn done(&mut self, index: usize, waiting: &Waiting, data: Option<&[u8]>, error: Option<Error>) {
+        let owner = (index, self.initiators[index].lives);
         let tick = self.shared.borrow_mut().tick();
         let what = waiting.what;
         self.event(&[tick], || match &error {
@@ -362,6 +366,10 @@ impl World {
         });
         if let Some(error) = error {
             self.report.failed += 1;
+            if error == Error::CacheLost {
+                let told = self.model.loss_told(waiting.asked, owner);
+                self.report.losses_told += u64::from(told);
+            }
             self.judge(waiting, &error);
             if let What::Change(number, lba, sectors) = what {
                 self.model.failed(tick, number, (lba, sectors));
@@ -376,9 +384,9 @@ impl World {
             What::Change(number, lba, sectors) => {
                 let stable = !self.scenario.write_back;
                 self.model
-                    .acknowledged(tick, number, (lba, sectors), stable);
+                    .acknowledged(tick, owner, number, (lba, sectors), stable);
             }
-            What::Flush => self.model.flushed(tick, waiting.asked),
+            What::Flush => self.model.flushed(tick, waiting.asked, owner),
             What::Config => {
                 self.report.config_strings += 1;
                 // As the service does when a string has changed (§4.4).
@@ -393,9 +401,14 @@ impl World {
         match error {
             Error::Silent => {
                 self.report.given_up += 1;
-                // A flush is asked every half minute only, so that all of its few frames may be lost.
-                let excused = self.trouble + self.scenario.settings.give_up >= waiting.at
-                    || matches!(what, What::Flush);
+                // A flush or trim is asked every half minute only: all of its few frames may be lost.
+                let is_slow = match what {
+                    What::Flush => true,
+                    What::Change(number, lba, _) => self.model.is_trim(number, lba),
+                    _ => false,
+                };
+                let excused =
+                    self.trouble + self.scenario.settings.give_up >= waiting.at || is_slow;
                 assert!(
                     excused,
                     "{what:?} {UNANSWERED}, although the network has worked since {:?}",
@@ -403,6 +416,10 @@ impl World {
                 );
             }
             Error::Device { .. } if self.disk_fails => {}
+            Error::CacheLost => assert!(
+                self.scenario.write_back && self.targets > 1,
+                "{what:?} tells of a loss, and none was"
+            ),
             _ => assert!(
                 self.scenario.class == Class::Flips,
                 "{what:?} fails for no reason: {error}"
@@ -634,7 +651,9 @@ impl World {
             data_bytes: usize::from(MOST_SECTORS) * SECTOR,
             alignment: 512,
         });
+        self.targets += 1;
         let settings = TargetSettings {
+            cache_number: self.targets,
             buffer_count: scenario.buffers as u16,
             serial: "simulated".to_owned(),
             trim: if scenario.trims {

@@ -41,28 +41,43 @@ impl PhysicalBlocks {
     }
 }
 
-/// What the kernel says direct I/O needs; where it says nothing, the device's sector size.
-pub(super) fn alignment(file: &File, metadata: &Metadata) -> Alignment {
+/// What the kernel says of direct I/O on a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DirectIo {
+    /// It is to be had.
+    Told,
+    /// It is not: the kernel would take `O_DIRECT` and use the page cache all the same.
+    Not,
+    /// Nothing: the kernel is older than Linux 6.1, or the file system does not take part.
+    Untold,
+}
+
+/// Whether there is direct I/O, and what it needs; where the kernel does not say, the device's
+/// sector size.
+pub(super) fn direct_io(file: &File, metadata: &Metadata) -> (DirectIo, Alignment) {
     let smallest = |bytes: u32| bytes.max(512);
     let told = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
-    if let Ok(told) = told {
-        let known = told.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
-        if known && told.stx_dio_offset_align != 0 {
-            return Alignment {
-                memory: smallest(told.stx_dio_mem_align),
-                offset: smallest(told.stx_dio_offset_align),
-            };
-        }
+    let told = told
+        .ok()
+        .filter(|it| it.stx_mask & StatxFlags::DIOALIGN.bits() != 0);
+    if let Some(told) = told.filter(|told| told.stx_dio_offset_align != 0) {
+        let alignment = Alignment {
+            memory: smallest(told.stx_dio_mem_align),
+            offset: smallest(told.stx_dio_offset_align),
+        };
+        return (DirectIo::Told, alignment);
     }
+    let direct_io = told.map_or(DirectIo::Untold, |_| DirectIo::Not);
     let sector = if metadata.file_type().is_block_device() {
         rustix::fs::ioctl_blksszget(file).unwrap_or(512)
     } else {
         512
     };
-    Alignment {
+    let alignment = Alignment {
         memory: smallest(sector),
         offset: smallest(sector),
-    }
+    };
+    (direct_io, alignment)
 }
 
 /// Physical blocks as an export that starts at `base_bytes` sees them. Where the kernel says

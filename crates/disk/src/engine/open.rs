@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::geometry;
+use super::geometry::{self, DirectIo};
 pub use super::geometry::{Alignment, PhysicalBlocks};
 use super::lock::{self, Holder, Outcome};
 pub use super::open_error::{OpenError, OpenWarning};
@@ -54,7 +54,7 @@ pub struct OpenOptions {
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four facts that have nothing to do with each other"
+    reason = "facts that have nothing to do with each other"
 )]
 pub struct Backing {
     /// The open file; holds the locks.
@@ -88,6 +88,8 @@ pub struct Backing {
     pub lends: bool,
     /// Writes with RWF_DSYNC are durable.
     pub keeps_dsync: bool,
+    /// What is written with direct I/O is known not to go through the page cache.
+    pub truly_direct: bool,
     /// The device underneath makes single writes stable without a sync of all it holds ("force
     /// unit access").
     pub fua: bool,
@@ -107,7 +109,7 @@ impl Backing {
     pub fn stability(&self) -> Stability {
         match (self.io, self.in_memory) {
             (IoMode::Buffered | IoMode::Uncached, false) => Stability::Shared,
-            (IoMode::Direct, false) if !self.keeps_dsync => Stability::Shared,
+            (IoMode::Direct, false) if !self.keeps_dsync || !self.truly_direct => Stability::Shared,
             (IoMode::Direct, false) if !self.fua => Stability::Any,
             _ => Stability::Each,
         }
@@ -162,6 +164,12 @@ pub fn open_among(
 /// Magic number of FUSE. There the kernel takes RWF_DSYNC and forgets it in every asynchronous
 /// direct write: the file system below is never asked to sync.
 const FUSE_MAGIC: u32 = 0x6573_5546;
+
+/// Magic numbers of the file systems whose direct I/O is direct when the kernel says that there is
+/// some: ext4 and XFS. Others take the flag and write through the page cache without a word, where
+/// of a failure only one of several writes may be told: Btrfs those of files with checksums, ZFS,
+/// bcachefs and F2FS some, overlayfs what the file system below it does.
+const DIRECT_MAGICS: [u32; 2] = [0xEF53, 0x5846_5342];
 
 /// Magic numbers of file systems that live in memory (`statfs`).
 const MEMORY_MAGICS: [u32; 2] = [0x0102_1994, 0x8584_58F6];
@@ -230,9 +238,12 @@ impl Opening<'_> {
         let magic = rustix::fs::fstatfs(&file).ok().map(|fs| lock::magic(&fs));
         let in_memory = !block_device && magic.is_some_and(|magic| MEMORY_MAGICS.contains(&magic));
         let base_bytes = self.options.offset_sectors * SECTOR_BYTES;
+        let (direct_io, alignment) = geometry::direct_io(&file, &metadata);
+        let known = magic.is_some_and(|magic| DIRECT_MAGICS.contains(&magic));
+        let truly_direct = block_device || (known && direct_io == DirectIo::Told);
         let trial = Trial {
             file: &file,
-            alignment: geometry::alignment(&file, &metadata),
+            alignment,
             base_bytes,
             size_bytes: sectors.saturating_mul(SECTOR_BYTES),
         };
@@ -244,7 +255,7 @@ impl Opening<'_> {
             IoMode::Buffered => trial.buffered(),
             IoMode::Uncached => trial.uncached(&mut warnings),
             // Newer kernels take the flag for files in memory too; it means nothing there.
-            IoMode::Direct if in_memory => {
+            IoMode::Direct if in_memory || direct_io == DirectIo::Not => {
                 warnings.push(OpenWarning::NoDirectIo);
                 trial.buffered()
             }
@@ -266,6 +277,7 @@ impl Opening<'_> {
                 && in_memory
                 && metadata.blocks() >= bytes / 512,
             keeps_dsync: block_device || magic != Some(FUSE_MAGIC),
+            truly_direct,
             fua: geometry::fua(&metadata),
             rotational: geometry::rotational(&metadata),
             discard: !self.options.read_only && geometry::can_discard(&file, &metadata, bytes),

@@ -14,7 +14,7 @@ pub enum OpenWarning {
         tail_bytes: u64,
     },
     /// Buffered instead of direct I/O.
-    #[error("the file system has no direct I/O: using buffered I/O")]
+    #[error("the file system has no direct I/O for this file: using buffered I/O")]
     NoDirectIo,
     /// Buffered instead of direct I/O.
     #[error("direct I/O needs blocks of more than 4096 bytes here: using buffered I/O")]

@@ -72,7 +72,15 @@ impl Pool {
     ///
     /// # Errors
     /// No room in the address space.
-    pub fn cache(bytes: u64) -> io::Result<CachePages> {
+    pub fn cache(bytes: u64) -> io::Result<Vec<Buffer>> {
+        Ok(Self::cache_pages(bytes)?.collect())
+    }
+
+    /// The same, each made when it is asked for: so a large cache that nobody uses costs nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::cache`].
+    pub fn cache_pages(bytes: u64) -> io::Result<CachePages> {
         let count = usize::try_from(bytes).map_err(io::Error::other)? / PAGE_BYTES;
         if count == 0 {
             return Ok(CachePages(None));
@@ -83,7 +91,8 @@ impl Pool {
             data_bytes: PAGE_BYTES,
             alignment: PAGE_BYTES,
         };
-        Ok(CachePages(Some(Self::map(shape, MapFlags::empty(), 0)?)))
+        let pool = Self::map(shape, MapFlags::empty(), 0)?;
+        Ok(CachePages(Some(pool)))
     }
 
     fn map(shape: PoolShape, flags: MapFlags, pinned: usize) -> io::Result<Self> {
@@ -153,7 +162,7 @@ impl Pool {
     }
 }
 
-/// The pages of a cache that were not used yet.
+/// Pages for a cache, made by [`Pool::cache_pages`].
 #[derive(Debug)]
 pub struct CachePages(Option<Pool>);
 

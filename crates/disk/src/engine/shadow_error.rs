@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::open::OpenError;
+use crate::shadow::ShadowError;
 
 /// Why a shadow cannot be used. Says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +80,9 @@ pub enum ShadowFilesError {
     },
     /// In the middle.
     #[error(
-        "{path}: record {unit} is damaged and others follow, so writes would be lost; restore the \
-         file, or move both files away to go on without the writes since the freeze"
+        "{path}: record {unit} is damaged and others follow, or it is of blocks that the disk does \
+         not have, so writes would be lost; restore the file, or move both files away to go on \
+         without the writes since the freeze"
     )]
     Damaged {
         /// Of the map.
@@ -94,6 +96,9 @@ pub enum ShadowFilesError {
          go on without the writes since the freeze"
     )]
     DataMissing(PathBuf),
+    /// To read the map.
+    #[error(transparent)]
+    Memory(ShadowError),
     /// One of the two, as a file.
     #[error(transparent)]
     Open(OpenError),

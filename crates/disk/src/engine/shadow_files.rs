@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{Access, FallocateFlags, XattrFlags};
+use rustix::io::Errno;
 
 use super::open::{Backing, IoMode, OpenOptions, open};
 pub use super::shadow_error::ShadowFilesError;
@@ -64,19 +65,34 @@ pub fn find_shadow(
     image: &Backing,
     io: IoMode,
 ) -> Result<FoundShadow, ShadowFilesError> {
-    Place { path, image, io }.find()
+    let size_bytes = image.sectors.saturating_mul(SECTOR_BYTES);
+    let place = Place {
+        path,
+        image,
+        size_bytes,
+        io,
+    };
+    place.find()
 }
 
-/// Makes the files for a freeze.
+/// Makes the files for a freeze of a disk that has this size now, which may not be the one that its
+/// image had when it was opened.
 ///
 /// # Errors
 /// They exist already, or cannot be made.
 pub fn create_shadow(
     path: &Path,
     image: &Backing,
+    size_bytes: u64,
     io: IoMode,
 ) -> Result<ShadowFiles, ShadowFilesError> {
-    Place { path, image, io }.create()
+    let place = Place {
+        path,
+        image,
+        size_bytes,
+        io,
+    };
+    place.create()
 }
 
 /// The shadow without which an image is not what its initiators know, as far as the image tells.
@@ -99,13 +115,14 @@ impl ShadowFiles {
         Ok(free / (FIFTHS_FOR_DATA + 1) * FIFTHS_FOR_DATA)
     }
 
-    /// Removes the files, the map last: it says that the data is not needed. The room that they
-    /// take becomes free when the last descriptor is closed.
+    /// Removes the files, the map last: it says that the data is not needed. Before them the image's
+    /// mark, so that no power cut brings it back without them. The room that they take becomes free
+    /// when the last descriptor is closed.
     ///
     /// # Errors
     /// What the system said; what is left is removed at the next start.
     pub fn remove(&self, image: &Backing) -> io::Result<()> {
-        unmark(image);
+        unmark(image)?;
         remove(&self.data.path)?;
         remove(&self.map.path)?;
         sync_folder(&self.data.path)
@@ -115,6 +132,8 @@ impl ShadowFiles {
 struct Place<'a> {
     path: &'a Path,
     image: &'a Backing,
+    /// Of the export.
+    size_bytes: u64,
     io: IoMode,
 }
 
@@ -123,10 +142,6 @@ impl Place<'_> {
         let mut name = self.path.as_os_str().to_owned();
         name.push(".map");
         name.into()
-    }
-
-    fn image_bytes(&self) -> u64 {
-        self.image.sectors.saturating_mul(SECTOR_BYTES)
     }
 
     /// What the header has of the image's path: names are compared as they were given, since those
@@ -201,7 +216,7 @@ impl Place<'_> {
             map,
             freeze_id: header.freeze_id,
         };
-        self.mark();
+        step(&self.image.path, "marking it as frozen", self.mark())?;
         Ok(FoundShadow::Unfinished(Box::new(files), recovered))
     }
 
@@ -217,7 +232,7 @@ impl Place<'_> {
     fn check_image(&self, header: &Header) -> Result<(), ShadowFilesError> {
         let ours = Header {
             freeze_id: header.freeze_id,
-            image_bytes: self.image_bytes(),
+            image_bytes: self.size_bytes,
             base_bytes: self.image.base_bytes,
             path: self.image_path(),
         };
@@ -242,7 +257,7 @@ impl Place<'_> {
     }
 
     fn replay(map_path: &Path, file: File, header: &Header) -> Result<Replayed, ShadowFilesError> {
-        let mut replay = Replay::new(header);
+        let mut replay = Replay::new(header).map_err(ShadowFilesError::Memory)?;
         let mut reader = BufReader::with_capacity(1 << 16, file);
         let mut unit = [0; UNIT_BYTES];
         loop {
@@ -274,8 +289,8 @@ impl Place<'_> {
     fn grow_data(&self) -> Result<(), ShadowFilesError> {
         let grow = || {
             let file = File::options().write(true).open(self.path)?;
-            if file.metadata()?.len() < self.image_bytes() {
-                file.set_len(self.image_bytes())?;
+            if file.metadata()?.len() < self.size_bytes {
+                file.set_len(self.size_bytes)?;
                 file.sync_all()?;
             }
             Ok(())
@@ -293,7 +308,8 @@ impl Place<'_> {
     }
 
     fn discard(&self, map_path: &Path) -> Result<FoundShadow, ShadowFilesError> {
-        unmark(self.image);
+        let unmarked = unmark(self.image);
+        step(&self.image.path, "removing its mark", unmarked)?;
         step(self.path, "removing it", remove(self.path))?;
         step(map_path, "removing it", remove(map_path))?;
         step(self.path, "removing it", sync_folder(self.path))?;
@@ -305,11 +321,13 @@ impl Place<'_> {
         if exists(self.path)? || exists(&map_path)? {
             return Err(ShadowFilesError::Exists(self.path.to_owned()));
         }
-        let made = self.create_files(&map_path);
-        if made.is_ok() {
-            self.mark();
-        } else {
+        let made = self.create_files(&map_path).and_then(|files| {
+            step(&self.image.path, "marking it as frozen", self.mark())?;
+            Ok(files)
+        });
+        if made.is_err() {
             // The error at hand is the one to be told.
+            let _ = unmark(self.image);
             let _ = remove(self.path);
             let _ = remove(&map_path);
         }
@@ -319,7 +337,7 @@ impl Place<'_> {
     fn create_files(&self, map_path: &Path) -> Result<ShadowFiles, ShadowFilesError> {
         let header = Header {
             freeze_id: freeze_id(),
-            image_bytes: self.image_bytes(),
+            image_bytes: self.size_bytes,
             base_bytes: self.image.base_bytes,
             path: self.image_path(),
         };
@@ -339,7 +357,7 @@ impl Place<'_> {
                 .write(true)
                 .create_new(true)
                 .open(self.path)?;
-            file.set_len(self.image_bytes())?;
+            file.set_len(self.size_bytes)?;
             file.sync_all()?;
             sync_folder(self.path)
         };
@@ -351,12 +369,17 @@ impl Place<'_> {
         })
     }
 
-    /// Where that is impossible, people have to remember.
-    fn mark(&self) {
+    /// Notes in the image that it needs this shadow, on stable storage. Where that is impossible,
+    /// people have to remember.
+    fn mark(&self) -> io::Result<()> {
         let path = std::path::absolute(self.path);
         let path = path.unwrap_or_else(|_| self.path.to_owned());
         let path = path.as_os_str().as_bytes();
-        let _ = rustix::fs::fsetxattr(&self.image.file, MARK, path, XattrFlags::empty());
+        match rustix::fs::fsetxattr(&self.image.file, MARK, path, XattrFlags::empty()) {
+            Ok(()) => self.image.file.sync_all(),
+            Err(errno) if has_no_marks(self.image, errno) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Units are smaller than the blocks of some devices, so that the map is always written through
@@ -378,9 +401,20 @@ fn step<T>(path: &Path, doing: &'static str, result: io::Result<T>) -> Result<T,
     })
 }
 
-fn unmark(image: &Backing) {
-    // There may be none.
-    let _ = rustix::fs::fremovexattr(&image.file, MARK);
+/// Takes the mark away, on stable storage.
+fn unmark(image: &Backing) -> io::Result<()> {
+    match rustix::fs::fremovexattr(&image.file, MARK) {
+        // It may be gone from the page cache alone.
+        Ok(()) | Err(Errno::NODATA) => image.file.sync_all(),
+        Err(errno) if has_no_marks(image, errno) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether this is how the image says that it has no attributes: those of devices belong to the
+/// system, not to users.
+fn has_no_marks(image: &Backing, errno: Errno) -> bool {
+    errno == Errno::OPNOTSUPP || (errno == Errno::PERM && image.block_device)
 }
 
 /// Whether there is anything under that name, a link that leads nowhere included.

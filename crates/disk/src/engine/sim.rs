@@ -9,7 +9,8 @@
 //! - **Order.** An operation takes effect when it completes, some time after the
 //!   [`kick`](Engine::kick) that started it. Each takes a time of its own ([`Latency`]), so they
 //!   complete in any order.
-//! - **Stable or not.** A durable write is stable when it completes. A plain write and a discard
+//! - **Stable or not.** A durable write is stable when it completes; beside a sync, when that has
+//!   succeeded: of what makes a sync fail, Linux tells one of the two. A plain write and a discard
 //!   are seen by reads, and stable after a successful sync that was started after they completed.
 //! - **Short transfers** end anywhere, inside a sector too. What is counted of a sector that a
 //!   write has begun is not stored.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::BLOCK_BYTES;
+use crate::zeroed;
 
 /// Blocks from `first` up to, not including, `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,12 +112,11 @@ pub(super) struct Bitmap {
 const WORD: u64 = u64::BITS as u64;
 
 impl Bitmap {
-    /// All zero.
-    pub(super) fn new(blocks: u64) -> Self {
-        let words = usize::try_from(blocks.div_ceil(WORD)).unwrap_or(usize::MAX);
-        Self {
-            words: vec![0; words],
-        }
+    /// All zero; `None` if there is no memory for it.
+    pub(super) fn new(blocks: u64) -> Option<Self> {
+        let words = usize::try_from(blocks.div_ceil(WORD)).ok()?;
+        let words = zeroed::words(words)?;
+        Some(Self { words })
     }
 
     pub(super) fn get(&self, block: u64) -> bool {
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn bits_are_set_counted_found_and_cleared_across_words() {
-        let mut bits = Bitmap::new(200);
+        let mut bits = Bitmap::new(200).unwrap();
         assert_eq!(bits.find(blocks(0, 200), true), None);
         assert_eq!(bits.set(blocks(60, 130)), 70);
         assert_eq!(bits.set(blocks(129, 131)), 1);
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(bits.clear(blocks(0, 128)), 68);
         assert_eq!(bits.find(blocks(0, 200), true), Some(128));
 
-        let mut others = Bitmap::new(200);
+        let mut others = Bitmap::new(200).unwrap();
         others.set(blocks(129, 130));
         assert_eq!(bits.count_without(blocks(0, 200), &others), 2);
         // Beyond its end nothing is set, and nothing breaks.

@@ -1,6 +1,8 @@
 //! Reads, writes and discards: which file each part goes to, and what its end means.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+use super::Planted;
 use super::blocks::Blocks;
 use super::slot::{Advance, Piece, Slot, Stage};
 use super::status::ShadowEvent;
@@ -61,7 +63,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
                     Admission::Refused(Errno::IO)
                 };
             }
-            return if self.merge.holds(blocks) {
+            let held = self.merge.holds(blocks);
+            #[cfg(test)]
+            let held = held && self.planted != Some(Planted::WriteAmidMerge);
+            return if held {
                 Admission::Held
             } else {
                 Admission::Granted(0)
@@ -95,6 +100,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
     pub(super) fn next_piece(&self, slot: &Slot<B>) -> (ShadowFile, u64) {
         let (start, end) = slot.rest();
         let to_shadow = matches!(self.phase, Phase::Frozen | Phase::Settling);
+        #[cfg(test)]
+        match self.planted {
+            Some(Planted::WriteToImage) if slot.is_change() => return (ShadowFile::Image, end),
+            Some(Planted::ReadFromImage) if !slot.is_change() => return (ShadowFile::Image, end),
+            _ => {}
+        }
         if slot.is_change() && to_shadow {
             return (ShadowFile::Data, end);
         }
@@ -172,6 +183,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
         } else if slot.suspect {
             self.journal.suspect(blocks);
         } else if dirtied > 0 || self.journal.is_suspect(blocks) {
+            #[cfg(test)]
+            if self.planted == Some(Planted::RecordBeforeSync) {
+                return self.journal.wrote_durably(blocks);
+            }
             self.journal.wrote(blocks);
         }
     }
@@ -186,6 +201,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
             return;
         }
         let result = Ok(transferred(slot));
+        #[cfg(test)]
+        if self.planted == Some(Planted::AckBeforeRecord) {
+            slot.unrecorded = false;
+        }
         if slot.unrecorded && self.journal.is_recording(slot.blocks()) {
             slot.stage = Stage::Recording;
             self.journal.want();

@@ -33,9 +33,9 @@
 //! [`poll_event`](Shadow::poll_event) until they give nothing.
 //!
 //! Limits: [`ShadowSettings::capacity`] operations, each with at most one operation on a file at a
-//! time, and three more of its own. Freeze and resume allocate two bits for each block (64 MiB for
-//! 1 TiB, of which the kernel gives the pages that are used); nothing else allocates after
-//! [`Shadow::new`].
+//! time, and three more of its own. Freeze and resume take two bits for each block (64 MiB for
+//! 1 TiB, of which the kernel gives the pages that are used), or refuse if there is no memory for
+//! them; nothing else allocates after [`Shadow::new`].
 #![forbid(unsafe_code)]
 
 mod blocks;
@@ -167,6 +167,34 @@ pub struct Shadow<B> {
     automatic: bool,
     /// To thaw when full has failed, and is not tried again.
     automatic_failed: bool,
+    #[cfg(test)]
+    planted: Option<Planted>,
+}
+
+/// A mistake built in, for the simulation to find.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Planted {
+    /// A freeze does not wait for the writes that are under way.
+    FreezeAmidWrites,
+    /// It does not sync the image.
+    FreezeUnsynced,
+    /// What is written while the disk is frozen goes to the image.
+    WriteToImage,
+    /// Reads forget that there is a shadow.
+    ReadFromImage,
+    /// A durable write is answered before the map has its record.
+    AckBeforeRecord,
+    /// The map records what is not stable.
+    RecordBeforeSync,
+    /// A sync that failed counts as one.
+    IgnoreFailedSync,
+    /// Writes go to blocks that are just being merged.
+    WriteAmidMerge,
+    /// The map calls merged what is not stable in the image.
+    MergeUnsynced,
+    /// The first block of a batch is left out.
+    MergeTooLittle,
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
@@ -205,6 +233,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
             full_told: false,
             automatic: false,
             automatic_failed: false,
+            #[cfg(test)]
+            planted: None,
         }
     }
 
@@ -215,16 +245,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
     /// What a volume has acknowledged and not written yet goes to the shadow: flush it before.
     ///
     /// # Errors
-    /// There is a freeze already.
+    /// There is a freeze already, or no memory for one.
     pub fn freeze(&mut self, freeze_id: u64, limit_bytes: Option<u64>) -> Result<(), ShadowError> {
         match self.phase {
             Phase::Thawed => {}
             Phase::Freezing | Phase::Frozen => return Err(ShadowError::Frozen),
             _ => return Err(ShadowError::Merging),
         }
-        let blocks = self.size_bytes.div_ceil(BLOCK_BYTES);
-        self.dirty = Bitmap::new(blocks);
-        self.begin(freeze_id, 1, limit_bytes);
+        let [dirty, holes] = [(); 2].map(|()| self.bitmap());
+        self.dirty = dirty?;
+        self.begin(freeze_id, 1, limit_bytes, holes?);
         self.phase = Phase::Freezing;
         self.settle();
         Ok(())
@@ -234,7 +264,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
     /// being thawed it goes on being thawed.
     ///
     /// # Errors
-    /// There is a freeze already.
+    /// There is a freeze already, or no memory for one.
     pub fn resume(
         &mut self,
         recovered: Recovered,
@@ -243,8 +273,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
         if self.phase != Phase::Thawed {
             return Err(ShadowError::Frozen);
         }
+        let holes = self.bitmap()?;
         self.dirty = recovered.dirty;
-        self.begin(recovered.freeze_id, recovered.next_unit, limit_bytes);
+        self.begin(recovered.freeze_id, recovered.next_unit, limit_bytes, holes);
         self.dirty_blocks = recovered.dirty_blocks;
         self.used_blocks = recovered.dirty_blocks;
         self.image_unsynced = true;
@@ -309,6 +340,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
                 Phase::Stopped => ShadowPhase::Stopped,
                 Phase::Merged => ShadowPhase::Merged,
             },
+            size_bytes: self.size_bytes,
             dirty_bytes: self.dirty_blocks * BLOCK_BYTES,
             used_bytes: self.used_blocks * BLOCK_BYTES,
             limit_bytes: limited.then(|| self.limit_blocks * BLOCK_BYTES),
@@ -382,6 +414,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
         if let Some(op) = self.poll_sync() {
             return Some(op);
         }
+        #[cfg(test)]
+        if self.planted == Some(Planted::MergeUnsynced) && self.merge.is_syncing() {
+            self.merge.stage = merge::Stage::Recording;
+            self.journal.record(Kind::Merged);
+            return self.poll_device();
+        }
         let (id, may_sync) = (self.id(Own::Copy), self.job.is_none());
         if let Some(op) = self.merge.poll(id, self.size_bytes, may_sync) {
             return Some(op);
@@ -436,8 +474,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
             && !self.journal.is_busy()
     }
 
-    fn begin(&mut self, freeze_id: u64, next_unit: u64, limit_bytes: Option<u64>) {
-        self.holes = Bitmap::new(self.size_bytes.div_ceil(BLOCK_BYTES));
+    /// One bit for each block.
+    fn bitmap(&self) -> Result<Bitmap, ShadowError> {
+        let blocks = self.size_bytes.div_ceil(BLOCK_BYTES);
+        Bitmap::new(blocks).ok_or(ShadowError::NoMemory { bytes: blocks / 4 })
+    }
+
+    fn begin(&mut self, freeze_id: u64, next_unit: u64, limit_bytes: Option<u64>, holes: Bitmap) {
+        self.holes = holes;
         self.dirty_blocks = 0;
         self.used_blocks = 0;
         self.reserved_blocks = 0;
@@ -499,6 +543,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
 
     fn next_batch(&mut self) {
         let end = self.size_bytes.div_ceil(BLOCK_BYTES);
+        #[cfg(test)]
+        if self.planted == Some(Planted::MergeTooLittle) {
+            let first = self.dirty.find(Blocks { first: 0, end }, true);
+            let end = first.map_or(0, |first| first + 1);
+            let first = first.unwrap_or(0);
+            self.dirty_blocks -= self.dirty.clear(Blocks { first, end });
+        }
         if !self.merge.choose(&self.dirty, end) {
             // Nothing dirties blocks any more, so nothing can have come behind the cursor.
             self.merge.stage = merge::Stage::Ending;

@@ -4,6 +4,7 @@
 use super::BLOCK_BYTES;
 use super::blocks::{Bitmap, Blocks};
 use super::record::{Header, Kind, UNIT_BYTES, decode_unit};
+use super::status::ShadowError;
 
 /// Reads a map file, unit after unit.
 #[derive(Debug)]
@@ -59,7 +60,8 @@ pub enum Replayed {
     Unfinished(Recovered),
     /// All was merged; the files only have to be removed.
     Done,
-    /// Valid units follow one that is not: what it told is lost.
+    /// Valid units follow one that is not, whose word is lost; or one tells of blocks that the disk
+    /// does not have.
     Damaged {
         /// Which unit.
         unit: u64,
@@ -68,18 +70,22 @@ pub enum Replayed {
 
 impl Replay {
     /// Begins behind the header.
-    pub fn new(header: &Header) -> Self {
+    ///
+    /// # Errors
+    /// There is no memory for a bit for each block.
+    pub fn new(header: &Header) -> Result<Self, ShadowError> {
         let blocks = header.image_bytes.div_ceil(BLOCK_BYTES);
-        Self {
+        let no_memory = ShadowError::NoMemory { bytes: blocks / 8 };
+        Ok(Self {
             freeze_id: header.freeze_id,
             blocks,
-            dirty: Bitmap::new(blocks),
+            dirty: Bitmap::new(blocks).ok_or(no_memory)?,
             number: 1,
             end: None,
             thawing: false,
             done: false,
             damaged: false,
-        }
+        })
     }
 
     /// Takes the next unit of the file.
@@ -101,11 +107,11 @@ impl Replay {
             Kind::Done => self.done = true,
             Kind::Dirtied | Kind::Merged => {
                 for blocks in ranges {
-                    let blocks = Blocks {
-                        first: blocks.first.min(self.blocks),
-                        end: blocks.end.min(self.blocks),
-                    };
-                    if kind == Kind::Dirtied {
+                    if blocks.end > self.blocks {
+                        // Not of this disk; to leave it out could be to lose a write.
+                        self.end.get_or_insert(number);
+                        self.damaged = true;
+                    } else if kind == Kind::Dirtied {
                         self.dirty.set(blocks);
                     } else {
                         self.dirty.clear(blocks);
@@ -151,7 +157,8 @@ mod tests {
             image_bytes: 100 * 4096,
             base_bytes: 0,
             path: Vec::new(),
-        });
+        })
+        .unwrap();
         for unit in units {
             replay.unit(unit);
         }
@@ -195,13 +202,27 @@ mod tests {
         assert!(matches!(replay(&units), Replayed::Damaged { unit: 2 }));
     }
 
+    /// To leave them out would be to lose what was written there.
+    #[test]
+    fn blocks_behind_the_end_of_the_disk_are_damage() {
+        let inside = unit(1, Kind::Dirtied, &[(98, 100)]);
+        for kind in [Kind::Dirtied, Kind::Merged] {
+            let beyond = unit(2, kind, &[(0, 1), (99, 101)]);
+            let replayed = replay(&[inside, beyond, unit(3, Kind::Done, &[])]);
+            assert!(
+                matches!(replayed, Replayed::Damaged { unit: 2 }),
+                "{replayed:?}"
+            );
+        }
+    }
+
     #[test]
     fn phases_are_remembered() {
         let thawing = unit(2, Kind::Thawing, &[]);
-        let first = unit(1, Kind::Dirtied, &[(99, 300)]);
+        let first = unit(1, Kind::Dirtied, &[(99, 100)]);
         let found = unfinished(replay(&[first, thawing]));
         assert!(found.is_thawing());
-        assert_eq!(found.dirty_blocks, 1, "the disk ends there");
+        assert_eq!(found.dirty_blocks, 1);
         let done = unit(3, Kind::Done, &[]);
         assert!(matches!(replay(&[first, thawing, done]), Replayed::Done));
         let found = unfinished(replay(&[]));

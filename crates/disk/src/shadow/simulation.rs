@@ -9,6 +9,7 @@
 //! `SHADOW_SEED=n cargo test -p aoede-disk simulation` runs one seed and tells what happens.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::*;
 use crate::device::Part;
@@ -157,6 +158,7 @@ struct Simulation {
     freeze_id: u64,
     /// The image when it was frozen.
     held: Option<Vec<Sector>>,
+    planted: Option<Planted>,
     /// How often each thing happened, so that a test that tests nothing shows.
     seen: BTreeMap<&'static str, usize>,
 }
@@ -196,13 +198,13 @@ fn fill(memory: &mut Memory<Buffer>, start: usize, data: &[u8]) {
 }
 
 impl Simulation {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, planted: Option<Planted>) -> Self {
         let mut random = Random(seed);
         let when_full = [WhenFull::FailWrites, WhenFull::Thaw][random.below(2)];
         let limit_bytes = random.one_in(3).then_some(9 * BLOCK_BYTES);
         let faults = random.one_in(2);
         let fault_rate = random.below(3);
-        let shadow = Self::shadow(&mut random, when_full);
+        let shadow = Self::shadow(&mut random, when_full, planted);
         Self {
             random,
             seed,
@@ -230,11 +232,16 @@ impl Simulation {
             sync_failed_at: 0,
             freeze_id: 0,
             held: None,
+            planted,
             seen: BTreeMap::new(),
         }
     }
 
-    fn shadow(random: &mut Random, when_full: WhenFull) -> Shadow<Buffer> {
+    fn shadow(
+        random: &mut Random,
+        when_full: WhenFull,
+        planted: Option<Planted>,
+    ) -> Shadow<Buffer> {
         let settings = ShadowSettings {
             capacity: CAPACITY,
             size_bytes: SIZE_BYTES,
@@ -249,7 +256,9 @@ impl Simulation {
             };
             Memory::Parts((0..3).map(|_| page()).collect())
         };
-        Shadow::new(settings, vec![0; 512], memory)
+        let mut shadow = Shadow::new(settings, vec![0; 512], memory);
+        shadow.planted = planted;
+        shadow
     }
 
     fn run(&mut self) {
@@ -428,7 +437,8 @@ impl Simulation {
         match event {
             ShadowEvent::Frozen => {
                 self.note("frozen");
-                assert!(self.files[0].loose.iter().all(|loose| loose.forgotten));
+                let stable = self.files[0].loose.iter().all(|loose| loose.forgotten);
+                assert!(stable, "the image is frozen and not stable");
                 // What a failed sync has forgotten may still come or go.
                 let stable = self.files[0].loose.is_empty();
                 self.held = stable.then(|| self.files[0].now.clone());
@@ -655,7 +665,7 @@ impl Simulation {
                 file.cut(&mut self.random);
             }
         }
-        self.shadow = Self::shadow(&mut self.random, self.when_full);
+        self.shadow = Self::shadow(&mut self.random, self.when_full, self.planted);
         let recovered = self.recover();
         self.check_survivors(recovered.as_ref(), power);
         let Some(recovered) = recovered else {
@@ -677,7 +687,7 @@ impl Simulation {
     fn recover(&mut self) -> Option<Recovered> {
         let map = &self.files[2].now;
         let header = Header::decode(map.first()?).unwrap();
-        let mut replay = Replay::new(&header);
+        let mut replay = Replay::new(&header).unwrap();
         map[1..].iter().for_each(|unit| replay.unit(unit));
         match replay.finish() {
             Replayed::Unfinished(recovered) => {
@@ -738,11 +748,11 @@ fn what_was_promised_is_there() {
     let all = seeds.end - seeds.start == SEEDS;
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for seed in seeds {
-        let mut simulation = Simulation::new(seed);
-        let run = std::panic::AssertUnwindSafe(|| simulation.run());
-        if let Err(panic) = std::panic::catch_unwind(run) {
+        let mut simulation = Simulation::new(seed, None);
+        let run = AssertUnwindSafe(|| simulation.run());
+        if let Err(panic) = catch_unwind(run) {
             eprintln!("seed {seed}, step {}", simulation.step);
-            std::panic::resume_unwind(panic);
+            resume_unwind(panic);
         }
         for (what, times) in simulation.seen {
             *seen.entry(what).or_default() += times;
@@ -765,5 +775,52 @@ fn what_was_promised_is_there() {
     for what in interesting {
         let times = seen.get(what).copied().unwrap_or(0);
         assert!(!all || times > 5, "{what} happened {times} times");
+    }
+}
+
+/// A planted mistake has to be found within so many seeds.
+const PLANTED_SEEDS: u64 = 100;
+
+/// A restart finds something else than what was promised.
+const LOST: &str = "after the restart, not of";
+/// A read finds something else than the newest.
+const STALE: &str = ", not of [";
+/// The frozen image is not what it was.
+const CHANGED: &str = "the image has changed";
+const CHANGES: &str = "the image is changed by";
+const UNSTABLE: &str = "the image is frozen and not stable";
+
+/// A simulation that finds nothing shows nothing.
+#[test]
+fn every_planted_mistake_is_found() {
+    for (planted, violations) in [
+        (Planted::FreezeAmidWrites, [UNSTABLE, CHANGED]),
+        (Planted::FreezeUnsynced, [UNSTABLE, UNSTABLE]),
+        (Planted::WriteToImage, [CHANGES, CHANGES]),
+        (Planted::ReadFromImage, [STALE, STALE]),
+        (Planted::AckBeforeRecord, [LOST, LOST]),
+        (Planted::RecordBeforeSync, [LOST, LOST]),
+        (Planted::IgnoreFailedSync, [LOST, UNSTABLE]),
+        (Planted::WriteAmidMerge, [STALE, LOST]),
+        (Planted::MergeUnsynced, [LOST, LOST]),
+        (Planted::MergeTooLittle, [STALE, LOST]),
+    ] {
+        let caught = |seed: u64| {
+            let run = || Simulation::new(seed, Some(planted)).run();
+            let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Some((seed, text.unwrap_or_default().to_owned()))
+        };
+        let found = (0..PLANTED_SEEDS).find_map(caught);
+        let (seed, message) = found.unwrap_or_else(|| panic!("{planted:?} is not found"));
+        // An assertion of the shadow itself would say nothing of the simulation.
+        assert!(
+            violations
+                .iter()
+                .any(|violation| message.contains(violation)),
+            "seed {seed} finds something else than {planted:?}: {message}"
+        );
+        println!("{planted:?} is found by seed {seed}: {message}");
     }
 }

@@ -31,6 +31,8 @@ pub enum ShadowPhase {
 pub struct ShadowStatus {
     /// Where it stands.
     pub phase: ShadowPhase,
+    /// Of the export: what the files of a freeze are made for.
+    pub size_bytes: u64,
     /// What of the shadow is not in the image.
     pub dirty_bytes: u64,
     /// What the shadow's data takes, counted in blocks that were written.
@@ -97,4 +99,13 @@ pub enum ShadowError {
     /// There is nothing to thaw.
     #[error("it is not frozen")]
     NotFrozen,
+    /// Of the list of changed blocks, which has two bits for each block.
+    #[error(
+        "the list of changed blocks needs {bytes} bytes of memory, and there are not so many; free \
+         some, or raise the limit of the process's address space"
+    )]
+    NoMemory {
+        /// That it needs.
+        bytes: u64,
+    },
 }

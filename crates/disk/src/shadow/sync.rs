@@ -4,6 +4,8 @@
 //! covered, sync the image if it may have changed.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+use super::Planted;
 use super::slot::Stage;
 use super::status::{ShadowEvent, ShadowFailure};
 use super::{Own, Phase, Shadow, ShadowFile};
@@ -41,6 +43,22 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
     pub(super) fn start_job(&mut self) {
         if self.job.is_some() {
             return;
+        }
+        #[cfg(test)]
+        match self.planted {
+            Some(Planted::FreezeUnsynced) if self.phase == Phase::Freezing => {
+                return self.phase_ended(Owner::Freeze, Ok(()));
+            }
+            Some(Planted::FreezeAmidWrites) if self.phase == Phase::Freezing => {
+                self.job = Some(Job {
+                    owner: Owner::Freeze,
+                    step: Step::Image,
+                    with_device: false,
+                    repeats: 0,
+                });
+                return;
+            }
+            _ => {}
         }
         let (owner, step) = match self.phase {
             Phase::Freezing if self.changing == 0 => (Owner::Freeze, Step::Image),
@@ -95,6 +113,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Shadow<B> {
             return;
         };
         job.with_device = false;
+        #[cfg(test)]
+        let result = match self.planted {
+            Some(Planted::IgnoreFailedSync) => Ok(()),
+            _ => result,
+        };
         let again = matches!(result, Err(Errno::INTR | Errno::AGAIN));
         if again && job.repeats < MAX_RESUBMITS {
             job.repeats += 1;

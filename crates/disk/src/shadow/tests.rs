@@ -452,7 +452,8 @@ fn after_a_restart_a_sync_includes_the_image() {
         image_bytes: 100 * BLOCK,
         base_bytes: 0,
         path: Vec::new(),
-    });
+    })
+    .unwrap();
     let Replayed::Unfinished(recovered) = replay.finish() else {
         panic!("nothing was done");
     };
@@ -477,7 +478,8 @@ fn after_a_restart_a_merge_goes_on_at_once() {
         image_bytes: 100 * BLOCK,
         base_bytes: 0,
         path: Vec::new(),
-    });
+    })
+    .unwrap();
     let mut unit = [0; UNIT_BYTES];
     let blocks = Blocks { first: 5, end: 6 };
     record::encode_unit(&mut unit, Kind::Dirtied, 1, 1, [blocks].into_iter());
@@ -688,4 +690,28 @@ fn when_too_much_waits_to_be_recorded_a_sync_comes_by_itself() {
     }
     bench.expect(ShadowFile::Data, PLAIN);
     assert_eq!(bench.answer(), (1, Ok(4096)));
+}
+
+/// A freeze that needs more memory than there is does not begin, and is no reason to abort.
+#[test]
+fn a_list_of_changed_blocks_that_is_too_large_is_refused() {
+    let size_bytes = u64::MAX;
+    // Two bits for each of 2^52 blocks.
+    let no_memory = Err(ShadowError::NoMemory { bytes: 1 << 50 });
+    let mut bench = Bench::new(WhenFull::FailWrites);
+    assert!(bench.shadow.set_size(size_bytes));
+    assert_eq!(bench.shadow.freeze(1, None), no_memory);
+    assert_eq!(bench.shadow.status().phase, ShadowPhase::Thawed);
+    assert!(bench.shadow.set_size(100 * BLOCK));
+    bench.shadow.freeze(1, None).unwrap();
+    let header = Header {
+        freeze_id: 1,
+        image_bytes: size_bytes,
+        base_bytes: 0,
+        path: Vec::new(),
+    };
+    assert!(matches!(
+        Replay::new(&header),
+        Err(ShadowError::NoMemory { .. })
+    ));
 }

@@ -1,7 +1,8 @@
 //! One export's data as a state machine: requests in, device operations out.
 //!
 //! It knows no file and no clock (the time comes with each call, counted from any start), and
-//! allocates nothing after [`Volume::new`] but lists for [`GATHERS`] and [`TASKS`], each once. Call order: [`handle_request`](Volume::handle_request),
+//! allocates nothing after [`Volume::new`], but for the [`TASKS`] and [`GATHERS`] lists of pages at
+//! the first use of each. Call order: [`handle_request`](Volume::handle_request),
 //! [`handle_device`](Volume::handle_device) and [`handle_timeout`](Volume::handle_timeout) as
 //! things happen; after each, [`poll_device`](Volume::poll_device) and then
 //! [`poll_done`](Volume::poll_done) until they give nothing. [`poll_timeout`](Volume::poll_timeout)
@@ -182,12 +183,12 @@ pub struct Volume<B> {
     unanswered_changes: usize,
     /// Changes that the device has taken, and that wait for the next sync.
     settling: VecDeque<u32>,
-    /// Those that the running sync covers.
+    /// Those that the running sync covers, and durable writes that have ended beside it.
     covered: VecDeque<u32>,
     sync: SyncState,
     /// Slots whose answer is to be polled.
     done: VecDeque<u32>,
-    /// Lists for operations of several buffers; each gets its memory with its first use.
+    /// Lists for operations of several buffers; each gets its memory when it is first used.
     lists: Vec<Vec<Part<B>>>,
     /// Early data that could not be brought to stable storage.
     failure: Option<DiskError>,
@@ -237,6 +238,8 @@ pub(crate) enum Planted {
     ForgetDirtyAtEviction,
     /// A sync that failed counts as one.
     IgnoreFailedSync,
+    /// A durable write that ends beside a sync is answered before the sync's end.
+    BelieveBesideSync,
     /// A page in the cache stays as it is when a write has passed it by.
     StaleRead,
     /// A read that the device did in part counts as a whole one.
@@ -244,8 +247,8 @@ pub(crate) enum Planted {
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
-    /// A volume with nothing to do, whose cache is `pages`: buffers of [`PAGE_BYTES`], which are
-    /// asked for when they are needed.
+    /// A volume with nothing to do, whose cache is `pages`: buffers of [`PAGE_BYTES`]. Each is taken
+    /// when it is first needed.
     pub fn new<P>(settings: VolumeSettings, pages: P) -> Self
     where
         P: IntoIterator<Item = B>,
@@ -525,7 +528,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         self.failure = None;
         self.last_try = LastTry::Over;
         self.write_behind.start_over();
-        self.pages.try_failed_again();
+        self.pages.forgive();
     }
 
     /// Where acknowledged data is that is not known to be on stable storage, page by page: first

@@ -42,8 +42,8 @@ struct Page<B> {
     unread: bool,
     /// A write of it together with others has failed.
     alone: bool,
-    /// And so has one of it alone.
-    refused: bool,
+    /// And so has one of it alone: since then.
+    refused: Option<Duration>,
     /// The next page with the same hash.
     chain: u32,
     /// When it became dirty, and in which epoch.
@@ -100,22 +100,24 @@ pub(super) enum Writable {
     Incomplete(u64),
 }
 
-/// All pages of a volume.
+/// All pages of a volume. Memory for them is set aside at start, and is not touched before it is
+/// needed: a volume that nobody uses costs next to nothing.
 #[derive(Debug)]
 pub(super) struct Pages<B> {
-    /// Those that were ever used: room is reserved for all, and takes memory with its first use.
-    table: Vec<Page<B>>,
+    /// Most pages.
     total: usize,
+    /// Those places that ever held a page.
+    table: Vec<Page<B>>,
     links: Vec<Links>,
-    /// By hash, the first page of a chain.
+    /// By hash, the first page of a chain, counted from 1; 0 where there is none.
     buckets: Vec<u32>,
     hash_shift: u32,
-    /// Places in the table without a page.
+    /// Places without a page.
     free: Vec<u32>,
-    /// Buffers that hold nothing,
+    /// Buffers that were never used,
+    fresh: Fresh<B>,
+    /// and others that hold nothing.
     spare: Vec<B>,
-    /// and those that were never used.
-    unused: Unused<B>,
     /// Least recently used first.
     clean: List,
     /// Longest dirty first, nearly: see [`Self::came_back_dirty`].
@@ -141,29 +143,29 @@ pub(super) struct Pages<B> {
     pub(super) forget_dirty: bool,
 }
 
-/// Buffers that are made when they are asked for.
-struct Unused<B>(Box<dyn ExactSizeIterator<Item = B>>);
+/// Where buffers come from that were never used.
+struct Fresh<B>(Box<dyn ExactSizeIterator<Item = B>>);
 
-impl<B> std::fmt::Debug for Unused<B> {
+impl<B> std::fmt::Debug for Fresh<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Unused").field(&self.0.len()).finish()
+        f.debug_tuple("Fresh").field(&self.0.len()).finish()
     }
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     /// An empty cache over these buffers, each of [`PAGE_BYTES`] at least.
     pub(super) fn new(buffers: impl ExactSizeIterator<Item = B> + 'static) -> Self {
-        let count = buffers.len().min(NONE as usize - 1);
-        let buckets = (count * 2).next_power_of_two().max(2);
+        let total = buffers.len().min(NONE as usize - 1);
+        let buckets = (total * 2).next_power_of_two().max(2);
         Self {
-            table: Vec::with_capacity(count),
-            total: count,
-            links: vec![Links::ALONE; count],
-            buckets: vec![NONE; buckets],
+            total,
+            table: Vec::with_capacity(total),
+            links: Vec::with_capacity(total),
+            buckets: vec![0; buckets],
             hash_shift: u64::BITS - buckets.trailing_zeros(),
-            free: Vec::with_capacity(count),
-            spare: Vec::with_capacity(count),
-            unused: Unused(Box::new(buffers)),
+            free: Vec::with_capacity(total),
+            fresh: Fresh(Box::new(buffers)),
+            spare: Vec::with_capacity(total),
             clean: List::EMPTY,
             dirty: List::EMPTY,
             failed: List::EMPTY,
@@ -189,7 +191,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     /// Buffers that [`Self::take`] would give now, one after the other.
     pub(super) fn available(&self) -> usize {
-        self.spare.len() + self.unused.0.len() + self.clean.len()
+        self.spare.len() + self.fresh.0.len() + self.clean.len()
     }
 
     pub(super) fn dirty_bytes(&self) -> u64 {
@@ -280,8 +282,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         if let Some(index) = self.dirty.first().filter(|_| self.forget_dirty) {
             self.mark_clean(index, ALL);
         }
-        let free = self.spare.pop().or_else(|| self.unused.0.next());
-        free.or_else(|| {
+        let spare = self.spare.pop();
+        spare.or_else(|| self.fresh.0.next()).or_else(|| {
             let index = self.clean.first()?;
             self.wasted += u32::from(self.page(index)?.unread);
             self.forget(index);
@@ -291,7 +293,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     /// A buffer that was taken comes back empty.
     pub(super) fn give(&mut self, buffer: B) {
-        // Never grows: the list was made with room for every buffer.
+        // Never grows: the list was made for every buffer.
         self.spare.push(buffer);
     }
 
@@ -373,7 +375,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     }
 
     /// A write of this range has failed, and may have changed the device: what is here and not
-    /// newer than the device would hide that.
+    /// newer than the device would hide that. What no sync has covered is to be written again, over
+    /// whatever the write has left.
     pub(super) fn distrust(&mut self, start: u64, end: u64) {
         if self.in_use == 0 {
             return;
@@ -394,10 +397,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     fn distrust_page(&mut self, index: u32, sectors: u8) {
         let Some(page) = self.page(index) else { return };
-        if !matches!(page.place, Place::Free | Place::Away) {
-            let newer = page.dirty | self.uncovered(page);
-            self.invalidate(index, sectors & !newer);
+        if matches!(page.place, Place::Free | Place::Away) {
+            return;
         }
+        let (uncovered, since) = (self.uncovered(page) & sectors, page.dirtied);
+        if uncovered > 0 {
+            self.mark_dirty(index, uncovered, since);
+        }
+        let dirty = self.page(index).map_or(0, |page| page.dirty);
+        self.invalidate(index, sectors & !dirty);
     }
 
     /// Forgets everything from `end` on: the device ends there now. What is with the device for
@@ -547,10 +555,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         page.is_some_and(|page| page.alone)
     }
 
-    /// Whether the device has refused the page before.
-    pub(super) fn was_refused(&self, number: u64) -> bool {
-        let page = self.find(number).and_then(|index| self.page(index));
-        page.is_some_and(|page| page.refused)
+    /// Since when the device has refused the page, if it has.
+    pub(super) fn refused_since(&self, number: u64) -> Option<Duration> {
+        self.page(self.find(number)?)?.refused
     }
 
     /// What can be written first of `count` pages from `first` on, on a device with blocks of
@@ -663,7 +670,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
 
     /// The run was not written: its pages are to be tried again, each alone. A page that was alone
     /// already goes to the failed ones.
-    pub(super) fn not_written(&mut self, run: Run) {
+    pub(super) fn not_written(&mut self, run: Run, now: Duration) {
         let single = run.end - run.start <= PAGE && run.start / PAGE == (run.end - 1) / PAGE;
         for piece in pieces(run.start, run.end) {
             let Some(index) = self.find(piece.number) else {
@@ -674,7 +681,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
             }
             if single {
                 if let Some(page) = self.page_mut(index) {
-                    page.refused = true;
+                    page.refused.get_or_insert(now);
                 }
                 self.place(index, Place::Failed);
             } else {
@@ -684,10 +691,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     }
 
     /// The page that cannot be made complete, as the device does not give the rest of it.
-    pub(super) fn not_complete(&mut self, number: u64) {
+    pub(super) fn not_complete(&mut self, number: u64, now: Duration) {
         if let Some(index) = self.find(number) {
             if let Some(page) = self.page_mut(index) {
-                (page.alone, page.refused) = (true, true);
+                page.alone = true;
+                page.refused.get_or_insert(now);
             }
             self.place(index, Place::Failed);
         }
@@ -698,6 +706,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         while let Some(index) = self.failed.first() {
             self.place(index, Place::Dirty);
         }
+    }
+
+    /// The same, and from now on as if they had not been refused before.
+    pub(super) fn forgive(&mut self) {
+        for page in &mut self.table {
+            page.refused = None;
+        }
+        self.try_failed_again();
     }
 
     /// Puts a page that was given to the device back among the dirty ones: in front, as it is older
@@ -725,7 +741,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
     }
 
     fn find(&self, number: u64) -> Option<u32> {
-        let mut index = *self.buckets.get(self.bucket(number))?;
+        let mut index = self.first(self.bucket(number));
         loop {
             let page = self.page(index)?;
             if page.number == number {
@@ -735,16 +751,43 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         }
     }
 
+    /// The first page of a bucket, or [`NONE`].
+    fn first(&self, bucket: usize) -> u32 {
+        let first = self.buckets.get(bucket).copied().unwrap_or(0);
+        first.wrapping_sub(1)
+    }
+
+    /// Makes a page the first of a bucket, or [`NONE`].
+    fn set_first(&mut self, bucket: usize, index: u32) {
+        if let Some(first) = self.buckets.get_mut(bucket) {
+            *first = index.wrapping_add(1);
+        }
+    }
+
+    /// A place without a page.
+    fn free_place(&mut self) -> Option<u32> {
+        if let Some(index) = self.free.pop() {
+            return Some(index);
+        }
+        let index = u32::try_from(self.table.len()).ok()?;
+        if self.table.len() == self.total {
+            return None;
+        }
+        self.table.push(Page::free());
+        self.links.push(Links::ALONE);
+        Some(index)
+    }
+
     /// Makes a page of a buffer; it is in no list yet.
     fn insert(&mut self, number: u64, buffer: B, valid: u8) -> Option<u32> {
-        let Some(index) = self.free.pop().or_else(|| self.new_place()) else {
+        let Some(index) = self.free_place() else {
             debug_assert!(false, "more pages than places");
             self.give(buffer);
             return None;
         };
         let bucket = self.bucket(number);
-        let chain = self.buckets.get_mut(bucket);
-        let chain = chain.map_or(NONE, |first| std::mem::replace(first, index));
+        let chain = self.first(bucket);
+        self.set_first(bucket, index);
         if let Some(page) = self.page_mut(index) {
             *page = Page {
                 number,
@@ -758,16 +801,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         Some(index)
     }
 
-    /// A place that was never used.
-    fn new_place(&mut self) -> Option<u32> {
-        let index = self.table.len();
-        if index == self.total {
-            return None;
-        }
-        self.table.push(Page::free());
-        u32::try_from(index).ok()
-    }
-
     /// Gives a page up; its buffer becomes a spare one.
     fn forget(&mut self, index: u32) {
         self.place(index, Place::Free);
@@ -775,11 +808,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
             return;
         };
         let bucket = self.bucket(number);
-        let first = self.buckets.get(bucket).copied().unwrap_or(NONE);
+        let first = self.first(bucket);
         if first == index {
-            if let Some(first) = self.buckets.get_mut(bucket) {
-                *first = after;
-            }
+            self.set_first(bucket, after);
         } else {
             let mut before = first;
             while let Some(page) = self.page_mut(before) {
@@ -928,7 +959,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
             self.dirty_sectors -= u64::from(removed);
             return;
         }
-        (page.alone, page.refused) = (false, false);
+        (page.alone, page.refused) = (false, None);
         let old = page.epoch != epoch;
         if removed > 0 {
             self.dirty_sectors -= u64::from(removed);
@@ -969,7 +1000,7 @@ impl<B> Page<B> {
             place: Place::Free,
             unread: false,
             alone: false,
-            refused: false,
+            refused: None,
             chain: NONE,
             dirtied: Duration::ZERO,
             epoch: 0,

@@ -8,13 +8,15 @@ use super::order::Extent;
 use super::request::{Cause, DiskError};
 use super::slot::{Advance, EndMoved, Stage, Step, Transfer};
 use super::{LEAST_PAGES, PAGE_BYTES, Stability, Volume, operation, page_part};
-#[cfg(test)]
-use crate::device::OpKind;
-use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, Part};
+use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, OpKind, Part};
 
 /// Most buffers and bytes of writes merged into one operation.
 pub(super) const MERGED_BUFFERS: usize = 128;
 const MERGED_BYTES: u64 = 1 << 20;
+
+/// Pages that the largest request needs whose blocks have to be completed: the 127 sectors of a
+/// frame, and the rest of the first and last of their pages.
+const SCRATCH_PAGES: usize = 17;
 
 /// With so many durable changes unanswered, they share syncs.
 const MANY: usize = 4;
@@ -51,6 +53,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         }
         slot.suspect = false;
         slot.sent = 0;
+        slot.reached = false;
         match slot.step {
             Step::Read => self.read_ahead.observe(start, end),
             Step::Absorb => {}
@@ -176,7 +179,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     /// be completed.
     pub(super) fn most_held(&self) -> usize {
         let total = self.pages.total();
-        total.saturating_sub((total / 8).max(LEAST_PAGES / 4))
+        total.saturating_sub((total / 8).max(SCRATCH_PAGES))
     }
 
     /// A request's turn has come, but it has to wait for room in the cache.
@@ -234,7 +237,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             return self.block(index);
         }
         let (first, last) = self.blocks(start, end);
-        let mut list = self.take_list();
+        let mut list = self.lists.pop().unwrap_or_default();
+        list.reserve_exact(MERGED_BUFFERS);
         let pages = (last - first).div_ceil(PAGE_BYTES as u64);
         for _ in 0..pages {
             list.extend(self.pages.take().map(page_part));
@@ -262,6 +266,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         while let Some(&other) = self.changes.get(place) {
             let range = self.slots.get(other as usize).and_then(|slot| {
                 let free = slot.step == Step::Write && !slot.alone && slot.next_member == NONE;
+                let free = free && slot.end_moved == EndMoved::No;
                 let near = slot.start == end || slot.end == start;
                 let fits = end.max(slot.end) - start.min(slot.start) <= MERGED_BYTES;
                 let fresh = slot.transfer.done == 0;
@@ -320,6 +325,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         }
         slot.stage = Stage::InFlight;
         slot.sent = slot.sent.saturating_add(1);
+        slot.reached |= slot.kind() != OpKind::Read;
         Some(operation(OpId(index), slot.kind(), &slot.transfer, memory))
     }
 
@@ -346,7 +352,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 // A group keeps its list until all of it is written.
                 let mut list = std::mem::take(&mut slot.scratch);
                 if list.capacity() == 0 {
-                    list = self.take_list();
+                    list = self.lists.pop().unwrap_or_default();
+                    list.reserve_exact(MERGED_BUFFERS);
                 }
                 let mut next = index;
                 while let Some(slot) = self.slots.get_mut(next as usize) {
@@ -389,7 +396,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             _ => result,
         };
         let advance = slot.transfer.advance(kind, unit, result);
-        if advance != Advance::Finished && self.takes_another_way(index) {
+        // Of blocks that were read to be changed, all is still to be written.
+        let finished = advance == Advance::Finished && slot.step != Step::ModifyRead;
+        if !finished && self.takes_another_way(index) {
             return;
         }
         let Some(slot) = self.slots.get_mut(index as usize) else {
@@ -437,6 +446,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             next = self.unlink(member);
             if let Some(slot) = self.slots.get_mut(member as usize) {
                 (slot.settles, slot.suspect, slot.sent) = (settles, suspect, sent);
+                slot.reached = true;
             }
             self.step_done(member);
         }
@@ -453,6 +463,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             if let Some(slot) = self.slots.get_mut(member as usize) {
                 slot.alone = true;
                 slot.sent = 0;
+                slot.reached = true;
                 slot.begin(Step::Write, slot.start, slot.end);
             }
             // In front of the others, in their own order.
@@ -467,13 +478,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     }
 
     /// The list of a slot's memory, with any scratch pages in it, is free again.
-    /// A list for the buffers of an operation. It has memory, which it keeps.
-    fn take_list(&mut self) -> Vec<Part<B>> {
-        let mut list = self.lists.pop().unwrap_or_default();
-        list.reserve_exact(MERGED_BUFFERS);
-        list
-    }
-
     pub(super) fn give_list(&mut self, index: u32) {
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
@@ -489,7 +493,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
 
     /// A slot's operation is done: the next one, or the end of the request.
     fn step_done(&mut self, index: u32) {
-        let (disk_bytes, unit) = (self.disk_bytes, self.discard_bytes);
+        let unit = self.discard_bytes;
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
@@ -521,10 +525,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 self.pages.overlay(start, end, data);
             }
             Step::Write | Step::ModifyWrite if slot.settles => return self.settle(index),
-            Step::Write | Step::ModifyWrite => self.stable(index),
+            Step::Write | Step::ModifyWrite => return self.written(index),
             Step::ModifyRead => {
                 let (first, last) = (slot.transfer.start, slot.transfer.start + slot.transfer.len);
-                debug_assert!(last <= disk_bytes.max(end));
+                debug_assert!(last <= self.disk_bytes.max(end));
                 for (part, at) in slot.scratch.iter_mut().zip((first..).step_by(PAGE_BYTES)) {
                     let to = last.min(at + PAGE_BYTES as u64);
                     self.pages.overlay(at, to, part.buffer.as_mut());
@@ -539,13 +543,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                         part.copy_from_slice(data);
                     },
                 );
-                slot.sent = 0;
+                (slot.sent, slot.suspect) = (0, false);
                 slot.begin(Step::ModifyWrite, first, last);
                 return self.changes.push_front(index);
             }
             Step::Discard { early, .. } => {
                 let Transfer { start, len, .. } = slot.transfer;
+                let dirty = self.pages.dirty_bytes();
                 self.pages.discard(start, start + len);
+                if self.pages.dirty_bytes() < dirty {
+                    // Acknowledged data that the device never had: only a sync of the zeros in its
+                    // place keeps what was there before it from coming back.
+                    self.flushes.unsynced(self.now, 0);
+                }
                 if slot.next_range(unit) {
                     return self.changes.push_front(index);
                 }
@@ -566,6 +576,25 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             Step::Absorb | Step::Flush => {}
         }
         self.finish(index, Ok(()));
+    }
+
+    /// A durable write is done. Beside a sync it is not believed yet: whatever makes that fail may
+    /// have taken the write along, and the kernel tells only one of them.
+    fn written(&mut self, index: u32) {
+        let beside_sync = self.is_syncing();
+        #[cfg(test)]
+        let beside_sync = beside_sync && self.planted != Some(Planted::BelieveBesideSync);
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
+        if slot.suspect {
+            self.write_again(index);
+        } else if beside_sync {
+            slot.stage = Stage::Settling;
+            self.covered.push_back(index);
+        } else {
+            self.settled(index);
+        }
     }
 
     /// The device has taken a change: it is done when a sync that starts from now on is.
@@ -593,7 +622,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         }
     }
 
-    /// A sync that covered this change has succeeded.
+    /// This change is stable: a sync that covered it has succeeded, or it needed none.
     pub(super) fn settled(&mut self, index: u32) {
         if self.is_gone(index) {
             return;
@@ -606,12 +635,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     }
 
     /// A sync has failed that covered this change. Where the device tells each write its own end,
-    /// it is tried once more by itself.
+    /// it is tried once more by itself. One that was done by itself was only beside the sync.
     pub(super) fn not_settled(&mut self, index: u32, cause: Cause) {
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
         let write = matches!(slot.step, Step::Write | Step::ModifyWrite);
+        if write && !slot.settles {
+            return self.write_again(index);
+        }
         if write && !slot.alone && self.stability != Stability::Shared {
             slot.alone = true;
             return self.write_again(index);
@@ -652,7 +684,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         let change = slot.filter(|slot| slot.step.changes() && slot.step != Step::Absorb);
         if let Some(slot) = change {
             self.unanswered_changes -= 1;
-            if result.is_err() {
+            if result.is_err() && slot.reached {
                 self.pages.distrust(slot.start, slot.end);
             }
         }

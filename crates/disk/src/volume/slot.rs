@@ -31,6 +31,8 @@ pub(super) struct Slot<B> {
     pub(super) suspect: bool,
     /// Operations that the device was given for this change so far.
     pub(super) sent: u32,
+    /// The device was given a write or discard for it at some time.
+    pub(super) reached: bool,
     pub(super) end_moved: EndMoved,
     pub(super) result: Result<(), DiskError>,
 }
@@ -180,6 +182,7 @@ impl<B: AsRef<[u8]>> Slot<B> {
             settles: false,
             suspect: false,
             sent: 0,
+            reached: false,
             end_moved: EndMoved::No,
             result: Ok(()),
         }

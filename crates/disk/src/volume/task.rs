@@ -25,7 +25,8 @@ pub(super) struct Task<B> {
     pub(super) suspect: bool,
     /// The disk came to end there meanwhile, or has ended there.
     pub(super) cut: Option<u64>,
-    /// The list for the operation's memory, while that is not with the device.
+    /// The list for the operation's memory, while that is not with the device. It gets its own when
+    /// it is first used.
     pub(super) list: Vec<Part<B>>,
 }
 

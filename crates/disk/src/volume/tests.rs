@@ -1,5 +1,7 @@
 //! A volume's life, one story each. The device is whoever reads the test.
 
+mod faults;
+
 use super::*;
 use crate::device::Errno;
 
@@ -46,14 +48,21 @@ fn expect(volume: &mut TestVolume, kind: OpKind, lba: u64, sectors: u64) -> Devi
 }
 
 fn end(volume: &mut TestVolume, op: DeviceOp<Vec<u8>>, result: Result<u32, Errno>) {
-    volume.handle_device(
-        NOW,
-        Completion {
-            id: op.id,
-            memory: op.memory,
-            result,
-        },
-    );
+    end_at(volume, NOW, op, result);
+}
+
+fn end_at(
+    volume: &mut TestVolume,
+    now: Duration,
+    op: DeviceOp<Vec<u8>>,
+    result: Result<u32, Errno>,
+) {
+    let completion = Completion {
+        id: op.id,
+        memory: op.memory,
+        result,
+    };
+    volume.handle_device(now, completion);
 }
 
 fn answer(volume: &mut TestVolume, id: u32) -> Result<(), DiskError> {
@@ -629,14 +638,7 @@ fn data_that_the_device_refuses_is_tried_again_then_the_volume_is_latched() {
         let again = volume.poll_timeout().expect("it will be tried again");
         volume.handle_timeout(again);
         let bad = expect(&mut volume, PLAIN, 104, 8);
-        volume.handle_device(
-            again,
-            Completion {
-                id: bad.id,
-                memory: bad.memory,
-                result: Err(Errno::NOSPC),
-            },
-        );
+        end_at(&mut volume, again, bad, Err(Errno::NOSPC));
         attempts += 1;
     }
     assert_eq!(attempts, 7);
@@ -1296,7 +1298,7 @@ fn refused_pages_do_not_keep_others_from_being_written() {
             written += u32::from(op.kind == PLAIN && !refused);
             let len = u32::try_from(op.len_bytes).unwrap();
             let result = if refused { Err(Errno::NOSPC) } else { Ok(len) };
-            end(&mut volume, op, result);
+            end_at(&mut volume, now, op, result);
         }
         match volume.poll_timeout() {
             Some(due) => now = now.max(due),

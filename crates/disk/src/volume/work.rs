@@ -103,7 +103,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             task.work = work;
             task.first = first;
             task.count = count;
-            task.list.reserve_exact(MOST_PAGES);
         }
         if self.order.admit_in_front(index, task::extent(first, count)) {
             self.work.push_back(index);
@@ -130,6 +129,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         let (disk_bytes, unit) = (self.disk_bytes, self.block_bytes);
         let task = task_mut(&mut self.tasks, self.slots.len(), index)?;
         let mut list = std::mem::take(&mut task.list);
+        list.reserve_exact(MOST_PAGES.saturating_sub(list.len()));
         if let Some(cut) = task.cut.take() {
             let (work, first, count) = (task.work, task.first, task.count);
             self.undo(work, &mut list);
@@ -242,8 +242,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                     self.pages.give(part.buffer);
                 }
                 if let Some(error) = failed {
-                    self.pages.not_complete(page);
-                    self.refused(error);
+                    self.pages.not_complete(page, self.now);
+                    self.refused(page, error);
                 }
             }
             Work::Write(run) => {
@@ -258,12 +258,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                     self.pages.write_again(run);
                 } else if let Some(error) = failed {
                     let alone = pages == 1;
-                    self.pages.not_written(run);
+                    self.pages.not_written(run, self.now);
                     if alone {
-                        self.refused(error);
+                        self.refused(number, error);
                     }
                 } else {
-                    if self.pages.was_refused(number) {
+                    if self.pages.refused_since(number).is_some() {
                         self.write_behind.recovered();
                     }
                     if let Some(since) = self.pages.written(run) {
@@ -307,9 +307,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
     }
 
     /// The device has refused a page of acknowledged data.
-    fn refused(&mut self, error: DiskError) {
+    fn refused(&mut self, page: u64, error: DiskError) {
         self.stats.retries += 1;
-        if self.write_behind.failed(self.now) == Failure::GiveUp {
+        let since = self.pages.refused_since(page).unwrap_or(self.now);
+        if self.write_behind.failed(self.now, since) == Failure::GiveUp {
             self.latch(error);
         }
     }

@@ -8,12 +8,14 @@
 
 use std::time::Duration;
 
-/// How often data that the device refuses is tried again before the volume is latched,
-const ATTEMPTS: u8 = 7;
-/// and how long to wait before the second attempt; twice as long before each later one. About
-/// three seconds in all: long enough for a path that changes over, short enough for an initiator
-/// that waits for a flush.
+/// How long a page that the device refuses is tried again before the volume is latched: long enough
+/// for a path that changes over, short enough for an initiator that waits for a flush.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long to wait before the second attempt; twice as long before each later one, while none
+/// of those refused is written.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause is this many times doubled.
+const MOST_DOUBLED: u8 = 5;
 /// With so many pages refused, nothing more is written until they are tried again.
 const MOST_FAILED: usize = 16;
 
@@ -22,7 +24,8 @@ const MOST_FAILED: usize = 16;
 pub(super) struct WriteBehind {
     most_bytes: u64,
     most_age: Duration,
-    attempts: u8,
+    /// Pauses since a page that was refused has been written.
+    pauses: u8,
     retry_at: Option<Duration>,
 }
 
@@ -39,7 +42,7 @@ impl WriteBehind {
         Self {
             most_bytes,
             most_age,
-            attempts: 0,
+            pauses: 0,
             retry_at: None,
         }
     }
@@ -76,23 +79,23 @@ impl WriteBehind {
         failed_pages < MOST_FAILED
     }
 
-    /// A page was refused.
-    pub(super) fn failed(&mut self, now: Duration) -> Failure {
-        if self.retry_at.is_some() {
-            return Failure::TryAgain;
-        }
-        self.attempts = self.attempts.saturating_add(1);
-        if self.attempts >= ATTEMPTS {
+    /// A page was refused, as it has been since then.
+    pub(super) fn failed(&mut self, now: Duration, since: Duration) -> Failure {
+        // However well others fare meanwhile.
+        if now >= since + PATIENCE {
             return Failure::GiveUp;
         }
-        let pause = FIRST_PAUSE * (1 << (self.attempts - 1));
-        self.retry_at = Some(now + pause);
+        if self.retry_at.is_none() {
+            let pause = FIRST_PAUSE * (1 << self.pauses.min(MOST_DOUBLED));
+            self.pauses = self.pauses.saturating_add(1);
+            self.retry_at = Some(now + pause);
+        }
         Failure::TryAgain
     }
 
     /// A page that was refused has been written.
     pub(super) fn recovered(&mut self) {
-        self.attempts = 0;
+        self.pauses = 0;
     }
 
     /// Whether refused pages are to be tried again now.
@@ -107,7 +110,7 @@ impl WriteBehind {
 
     /// An operator wants it tried from the beginning.
     pub(super) fn start_over(&mut self) {
-        self.attempts = 0;
+        self.pauses = 0;
         self.retry_at = None;
     }
 }
@@ -139,8 +142,8 @@ mod tests {
         let mut bounds = WriteBehind::new(1000, SECOND);
         let mut now = SECOND;
         let mut pauses = Vec::new();
-        while bounds.failed(now) == Failure::TryAgain {
-            assert_eq!(bounds.failed(now), Failure::TryAgain, "the same round");
+        while bounds.failed(now, SECOND) == Failure::TryAgain {
+            assert_eq!(bounds.failed(now, now), Failure::TryAgain, "the same round");
             let due = bounds.retry_at().unwrap();
             assert!(!bounds.take_retry(due.saturating_sub(Duration::from_nanos(1))));
             assert!(bounds.take_retry(due));
@@ -148,7 +151,10 @@ mod tests {
             now = due;
         }
         assert_eq!(pauses, [50, 100, 200, 400, 800, 1600]);
+        assert_eq!(bounds.failed(now, now), Failure::TryAgain, "another page");
+        assert_eq!(bounds.retry_at(), Some(now + 32 * FIRST_PAUSE));
         bounds.start_over();
-        assert_eq!(bounds.failed(now), Failure::TryAgain);
+        assert_eq!(bounds.failed(now, now), Failure::TryAgain);
+        assert_eq!(bounds.retry_at(), Some(now + FIRST_PAUSE));
     }
 }

@@ -102,6 +102,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         };
         let (port, mac) = (path.port, path.mac);
         identity.flush_is_empty |= path.is_old();
+        let cache_number = identity.cache_number;
         let established = matches!(path.state, State::Ready | State::Silent);
         let returned = path.state != State::Ready;
         let must_agree = core::mem::take(&mut path.must_agree);
@@ -137,13 +138,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 });
             }
         }
+        self.cache_told(cache_number);
         let in_flight = self.settings.in_flight;
         if returned {
             if let Some(path) = self.paths.get_mut(index) {
-                // Who knows what happened to it meanwhile.
+                // Who knows what happened to it meanwhile. What was agreed on stays known until there
+                // is a new agreement: the answers that come first may be from before, and their
+                // data is compared with its checksum.
                 path.state = State::Ready;
                 path.agreed = false;
-                path.features = Features::default();
                 path.measured = false;
                 path.misses = 0;
                 path.window = Window::new(u32::from(path.buffer_count.min(in_flight)));
@@ -206,6 +209,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
         path.agreed = false;
         path.measurement = None;
+        self.cache.doubt();
         let chore = path.chore.take();
         path.look_again |= chore.is_some_and(|chore| chore.task == Task::Identify);
         self.flights_again(now, index);

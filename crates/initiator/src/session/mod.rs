@@ -28,6 +28,7 @@ use std::collections::VecDeque;
 use aoede_wire::{Address, MacAddr, ReserveCommand, SECTOR_BYTES};
 
 use self::op::{Kind, Op, Piece, Place};
+use crate::cache::CacheWatch;
 use crate::order::{Extent, Order};
 use crate::paths::{Chore, LocalPort, Path, PortId, State, Task, Timer};
 use crate::request::{Control, Done, Request, RequestId};
@@ -155,6 +156,10 @@ pub struct Transmit {
 /// assert_eq!(refused.why, Refusal::NotAttached);
 /// # Ok::<(), aoede_wire::AddressError>(())
 /// ```
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each may be true with any other"
+)]
 pub struct Session<B> {
     address: Address,
     settings: Settings,
@@ -168,8 +173,10 @@ pub struct Session<B> {
     ask_interval: Duration,
     paths: Vec<Path>,
     identity: Option<Identity>,
+    cache: CacheWatch,
     attached: bool,
     refused_version: bool,
+    closed: bool,
     /// Writes were sent that the target tracks by their tags.
     tracked: bool,
 
@@ -241,8 +248,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             ask_interval: ASK_FIRST,
             paths: Vec::with_capacity(crate::MAX_PATHS),
             identity: None,
+            cache: CacheWatch::default(),
             attached: false,
             refused_version: false,
+            closed: false,
             tracked: false,
             ops: Table::new(requests),
             order: Order::new(2 * usize::from(settings.requests)),
@@ -331,7 +340,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             Kind::Read(_) => Extent::Reads(lba, end),
             Kind::Write(_) | Kind::Trim => Extent::Changes(lba, end),
             Kind::Flush => Extent::Flush,
-            Kind::Identify | Kind::Control(_) => Extent::None,
+            Kind::Identify | Kind::FlushCheck | Kind::Control(_) => Extent::None,
         };
         let id = self.next_id;
         let op = Op {
@@ -345,6 +354,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             submitted: now,
             progress: None,
             copies_astray: false,
+            covers: self.cache.covers(),
+            cache_lost: false,
             finished: false,
         };
         // Cannot be full: that was looked at first.
@@ -380,8 +391,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     }
 
     /// Ends every request with [`Error::Closed`], so that all buffers come back, and takes no
-    /// others.
+    /// others. From then on it neither asks nor hears anything; only
+    /// [`poll_farewell`](Self::poll_farewell) has something to send.
     pub fn close(&mut self, now: Instant) {
+        self.closed = true;
         self.attached = false;
         self.fail_all(now, &Error::Closed);
     }
@@ -514,6 +527,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         // Of a change that failed a piece may be under way that nobody waited for, and no window
         // knows it: what failed may be tried again (§9.2).
         let astray = op.copies_astray || op.error.is_some();
+        if op.changes() && op.error.is_none() {
+            self.cache.acknowledged(op.cache_lost);
+        }
         let linger = Some(self.settings.linger).filter(|linger| !linger.is_zero());
         let until = linger.filter(|_| op.changes() && astray);
         let until = until.map(|linger| now + linger);
@@ -651,6 +667,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         self.start_all(now);
     }
 
+    /// Whether nothing is to be sent or heard any more.
+    fn is_over(&self) -> bool {
+        self.refused_version || self.closed
+    }
+
     fn is_finished(&self, slot: u32) -> bool {
         self.ops.get(slot).is_none_or(|op| op.finished)
     }
@@ -681,6 +702,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         path.measurement = None;
         // Meanwhile the target may forget what was agreed on.
         path.in_doubt = true;
+        self.cache.doubt();
         let was_ready = path.state == State::Ready;
         if was_ready {
             path.state = State::Silent;
@@ -694,6 +716,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         self.flights_again(now, index);
     }
 
+    /// The target tells the number of its write cache, or that it has none.
+    fn cache_told(&mut self, number: Option<u64>) {
+        if !self.cache.told(number) {
+            return;
+        }
+        // Whoever was there before may have acknowledged some of these, or parts of them.
+        let mut any = self.cache.has_lost();
+        for (_, op) in self.ops.iter_mut() {
+            op.cache_lost |= op.changes() && !op.finished && op.progress.is_some();
+            any |= op.cache_lost;
+        }
+        self.stats.caches_lost += u64::from(any);
+    }
+
     /// A path's port has another MAC: nothing is agreed on for that, and its window does not know
     /// what left by the old one (§15, 10).
     fn renamed(&mut self, index: usize) {
@@ -703,9 +739,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         path.agreed = false;
         path.features = Features::default();
         path.may_be_in_force = false;
+        self.send_astray(index, |_| {});
+    }
+
+    /// A path is another from now on: no response on it answers what was sent before.
+    fn forget_sent_on(&mut self, index: usize) {
+        self.send_astray(index, |piece| piece.sent_on &= !bit(index));
+    }
+
+    /// What was sent on a path is not known there any more.
+    fn send_astray(&mut self, index: usize, change: impl Fn(&mut Piece)) {
         let bit = bit(index);
-        for (_, piece) in self.pieces.iter() {
+        for (_, piece) in self.pieces.iter_mut() {
             if piece.sent_on & bit != 0 {
+                change(piece);
                 if let Some(op) = self.ops.get_mut(piece.op) {
                     op.copies_astray = true;
                 }

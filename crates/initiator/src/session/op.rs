@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use aoede_wire::{Command, TrimRange};
 
+use crate::cache::Covers;
 use crate::request::Control;
 use crate::{Answer, Error, Instant};
 
@@ -16,6 +17,8 @@ pub(super) enum Kind<B> {
     Read(B),
     Write(B),
     Flush,
+    /// It was answered: by whom?
+    FlushCheck,
     Trim,
     Identify,
     Control(Control),
@@ -39,6 +42,10 @@ pub(super) struct Op<B> {
     pub(super) progress: Option<Instant>,
     /// A copy of a frame that changes data may arrive when all is over.
     pub(super) copies_astray: bool,
+    /// What a flush is about.
+    pub(super) covers: Covers,
+    /// A change that was under way when a new target was noticed, which may have lost it.
+    pub(super) cache_lost: bool,
     /// It only waits to be taken back.
     pub(super) finished: bool,
 }

@@ -57,7 +57,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             && header.address == self.address
             && header.source.is_unicast()
             && header.source != local.mac
-            && !self.refused_version;
+            && !self.is_over();
         good.then_some(())?;
         let is_error = header.flags.contains(Flags::ERROR);
         if header.command == Command::Config && !is_error {
@@ -120,6 +120,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             }
             path.look_again = true;
             path.in_doubt = true;
+            self.cache.doubt();
             self.negotiate_anew(now, index);
         }
         self.next_chores(now);
@@ -132,9 +133,22 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.paths.push(path);
             return Some(self.paths.len() - 1);
         }
-        let index = self.paths.iter().position(Path::is_a_shadow)?;
+        let index = self.least_useful_path()?;
+        // What was sent on the old one is answered there, if at all.
+        self.forget_sent_on(index);
         *self.paths.get_mut(index)? = path;
         Some(index)
+    }
+
+    /// The path whose place a new one may take: one that never answered, or leads to another disk,
+    /// or that has been silent longest of those on which nothing is under way.
+    fn least_useful_path(&self) -> Option<usize> {
+        let replaceable = |(_, path): &(usize, &Path)| path.is_replaceable();
+        let paths = self.paths.iter().enumerate().filter(replaceable);
+        let rank = |path: &Path| (path.state == State::Silent, path.answered_at);
+        paths
+            .min_by_key(|(_, path)| rank(path))
+            .map(|(index, _)| index)
     }
 
     /// Whether the frame answers what its path has to find out.
@@ -176,6 +190,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         let Some(path) = self.paths.get_mut(index) else {
             return;
         };
+        path.version_refusals = 0;
         let checksum = path.features.checksum();
         // Without a checksum it may be from before it was agreed on.
         let damaged = |sectors: u8| {
@@ -224,7 +239,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// A question of a path's own was answered with an AoE error.
     fn chore_refused(&mut self, now: Instant, index: usize, chore: Chore, code: ErrorCode) {
         match (chore.task, code) {
-            (_, ErrorCode::UnsupportedVersion) if chore.tries >= TRIES => self.refuse_version(now),
+            (_, ErrorCode::UnsupportedVersion) => {
+                let path = self.paths.get_mut(index);
+                if path.is_some_and(Path::refuses_version) {
+                    self.refuse_version(now);
+                }
+            }
             // "No such command": plain AoE (§7.5; §15, 6).
             (Task::Negotiate, ErrorCode::UnrecognizedCommand) => {
                 if let Some(path) = self.paths.get_mut(index) {
@@ -282,6 +302,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             }
             path.heard();
             path.answered_at = now;
+            if response.error.is_none() {
+                path.version_refusals = 0;
+            }
             path.window.answered();
             if full {
                 path.heard_full();
@@ -302,6 +325,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         match effect {
             Effect::Lost => {}
             Effect::Done(answer) => {
+                let op = self.ops.get(slot);
+                if op.is_some_and(|op| matches!(op.kind, Kind::Flush | Kind::FlushCheck)) {
+                    return self.flush_answered(now, place, slot, answer);
+                }
                 if let (Some(op), Some(answer)) = (self.ops.get_mut(slot), answer) {
                     op.answer = Some(answer);
                 }
@@ -333,6 +360,37 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
         if self.refused_version {
             self.fail_all(now, &Error::Version);
+        }
+    }
+
+    /// A flush was answered, or the question after it: who has answered the flush? (§15, 7).
+    fn flush_answered(&mut self, now: Instant, place: u32, slot: u32, answer: Option<Answer>) {
+        if let Some(Answer::Identity(identity)) = answer {
+            self.cache_told(identity.cache_number);
+        } else if let Some(op) = self.ops.get_mut(slot) {
+            if self.cache.must_ask(&mut op.covers) {
+                return self.ask_who_has_flushed(now, place, slot);
+            }
+        }
+        if let Some(op) = self.ops.get_mut(slot) {
+            if !self.cache.flushed(op.covers) {
+                op.error.get_or_insert(Error::CacheLost);
+            }
+        }
+        self.finish_piece(now, place);
+    }
+
+    /// Makes of a flush that was answered the question for the number of the cache: after the
+    /// answer, so that a target that has come since is noticed.
+    fn ask_who_has_flushed(&mut self, now: Instant, place: u32, slot: u32) {
+        self.land(place);
+        if let Some(op) = self.ops.get_mut(slot) {
+            op.kind = Kind::FlushCheck;
+            op.progress = Some(now);
+        }
+        if let Some(piece) = self.pieces.get_mut(place) {
+            *piece = Piece::new(slot, piece.offset, piece.sectors);
+            self.again.push_back(place);
         }
     }
 
@@ -372,8 +430,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                     string: string.unwrap_or_default().to_vec(),
                 })
             }
-            // One damaged frame must not end everything.
-            ErrorCode::UnsupportedVersion if piece.refusals + 1 < TRIES => Effect::Again,
+            ErrorCode::UnsupportedVersion
+                if !self.paths.get_mut(index).is_some_and(Path::refuses_version) =>
+            {
+                Effect::Again
+            }
             ErrorCode::UnsupportedVersion => {
                 self.refused_version = true;
                 self.notify(Notice::VersionRefused);
@@ -466,7 +527,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
         }
         let data_bytes = match op.kind {
             Kind::Read(_) => usize::from(sectors) * SECTOR_BYTES,
-            Kind::Identify => SECTOR_BYTES,
+            Kind::Identify | Kind::FlushCheck => SECTOR_BYTES,
             // A response with data is one to a request that was damaged into a READ.
             _ if strict && !no_data => return Err(Distrust::Damaged),
             _ => return Ok(Effect::Done(None)),
@@ -489,7 +550,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             room.copy_from_slice(data);
             return Ok(Effect::Done(None));
         }
+        let known = identity;
         let identity = Identity::decode(data).ok_or(Distrust::Damaged)?;
+        // Another disk's has nothing to say about a flush.
+        if matches!(op.kind, Kind::FlushCheck) && !known.is_same_apart_from_size(&identity) {
+            return Err(Distrust::Damaged);
+        }
         Ok(Effect::Done(Some(Answer::Identity(Box::new(identity)))))
     }
 

@@ -24,7 +24,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// have [`frame_bytes`](Session::frame_bytes). Frames are padded with zeros to 60 bytes; all
     /// other padding is zero too (§15, 11).
     pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<Transmit> {
-        if self.refused_version {
+        if self.is_over() {
             return None;
         }
         let transmit = self
@@ -530,7 +530,7 @@ fn encode<B: AsRef<[u8]>>(
         // FLUSH EXT if word 83 has bit 13, else FLUSH (§15, 7).
         Kind::Flush if identity.flush_ext => Body::Ata(Ata::request(Opcode::FlushCacheExt, 0, 0)),
         Kind::Flush => Body::Ata(Ata::request(Opcode::FlushCache, 0, 0)),
-        Kind::Identify => Body::Ata(Ata::request(Opcode::Identify, 0, 1)),
+        Kind::Identify | Kind::FlushCheck => Body::Ata(Ata::request(Opcode::Identify, 0, 1)),
         Kind::Control(control) => Body::Unknown(control.command.into(), &control.argument),
     };
     debug_assert!(!matches!(op.command(), Command::Unknown(_)));
@@ -557,6 +557,7 @@ mod tests {
             trim_blocks: 1,
             trim_zeroes: false,
             write_cache: false,
+            cache_number: None,
             physical_sector_exponent: 0,
         }
     }

@@ -20,7 +20,7 @@ const ANSWERED_OTHERS: u32 = 4;
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.refused_version {
+        if self.is_over() {
             return None;
         }
         let mut next = Some(self.ask_at);
@@ -60,7 +60,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
 
     /// Does what is due: asks, repeats, gives up. Calling it early does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.refused_version {
+        if self.is_over() {
             return;
         }
         self.ask_if_due(now);
@@ -119,6 +119,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return self.send_again(now, place);
         };
         self.stats.timed_out += 1;
+        self.cache.doubt();
         let patience = piece.patience.unwrap_or_default();
         // Doubles, but what is long already does not grow.
         piece.patience = Some(patience.max((patience * 2).min(TIMEOUT_CEILING)));

@@ -151,6 +151,15 @@ fn a_closed_session_gives_every_buffer_back() {
         assert_eq!(done.buffer.as_deref(), Some(&pattern(3, 0)[..]));
     }
     assert!(bench.session.submit(bench.now, read_at(0, 512)).is_err());
+    // For good: not even an announcement brings it back.
+    bench.loses = Box::new(|_, _| false);
+    bench.sent.clear();
+    bench.announce(0);
+    bench.run(Duration::from_secs(120));
+    assert!(!bench.session.is_attached());
+    assert!(bench.session.submit(bench.now, read_at(0, 512)).is_err());
+    assert!(bench.sent.is_empty(), "{} frames", bench.sent.len());
+    assert_eq!(bench.session.poll_timeout(), None);
 }
 
 /// A program that only measures leaves what others with its MAC have agreed on.

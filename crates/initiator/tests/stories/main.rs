@@ -11,6 +11,7 @@ mod basics;
 mod bench;
 mod client;
 mod farewell;
+mod flush;
 mod golden;
 mod network;
 mod paths;

@@ -569,6 +569,33 @@ fn rule_6_another_version_ends_the_session() {
     assert_eq!(bench.session.poll_timeout(), None);
 }
 
+/// Three times without another answer between: what else is lost does not count.
+#[test]
+fn rule_6_a_damaged_version_after_lost_tries_ends_nothing() {
+    let mut bench = Bench::attached(1500, Speaks::Nothing);
+    bench.set_port(PortId(0), |port| port.up = false);
+    bench.set_port(PortId(0), |port| port.up = true);
+    let mut tries = 0;
+    while tries < 5 {
+        for (port, request) in bench.transmit() {
+            if is_ata(&request, 0xEC) {
+                tries += 1;
+                if tries == 4 || tries == 5 {
+                    let code = ErrorCode::UnsupportedVersion;
+                    let error = response(&request, |header, _| *header = header.with_error(code));
+                    bench.session.handle_frame(bench.now, port, &error);
+                }
+            }
+        }
+        bench.now = bench.session.poll_timeout().unwrap();
+        bench.session.handle_timeout(bench.now);
+    }
+    bench.run(Duration::from_secs(30));
+    assert!(!bench.notices.contains(&Notice::VersionRefused));
+    assert!(bench.path(0).ready);
+    bench.read(0, 1);
+}
+
 /// Sectors that were closed then stayed so, and what waited for them never ended.
 #[test]
 fn rule_6_another_version_ends_also_what_waits_for_copies_of_an_earlier_write() {

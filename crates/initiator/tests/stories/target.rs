@@ -6,7 +6,7 @@ use std::time::Duration;
 use aoede_initiator::Instant;
 use aoede_target::{
     Action, Admitted, Arrival, DATA_OFFSET, DeviceFailure, Exports, Outcome, PortFacts, Queue,
-    Target, TargetSettings, Trim, WriteReplies, merge_write_response,
+    Target, TargetSettings, Trim, WriteCache, WriteReplies, merge_write_response,
 };
 use aoede_wire::{
     Address, Body, Command, ErrorCode, Extension, ExtensionTable, Flags, Frame, SECTOR_BYTES,
@@ -77,6 +77,15 @@ pub(crate) fn settings(address: Address, sectors: u64) -> TargetSettings {
     }
 }
 
+/// The same with a write cache, which has another number after each restart.
+pub(crate) fn cached(settings: TargetSettings) -> TargetSettings {
+    TargetSettings {
+        write_cache: WriteCache::Back,
+        cache_number: 1,
+        ..settings
+    }
+}
+
 fn exports(settings: TargetSettings) -> Exports {
     let mut exports = Exports::new();
     exports.insert(Target::new(settings).unwrap()).unwrap();
@@ -113,6 +122,9 @@ impl Model {
 
     /// A new process: nobody has agreed on anything.
     pub(crate) fn restart(&mut self) {
+        if self.settings.cache_number > 0 {
+            self.settings.cache_number += 1;
+        }
         self.exports = exports(self.settings.clone());
     }
 

@@ -5,7 +5,7 @@
 
 use aoede_wire::SECTOR_BYTES;
 
-use crate::{TargetSettings, Trim};
+use crate::{TargetSettings, Trim, WriteCache};
 
 /// Sectors in a cylinder of the geometry that old readers want: 16 heads of 63 sectors.
 const SECTORS_PER_CYLINDER: u64 = 16 * 63;
@@ -13,6 +13,9 @@ const SECTORS_PER_CYLINDER: u64 = 16 * 63;
 const MAX_CYLINDERS: u64 = 16_383;
 /// Size told to readers of 28-bit addresses.
 const MAX_SECTORS_28: u64 = 0x0FFF_FFFF;
+
+/// In front of the number of the write cache: whose words these are.
+const CACHE_MARK: [u16; 2] = [0x416F, 0x4564];
 
 /// The words that stay the same while the export lives.
 #[derive(Clone, Debug)]
@@ -49,6 +52,12 @@ impl Identify {
         base.set(86, 0x3400); // FLUSH EXT, FLUSH, LBA48 are on
         base.set(87, 0x4000); // words 85–87 are valid
         base.set(93, 0x400B); // not serial ATA: words 76–79 mean nothing
+        if settings.write_cache == WriteCache::Back && settings.cache_number != 0 {
+            let [first, second] = CACHE_MARK;
+            base.set(129, first); // words 129–159 are the vendor's
+            base.set(130, second);
+            base.number::<4>(131, settings.cache_number);
+        }
         base.set(
             106,
             match settings.physical_sector_exponent {
@@ -130,7 +139,6 @@ impl Words {
 mod tests {
     extern crate std;
     use super::*;
-    use crate::WriteCache;
     use alloc::string::String;
     use aoede_wire::Address;
     use std::collections::BTreeMap;
@@ -237,6 +245,31 @@ mod tests {
         };
         let uncertain = words(&settings, changing);
         assert_eq!((uncertain[69], uncertain[169]), (0, 1));
+    }
+
+    /// §3.6: `AoEd`, then a number of 64 bits.
+    #[test]
+    fn a_write_cache_has_a_number() {
+        let numbered = |write_cache| {
+            let settings = TargetSettings {
+                write_cache,
+                cache_number: 0x0123_4567_89AB_CDEF,
+                ..settings()
+            };
+            words(&settings, PLAIN)
+        };
+        let back = numbered(WriteCache::Back);
+        assert_eq!(
+            back[129..136],
+            [0x416F, 0x4564, 0xCDEF, 0x89AB, 0x4567, 0x0123, 0]
+        );
+        // Nothing is lost with a process that acknowledges what is stable.
+        assert_eq!(numbered(WriteCache::Through)[129..136], [0; 7]);
+        let unnumbered = TargetSettings {
+            write_cache: WriteCache::Back,
+            ..settings()
+        };
+        assert_eq!(words(&unnumbered, PLAIN)[129..136], [0; 7]);
     }
 
     #[test]

@@ -7,8 +7,8 @@ pub(crate) mod identify;
 
 use aoede_wire::{Ata, AtaFlags, ErrorCode, Feature, Opcode, SECTOR_BYTES, trim_ranges};
 
-use crate::Trim;
 use crate::request::Ending;
+use crate::{Trim, WriteCache};
 
 /// What the disk has to do for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) struct Device {
     /// Most sectors in a frame of the receiving port.
     pub(crate) max_sectors: u8,
     pub(crate) read_only: bool,
-    pub(crate) write_back: bool,
+    pub(crate) write_cache: WriteCache,
     /// What the backing can discard.
     pub(crate) trim: Trim,
     /// What the asking initiator may do.
@@ -114,10 +114,10 @@ pub(crate) fn judge<'a>(ata: &Ata<'a>, device: &Device) -> Result<Verdict<'a>, E
         Opcode::DataSetManagement => trim(ata, device),
         // The write cache is everybody's.
         Opcode::SetFeatures if !device.may_write => Err(Ending::ABORTED),
-        Opcode::SetFeatures => match (ata.feature_or_error, device.write_back) {
-            (Feature::WRITE_CACHE_ON, true) => Ok(Verdict::CacheOn),
-            (Feature::WRITE_CACHE_OFF, true) => Ok(Verdict::CacheOff),
-            (Feature::WRITE_CACHE_OFF, false) => Ok(Verdict::Nothing(Ending::Done)),
+        Opcode::SetFeatures => match (ata.feature_or_error, device.write_cache) {
+            (Feature::WRITE_CACHE_ON, WriteCache::Back) => Ok(Verdict::CacheOn),
+            (Feature::WRITE_CACHE_OFF, WriteCache::Back) => Ok(Verdict::CacheOff),
+            (Feature::WRITE_CACHE_OFF, WriteCache::Through) => Ok(Verdict::Nothing(Ending::Done)),
             _ => Err(Ending::ABORTED),
         },
         Opcode::Smart | Opcode::Unknown(_) => Err(Ending::ABORTED),

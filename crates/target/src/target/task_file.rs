@@ -11,7 +11,7 @@ use crate::ata::{self, Action, Device, Verdict};
 use crate::peers::{Features, Tracked};
 use crate::reads::Reads;
 use crate::request::{DATA_OFFSET, Ending, Request};
-use crate::{Arrival, IgnoreReason, PortFacts, WriteCache};
+use crate::{Arrival, IgnoreReason, PortFacts};
 
 impl Target {
     /// A frame with a task file, or with several.
@@ -178,7 +178,7 @@ impl Target {
             sectors: self.sectors,
             max_sectors: port.sectors_with(features.checksum, room),
             read_only: self.read_only,
-            write_back: self.write_cache == WriteCache::Back,
+            write_cache: self.write_cache,
             trim: self.trim,
             may_read: self.access.read.includes(initiator),
             may_write: self.access.write.includes(initiator),

@@ -1,5 +1,6 @@
 //! §16: exchanges seen on the wire. Ours differ in padding, firmware version and zeroed registers.
 
+use aoede_target::{TargetSettings, WriteCache};
 use aoede_wire::Opcode;
 
 use crate::bench::{Bench, E1_1, I, T, ata, from_14, hex, settings};
@@ -55,6 +56,35 @@ fn identify() {
     let expected = hex("18 00 0001 01 00 00000011 00 00 00 40 000000000000 0000");
     assert_eq!(response[14..36], expected);
     assert_eq!(response.len(), 548);
+}
+
+/// The golden frame `identify-cache`, read from the file that the codec's tests read.
+#[test]
+fn identify_with_the_number_of_a_cache() {
+    let text = include_str!("../../../wire/tests/golden/identify-cache.txt");
+    let exchange: Vec<Vec<u8>> = text
+        .split("\n= ")
+        .skip(1)
+        .map(|frame| {
+            let lines = frame.lines().skip(1);
+            lines
+                .flat_map(|line| match line.strip_prefix("00*") {
+                    Some(zeros) => vec![0; zeros.parse().unwrap()],
+                    None => hex(line),
+                })
+                .collect()
+        })
+        .collect();
+    let [mut ask, answer] = <[Vec<u8>; 2]>::try_from(exchange).unwrap();
+    ask.resize(60, 0);
+    let mut bench = Bench::new(TargetSettings {
+        serial: "1.1:vm".to_owned(),
+        firmware_revision: "0.1.0".to_owned(),
+        write_cache: WriteCache::Back,
+        cache_number: 0x0123_4567_89AB_CDEF,
+        ..TargetSettings::new(E1_1, 16384)
+    });
+    assert_eq!(bench.answer(&ask), answer);
 }
 
 #[test]

@@ -252,12 +252,14 @@ impl<B: AsMut<[u8]>> Device<B> {
         let op = &mut flight.op;
         self.gather(op)?;
         let whole = len as usize / SECTOR;
+        let mut others = self.flights.values();
+        let beside_sync = others.any(|flight| flight.op.kind == OpKind::Sync);
         for (lba, sector) in (first_sector(op)..).zip(self.scratch.chunks(SECTOR).take(whole)) {
             let content = content(sector);
-            if durable {
-                self.sectors.write_stable(lba, content);
-            } else {
-                self.sectors.write(lba, content);
+            match (durable, beside_sync) {
+                (true, false) => self.sectors.write_stable(lba, content),
+                (true, true) => self.sectors.write_beside_sync(lba, content),
+                (false, _) => self.sectors.write(lba, content),
             }
         }
         Ok(len)
@@ -314,8 +316,8 @@ impl<B: AsMut<[u8]>> Device<B> {
             if before == 0 || self.random.coin() {
                 return Err(Errno::IO);
             }
-            // Fits: it is less than the whole.
-            len = u32::try_from(before).unwrap_or(len);
+            // The disk may end before that.
+            len = len.min(u32::try_from(before).unwrap_or(len));
         }
         if len > 1 && self.random.chance(self.faults.short_ppm) {
             let least = if self.random.coin() { 1 } else { SECTOR as u64 };

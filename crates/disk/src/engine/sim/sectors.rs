@@ -34,6 +34,8 @@ struct Version {
     content: Content,
     /// A sync failed on it: no later one takes it for unsynced.
     forgotten: bool,
+    /// Of a durable write, beside a sync: the end of that decides.
+    beside_sync: bool,
 }
 
 impl Sectors {
@@ -63,11 +65,21 @@ impl Sectors {
 
     /// Reads see it, and a power cut may lose it.
     pub(super) fn write(&mut self, lba: u64, content: Content) {
+        self.push(lba, content, false);
+    }
+
+    /// The same, but the next sync that ends covers it, whenever that began.
+    pub(super) fn write_beside_sync(&mut self, lba: u64, content: Content) {
+        self.push(lba, content, true);
+    }
+
+    fn push(&mut self, lba: u64, content: Content, beside_sync: bool) {
         self.sequence += 1;
         let version = Version {
             sequence: self.sequence,
             content,
             forgotten: false,
+            beside_sync,
         };
         self.places.entry(lba).or_default().versions.push(version);
         self.unsynced.insert(lba);
@@ -127,7 +139,11 @@ impl Sectors {
                         place.stable = last.content;
                     }
                 }
-                1 => {}
+                1 => {
+                    for version in place.versions.iter_mut().take(at + 1) {
+                        version.beside_sync = false;
+                    }
+                }
                 2 => drop(place.versions.drain(..=at)),
                 _ => {
                     for version in place.versions.iter_mut().take(at + 1) {
@@ -175,7 +191,7 @@ impl Sectors {
 
 impl Version {
     fn is_covered_by(&self, sequence: u64) -> bool {
-        self.sequence <= sequence && !self.forgotten
+        (self.sequence <= sequence || self.beside_sync) && !self.forgotten
     }
 }
 
@@ -223,6 +239,29 @@ mod tests {
         assert_eq!(survivors(&sectors), [2]);
         sectors.sync(sectors.sequence());
         assert_eq!(survivors(&sectors), [2]);
+    }
+
+    #[test]
+    fn a_durable_write_beside_a_sync_fares_as_the_sync_does() {
+        let mut ends = BTreeSet::new();
+        for seed in 0..100 {
+            let mut sectors = Sectors::default();
+            sectors.write_stable(5, content(1));
+            let started = sectors.sequence();
+            sectors.write_beside_sync(5, content(2));
+            assert_eq!(survivors(&sectors), [1, 2], "not yet decided");
+            if seed == 0 {
+                sectors.sync(started);
+                assert_eq!(survivors(&sectors), [2]);
+            } else {
+                sectors.fail_sync(started, &mut Random::new(seed));
+                ends.insert(survivors(&sectors));
+                // One that began before is none for what stayed unsynced.
+                sectors.sync(started);
+                ends.insert(survivors(&sectors));
+            }
+        }
+        assert_eq!(ends, [vec![1], vec![2], vec![1, 2]].into());
     }
 
     #[test]

@@ -84,6 +84,23 @@ fn a_sync_does_not_cover_what_completes_after_its_start() {
 }
 
 #[test]
+fn a_durable_write_beside_a_sync_is_stable_when_that_has_succeeded() {
+    let mut disk = disk(0);
+    disk.set_latency(Latency {
+        least: Duration::from_millis(2),
+        most: Duration::from_millis(2),
+        ..Latency::default()
+    });
+    start(&mut disk, op(OpKind::Sync, 0, 0, 0));
+    disk.set_latency(Latency::default());
+    start(&mut disk, op(DURABLE, 1, 1, 5));
+    assert_eq!(end(&mut disk).result, Ok(512));
+    assert_eq!(survivors(&disk, 1), [0, 5]);
+    assert_eq!(end(&mut disk).id, OpId(0));
+    assert_eq!(survivors(&disk, 1), [5]);
+}
+
+#[test]
 fn memory_in_parts_is_one_memory_from_its_start_on() {
     let mut disk = disk(0);
     let parts = |fills: [u8; 3]| {
@@ -392,6 +409,23 @@ fn nothing_is_beyond_a_nearer_end_and_zeros_are_beyond_an_old_one() {
     assert_eq!(end(&mut disk).result, Ok(512));
     for lba in 12..18 {
         assert_eq!(survivors(&disk, lba), [0], "sector {lba}");
+    }
+}
+
+/// A write that ended short before the region reached beyond the end.
+#[test]
+fn a_faulty_region_beyond_the_end_changes_nothing() {
+    for seed in 0..20 {
+        let mut disk = disk(seed);
+        disk.set_faulty_regions(&[FaultyRegion {
+            sectors: 6..7,
+            reads: true,
+            writes: true,
+        }]);
+        disk.set_end(4 * 512);
+        let done = run(&mut disk, op(DURABLE, 0, 8, 3));
+        assert!(matches!(done.result, Ok(2048) | Err(Errno::IO)), "{done:?}");
+        assert_eq!([4, 5].map(|lba| survivors(&disk, lba)), [[0], [0]]);
     }
 }
 

@@ -169,6 +169,7 @@ fn every_planted_mistake_is_found_by_the_simulation() {
         (Planted::DropOrder, [UNORDERED, STALE]),
         (Planted::ForgetDirtyAtEviction, [STALE, FORGOTTEN]),
         (Planted::IgnoreFailedSync, [LOST, FORGOTTEN]),
+        (Planted::BelieveBesideSync, [LOST, LOST]),
         (Planted::StaleRead, [STALE, STALE]),
         (Planted::TornRead, [TORN, UNREAD]),
     ] {

@@ -6,8 +6,9 @@
 //! that was acknowledged. Promised is the newest version that a durable acknowledgement or a flush
 //! has covered: a power cut leaves that one or one that arrived later.
 //!
-//! Whoever trims a sector gives up what it held: once a trim has been sent, no flush has to cover
-//! older data, and after a trim that failed a read may find any of it.
+//! Whoever trims a sector gives up what it held: after a trim that failed a read may find any of it.
+//! A flush covers the older data until the trim has taken its place, unless the volume is latched
+//! meanwhile: then both may be lost.
 //!
 //! When the disk ends earlier, what is beyond the new end is promised no more. The volume does not
 //! know of it at first, and may serve it from its cache; once it has been told, nothing is left of
@@ -52,6 +53,8 @@ struct Version {
     fate: Fate,
     /// Whether it may as well not have happened: the rim of a trim.
     optional: bool,
+    /// A trim that may be undone, and what was there before is lost all the same.
+    undone: bool,
     /// A read that was sent later did not see it.
     unseen_by: Option<u32>,
 }
@@ -189,6 +192,7 @@ impl Model {
             stamp,
             fate: Fate::Unanswered,
             optional: change.optional,
+            undone: false,
             unseen_by: None,
         });
     }
@@ -244,9 +248,9 @@ impl Model {
         for lba in self.unpromised.clone() {
             let newest = self.sector(lba).versions.iter().rev();
             let mut wanted = newest.filter(|version| !version.optional);
-            let covered = wanted
-                .find(|version| version.gives_up() || version.ack().is_some_and(|ack| ack <= acks));
-            let covered = covered.filter(|version| version.ack().is_some_and(|ack| ack <= acks));
+            let is_covered = |version: &Version| version.ack().is_some_and(|ack| ack <= acks);
+            let newest = wanted.find(|version| version.undone || is_covered(version));
+            let covered = newest.filter(|version| is_covered(version));
             if let Some(number) = covered.map(|version| version.number) {
                 self.promise(number, lba, disk);
             }
@@ -292,15 +296,19 @@ impl Model {
     }
 
     /// The volume has said that what it acknowledged may be lost. That can be true of trims: they
-    /// may be undone, with all the consequences of one that failed. It may not be true of data.
+    /// may be undone, with all the consequences of one that failed. It may not be true of other
+    /// data.
     pub(super) fn latched(&mut self) {
         for lba in &self.unpromised {
             let sector = &mut self.sectors[usize::try_from(*lba).unwrap()];
-            let trims = sector.versions.iter_mut().filter(|version| {
-                let unpromised = version.is_unpromised(sector.promised);
-                unpromised && version.stamp == 0
-            });
-            trims.for_each(|trim| trim.fate = Fate::Failed);
+            let promised = sector.promised;
+            let trims = sector.versions.iter_mut();
+            for trim in trims.filter(|version| version.number > promised && version.gives_up()) {
+                trim.undone = true;
+                if trim.ack().is_some() {
+                    trim.fate = Fate::Failed;
+                }
+            }
         }
     }
 
@@ -449,6 +457,7 @@ impl Version {
             stamp,
             fate: Fate::Leftover,
             optional: false,
+            undone: false,
             unseen_by: None,
         }
     }
