@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
 
 use aoede::control::api::{Call, Socket, SocketError};
-use aoede::control::status::Status;
+use aoede::control::status::{FreezeStatus, ReloadStatus, Status};
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, answer, status};
@@ -267,8 +267,8 @@ fn every_field_is_documented() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/control.md");
     let text = fs::read_to_string(path).unwrap();
     let mut status = status();
-    status.daemon.last_reload = Some(Default::default());
-    status.exports[0].freeze = Some(Default::default());
+    status.daemon.last_reload = Some(ReloadStatus::default());
+    status.exports[0].freeze = Some(FreezeStatus::default());
     let mut found = std::collections::BTreeSet::new();
     names(&serde_json::to_value(status).unwrap(), &mut found);
     for name in &found {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Fake {
         let path = folder.path().join("control.sock");
         let (end, ended) = oneshot::channel();
         let (tell, told) = std_mpsc::channel();
-        let thread = std::thread::spawn(move || run(path, answer, ended, tell));
+        let thread = std::thread::spawn(move || run(&path, answer, ended, &tell));
         Self {
             folder,
             page: told.recv().unwrap(),
@@ -83,10 +83,10 @@ impl Drop for Fake {
 }
 
 fn run(
-    path: PathBuf,
+    path: &Path,
     mut answer: impl FnMut(Call),
     ended: oneshot::Receiver<()>,
-    tell: std_mpsc::Sender<SocketAddr>,
+    tell: &std_mpsc::Sender<SocketAddr>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -94,7 +94,7 @@ fn run(
         .unwrap();
     runtime.block_on(async {
         let (calls, mut called) = mpsc::channel(8);
-        let socket = Socket::bind(&path, None).unwrap();
+        let socket = Socket::bind(path, None).unwrap();
         let listener = page::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         tell.send(listener.local_addr().unwrap()).unwrap();
         let serving = [
