@@ -172,10 +172,8 @@ fn a_disk_that_has_grown_is_frozen_as_it_is_now() -> Result<()> {
     }
     disk.ask(&disk.e1_1.trim(3, &[(GROWN - 16, 8), (GROWN - 32, 8)]))?;
     let check = |tag| {
-        for (number, (lba, byte)) in [(32, 0), (16, 0), (8, 0xB2)].into_iter().enumerate() {
-            let read = disk
-                .e1_1
-                .ata(tag + number as u32, ata::READ, GROWN - lba, 2, b"");
+        for (tag, (lba, byte)) in (tag..).zip([(32, 0), (16, 0), (8, 0xB2)]) {
+            let read = disk.e1_1.ata(tag, ata::READ, GROWN - lba, 2, b"");
             let read = disk.ask(&read)?;
             ensure!(Response(&read).data() == [byte; 1024], "{read:02x?}");
         }
@@ -271,6 +269,32 @@ fn a_thaw_gives_room_to_what_a_full_shadow_refused() -> Result<()> {
         disk.stored([10, 20, 30, 40, 50])? == [0xB2; 5],
         "something is lost"
     );
+    target.stop().map(drop)
+}
+
+/// Acknowledged in memory, and never with a place to go.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_stop_without_a_thaw_says_what_is_lost() -> Result<()> {
+    let disk = Disk::new()?;
+    let full = ["--shadow-limit", "4k", "--cache", "writeback"];
+    let mut target = disk.start(&full)?;
+    let log = target.log()?.clone();
+    target.freeze()?;
+    log.wait_for("frozen: the image", SOON)?;
+    for (tag, block) in [(1, 10), (2, 20)] {
+        ensure!(disk.can_write(tag, block, 0xB2)?, "block {block}");
+    }
+    log.wait_for("acknowledged data cannot be written", SOON)?;
+    let end = target.stop().err().context("it ends as if all were well")?;
+    let text = format!("{end:#}");
+    ensure!(
+        text.contains("exit status: 1") && text.contains("is lost, so check"),
+        "{text}"
+    );
+    ensure!(disk.stored([10, 20])? == [0, 0], "the image has changed");
+    let target = disk.start(&full)?;
+    target.log()?.wait_for("still frozen", SOON)?;
     target.stop().map(drop)
 }
 

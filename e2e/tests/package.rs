@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// For building a package with a slow compressor.
 const PACKAGING: Duration = Duration::from_secs(300);
 const IMAGE: &str = "/var/lib/aoede/e1.1.img";
-/// Bits 1, CAP_DAC_OVERRIDE, and 13, CAP_NET_RAW (linux/capability.h).
+/// Bits 1, `CAP_DAC_OVERRIDE`, and 13, `CAP_NET_RAW` (linux/capability.h).
 const KEPT: &str = "0000000000002002";
 
 /// A package of the program, and a newer one of the same.
@@ -269,7 +269,7 @@ fn goes(scene: &Scene) -> Result<()> {
     let left = machine.succeed("find /etc /usr /var/lib /run -path '*aoede*' -type f | sort")?;
     let own = |line: &&str| !line.starts_with("/var/lib/dpkg/") && !line.contains("deb-systemd");
     let left: Vec<&str> = left.lines().filter(own).collect();
-    let expected = ["/etc/aoede/aoede.toml", IMAGE, "/var/lib/aoede/e1.1.json"];
+    let expected = ["/etc/aoede/aoede.toml", IMAGE, "/var/lib/aoede/e1.1.state"];
     ensure!(left == expected, "{left:?}");
 
     machine.succeed("dpkg --purge aoede")?;

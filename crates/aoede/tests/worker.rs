@@ -283,7 +283,7 @@ fn a_port_that_cannot_send_does_not_keep_all_buffers() {
 #[test]
 fn a_read_of_a_file_in_memory_does_not_see_a_later_write() {
     // Every Linux has it; without it there is no file in memory to test with.
-    let memory = std::path::Path::new("/dev/shm");
+    let memory = Path::new("/dev/shm");
     let folder = tempfile::tempdir_in(memory).unwrap();
     let path = folder.path().join("disk.img");
     let old = vec![1; usize::try_from(SECTORS).unwrap() * SECTOR_BYTES];

@@ -43,14 +43,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Unsafe code lives in `zeroed.rs` and six files of `engine/`: `pool.rs`, `mapping.rs`, `uring.rs`,
-//! `aio.rs`, `aio_context.rs` and `sys.rs`.
+//! Unsafe code lives in six files of `engine/`: `pool.rs`, `mapping.rs`, `uring.rs`, `aio.rs`,
+//! `aio_context.rs` and `sys.rs`.
 
 pub mod device;
 pub mod engine;
 pub mod shadow;
 pub mod volume;
-mod zeroed;
 
 pub use device::{Completion, DeviceOp, Errno, Memory, OpId, OpKind, Part};
 pub use engine::aio::AioEngine;

@@ -650,8 +650,9 @@ fn failures_reach_whom_they_concern_over_every_engine() {
         lba: 16,
         sectors: 8,
     };
-    // Two durable writes, then an early one with its sync, and then nothing more.
+    // The volume's first sync, two durable writes, an early one with its sync, then nothing more.
     let script = [
+        Fault::None,
         Fault::Fail(Errno::IO),
         Fault::Fail(Errno::NOSPC),
         Fault::None,
@@ -671,6 +672,7 @@ fn failures_reach_whom_they_concern_over_every_engine() {
         let mut volume = Volume::new(settings, Pool::cache(1 << 20).unwrap());
         let mut ask =
             |volume: &mut _, kind, byte| ask(volume, &mut engine, file, &pool, kind, byte);
+        assert!(ask(&mut volume, RequestKind::Flush, 0).is_ok(), "{name}");
         assert_eq!(
             ask(&mut volume, write(0, false), 1),
             Err(Errno::IO),

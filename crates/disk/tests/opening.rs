@@ -534,7 +534,7 @@ fn ext4(folder: &Path, options: &str) -> (LoopDevice, Mount) {
     (device, mount)
 }
 
-/// The file system takes O_DIRECT, and uses the page cache.
+/// The file system takes `O_DIRECT`, and uses the page cache.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_file_that_the_kernel_says_has_no_direct_io_is_buffered() {

@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use super::{
     Campaign, Phase, Round, Summary, Way, judge, load::Load, promises::Promises, stage::Stage,
 };
-use crate::{Export, Log, Random, TargetProcess, wait_until};
+use crate::{Export, Log, Namespace, Random, TargetProcess, wait_until};
 
 /// How long the load runs before the kill, at most. Most rounds take far less: see
 /// [`short_or_long`].
@@ -31,7 +31,7 @@ const LONGEST_STOPPING: Duration = Duration::from_millis(20);
 const KINDS_OF_MOMENTS: usize = 6;
 
 /// How long a freeze, or its end, may take.
-const FREEZE: Duration = Duration::from_secs(30);
+pub(super) const FREEZE: Duration = Duration::from_secs(30);
 
 /// How long the file of a killed process may stay locked.
 const LOCKED: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ const LOCKED: Duration = Duration::from_secs(5);
 /// target that does not start again.
 pub fn kills(campaign: &Campaign) -> Result<Vec<Summary>> {
     campaign.run("kills", |stage, promises, way, turn, mut random| {
-        let target = start(stage, way)?;
+        let target = start(&stage.host, &stage.image, stage, way)?;
         let log = target.log()?.clone();
         let plan = Plan::new(way, turn, &mut random);
         let mut round = load_and_kill(stage, promises, way, target, &plan, &mut random)
@@ -231,7 +231,7 @@ impl Plan {
 }
 
 /// What a target says when the disk is frozen.
-const FROZEN: &str = "frozen: the image";
+pub(super) const FROZEN: &str = "frozen: the image";
 
 /// A random time up to `longest`, of any order of magnitude, so that short and long ones are
 /// common.
@@ -243,7 +243,7 @@ fn short_or_long(random: &mut Random, longest: Duration) -> Duration {
 }
 
 /// What the target serves and what it leaves in the file; the promises are compared with both.
-fn look(stage: &Stage, promises: &mut Promises, target: TargetProcess) -> Result<usize> {
+pub(super) fn look(stage: &Stage, promises: &mut Promises, target: TargetProcess) -> Result<usize> {
     let served = stage.read_over_the_wire()?;
     let lost = judge(promises, &served)?;
     // A freeze that was found unfinished is merged while the disk is served.
@@ -257,14 +257,20 @@ fn look(stage: &Stage, promises: &mut Promises, target: TargetProcess) -> Result
     Ok(lost)
 }
 
-fn start(stage: &Stage, way: &Way) -> Result<TargetProcess> {
-    let mut export = Export::new(&stage.image, "tgt0").with(way.arguments);
+/// Starts a target on a host for a file, the shadow of which is where the image is.
+pub(super) fn start(
+    host: &Namespace,
+    file: &Path,
+    stage: &Stage,
+    way: &Way,
+) -> Result<TargetProcess> {
+    let mut export = Export::new(file, "tgt0").with(way.arguments);
     if way.freezes {
         let path = shadow(stage);
         let path = path.to_str().context("a path of text")?;
         export = export.with(&["--shadow", path, "--unfinished-freeze", "merge"]);
     }
-    let mut target = export.start(&stage.host, way.maker)?;
+    let mut target = export.start(host, way.maker)?;
     target.keep_quiet();
     Ok(target)
 }
@@ -278,7 +284,7 @@ fn shadow(stage: &Stage) -> PathBuf {
 fn start_again(stage: &Stage, way: &Way) -> Result<TargetProcess> {
     let mut started = None;
     let took = wait_until("the lock of the killed process ends", LOCKED, || {
-        match start(stage, way) {
+        match start(&stage.host, &stage.image, stage, way) {
             Ok(target) => started = Some(target),
             Err(error) if format!("{error:#}").contains("lock held") => {}
             Err(error) => return Err(error),

@@ -63,7 +63,8 @@ pub struct Way {
     /// What was acknowledged so long before the crash is promised without a flush. A power cut
     /// then waits for so long after the last acknowledgement, and finds nothing under way.
     pub kept_after: Option<Duration>,
-    /// Kills: the disk is frozen and thawed meanwhile, and the target killed in any phase.
+    /// The disk is frozen and thawed meanwhile, and the crash comes in any phase. The shadow is on
+    /// a disk that keeps its power.
     pub freezes: bool,
     /// Power cuts: the disk is a loop device over the file, not the file.
     pub on_device: bool,

@@ -4,9 +4,13 @@
 //! The disk is nbdkit with its cache filter, which keeps writes to itself until a flush, and
 //! nbdfuse shows it as a file. Cutting the power is killing nbdkit. A trim goes past that cache, as
 //! a mere hint, so none is sent here.
+//!
+//! A disk that is frozen has its shadow on another, which keeps its power: what is lost is what the
+//! image was said to have.
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -17,14 +21,22 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
-    Campaign, Round, Summary, Way, judge, kill::told, load::Load, promises::Promises, stage::Stage,
+    Campaign, Phase, Round, Summary, Way, judge,
+    kill::{FREEZE, FROZEN, look, start as start_target, told},
+    load::Load,
+    promises::Promises,
+    stage::Stage,
 };
-use crate::{Export, Namespace, Packages, Process, Random, TargetProcess, succeed, wait_until};
+use crate::{Log, Namespace, Packages, Process, Random, TargetProcess, succeed, wait_until};
 
 /// Most requests of a round, one of these at random. A durable write takes a millisecond here.
 const LENGTHS: [usize; 3] = [20, 100, 400];
 /// Each block that a flush writes takes so long, so that many a cut comes during a flush.
 const SLOW_MEDIUM: &str = "wdelay=1ms";
+/// How long after a thaw a cut comes at the most: merging takes about so long.
+const MERGING: Duration = Duration::from_millis(20);
+/// Requests sent while the shadow is merged, at the most.
+const AMID_MERGE: usize = 4;
 /// Requests sent after the cut.
 const IN_VAIN: usize = 8;
 /// How long nothing must be answered after the cut for the target to have said all it will.
@@ -58,16 +70,29 @@ pub fn power_cuts(campaign: &Campaign, flushes: Flushes) -> Result<Vec<Summary>>
             ..core
         },
     )?;
-    campaign.run("power cuts", |stage, promises, way, _, mut random| {
+    campaign.run("power cuts", |stage, promises, way, turn, mut random| {
         let host = stage.host.with_own_mounts()?;
         let disk = VolatileDisk::start(&host, stage, way, flushes)?;
-        let mut target = Export::new(&disk.file, "tgt0")
-            .with(way.arguments)
-            .start(&host, way.maker)?;
-        target.keep_quiet();
+        let freeze = way.freezes.then_some(match turn % 4 {
+            0 => Phase::Frozen,
+            2 => Phase::Ordered,
+            _ => Phase::Merging,
+        });
+        let name = name(stage, &disk.file)?;
+        let target = start_target(&host, &name, stage, way)?;
         let log = target.log()?.clone();
-        let mut round = load_and_cut(stage, promises, way, (disk, target), &mut random)
+        let mut round = load_and_cut(stage, promises, way, freeze, (disk, target), &mut random)
             .with_context(|| told(&log))?;
+        if freeze.is_some() {
+            // With the power back, the disk is what is on the medium.
+            let name = self::name(stage, &stage.image)?;
+            let target = start_target(&stage.host, &name, stage, way)?;
+            let again = target.log()?.clone();
+            let said = || format!("{freeze:?}; {}; then {}", told(&log), told(&again));
+            round.freeze = Some(found(freeze, &log, &again).with_context(said)?);
+            round.lost = look(stage, promises, target).with_context(said)?;
+            return Ok(round);
+        }
         let medium = fs::read(&stage.image)?;
         round.lost = judge(promises, &medium).with_context(|| told(&log))?;
         Ok(round)
@@ -78,7 +103,8 @@ fn load_and_cut(
     stage: &Stage,
     promises: &mut Promises,
     way: &Way,
-    (mut disk, target): (VolatileDisk, TargetProcess),
+    freeze: Option<Phase>,
+    (mut disk, mut target): (VolatileDisk, TargetProcess),
     random: &mut Random,
 ) -> Result<Round> {
     ensure!(
@@ -95,6 +121,12 @@ fn load_and_cut(
     let load_random = Random::new(random.number());
     let mut load = Load::new(&stage.nic, stage.target, promises, way, load_random);
     load.run(requests)?;
+    if let Some(phase) = freeze {
+        freeze_under(&mut load, &mut target, phase, requests)?;
+        if phase == Phase::Merging {
+            thread::sleep(MERGING / (1 << random.below(6)));
+        }
+    }
     if let Some(age) = way.kept_after {
         load.finish()?;
         thread::sleep(age);
@@ -115,6 +147,54 @@ fn load_and_cut(
         unpromised,
         aged,
         ..Round::default()
+    })
+}
+
+/// A name that the disk has in each of its lives: a shadow belongs to a name.
+fn name(stage: &Stage, disk: &Path) -> Result<PathBuf> {
+    let name = stage.image.with_file_name("disk");
+    let _ = fs::remove_file(&name);
+    symlink(disk, &name)?;
+    Ok(name)
+}
+
+/// Freezes a disk between two loads, and thaws it for a third, as far as it is to come.
+fn freeze_under(
+    load: &mut Load<'_>,
+    target: &mut TargetProcess,
+    phase: Phase,
+    requests: usize,
+) -> Result<()> {
+    target.freeze()?;
+    if phase == Phase::Ordered {
+        return Ok(());
+    }
+    target.log()?.wait_for(FROZEN, FREEZE)?;
+    load.run(requests)?;
+    if phase == Phase::Merging {
+        target.thaw()?;
+        target.log()?.wait_for("thawed: the image", FREEZE)?;
+        load.run(requests.min(AMID_MERGE))?;
+    }
+    Ok(())
+}
+
+/// The phase in which the freeze was found again.
+///
+/// # Errors
+/// It was told, and is not there any more.
+fn found(freeze: Option<Phase>, log: &Log, again: &Log) -> Result<Phase> {
+    let unfinished = again.text().contains("found an unfinished freeze");
+    let merging = again.text().contains("merging it goes on");
+    ensure!(
+        unfinished || freeze != Some(Phase::Frozen),
+        "the disk was frozen and is not any more"
+    );
+    Ok(match (unfinished, merging) {
+        (true, true) => Phase::Merging,
+        (true, false) if log.text().contains(FROZEN) => Phase::Frozen,
+        (false, _) if log.text().contains(FROZEN) => Phase::Merged,
+        _ => Phase::Ordered,
     })
 }
 

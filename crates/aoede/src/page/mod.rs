@@ -2,7 +2,7 @@
 //!
 //! It has no password. Whoever can reach its address sees it, so that is a loopback address unless
 //! an operator has said otherwise; a name that somebody has made to lead there is refused
-//! ([`guard`]). All that it shows comes of one question to the daemon's loop ([`view`]); nobody asks
+//! (`guard.rs`). All that it shows comes of one question to the daemon's loop (`view.rs`); nobody asks
 //! while nobody looks.
 
 mod guard;

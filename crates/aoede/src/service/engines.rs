@@ -223,3 +223,22 @@ impl Engine<Buffer> for Engines {
         self.all().map(Engine::in_flight).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_known_by_its_engine_and_number() {
+        for (kind, number, marked, name) in [
+            (Kind::Uring, 0, 0, "io_uring"),
+            (Kind::Aio, 5, 0x4000_0005, "aio"),
+            (Kind::Blocking, 0x3FFF_FFFF, 0xBFFF_FFFF, "blocking"),
+        ] {
+            let file = kind.mark(FileId(number));
+            assert_eq!(file, FileId(marked));
+            assert_eq!(Kind::of(file), (kind, FileId(number)));
+            assert_eq!(Engines::name_of(file), name);
+        }
+    }
+}

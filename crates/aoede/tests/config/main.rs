@@ -1,9 +1,5 @@
 //! A configuration as an operator writes it, rightly or not.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "tests: a panic is how they fail"
-)]
+#![expect(clippy::unwrap_used, reason = "tests: a panic is how they fail")]
 
 mod command;
 mod example;

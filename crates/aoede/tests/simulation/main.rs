@@ -33,6 +33,8 @@
 //!   Writes of one MAC take effect in the order in which the target took them from its ring.
 //! - After the target's end its disk holds what was acknowledged by a write-through target, and what
 //!   was flushed, or what was written later.
+//! - A flush succeeds only if no change that was acknowledged to its initiator before was lost with a
+//!   target's end since, unless an earlier flush has told of it.
 //! - A write that failed, was given up, or whose initiator died, has happened or not. It happens
 //!   later only if the target takes another copy of it from the network.
 //! - Every request is answered, or given up, which it is only where ways were cut or the target was

@@ -127,7 +127,9 @@ impl Flights {
         }
         if let (OpKind::Read, Memory::One(buffer)) = (op.kind, &mut op.memory) {
             let mapping = file.mapping.borrow();
-            let lent = mapping.as_ref().and_then(|m| m.lend(offset, op.len_bytes));
+            // What is lent stands for a buffer from its start.
+            let mapping = mapping.as_ref().filter(|_| op.memory_start == 0);
+            let lent = mapping.and_then(|mapping| mapping.lend(offset, op.len_bytes));
             if let (Some(lent), Ok(len)) = (lent, u32::try_from(op.len_bytes)) {
                 buffer.lend(lent);
                 let completion = Completion {
@@ -411,7 +413,7 @@ pub(super) mod tests {
     use super::*;
     use crate::device::{OpId, Part};
     use crate::engine::Engine;
-    use crate::engine::open::{OpenOptions, open};
+    use crate::engine::open::{IoMode, OpenOptions, open};
     use crate::engine::pool::{Pool, PoolShape};
 
     /// A pool, and a file of two blocks in a folder that goes away.
@@ -524,6 +526,32 @@ pub(super) mod tests {
             assert_eq!(engine.in_flight(), 0);
         }
         assert_eq!(bench.pool.free(), bench.pool.shape().count);
+    }
+
+    #[test]
+    fn the_rest_of_a_buffer_is_not_lent() {
+        let Ok(folder) = tempfile::tempdir_in("/dev/shm") else {
+            return;
+        };
+        let path = folder.path().join("disk");
+        std::fs::write(&path, [7; 8192]).unwrap();
+        let options = OpenOptions {
+            io: IoMode::Buffered,
+            ..OpenOptions::default()
+        };
+        let backing = open(&path, &options).unwrap();
+        let bench = Bench::new(1);
+        for (memory_start, is_lent) in [(0, true), (512, false)] {
+            let mut flights = Flights::new(1).unwrap();
+            let file = flights.attach(&backing).unwrap();
+            let read = DeviceOp {
+                len_bytes: 512,
+                memory_start,
+                ..bench.op(0, OpKind::Read)
+            };
+            let place = flights.admit(file, read).unwrap();
+            assert_eq!(place.is_none(), is_lent, "from byte {memory_start} on");
+        }
     }
 
     #[test]

@@ -235,8 +235,12 @@ impl Buffer {
         self.with_head(0)
     }
 
-    /// The whole data area.
+    /// The whole data area, which is not in use while data is lent: see [`Self::settle`].
     pub fn data_mut(&mut self) -> &mut [u8] {
+        debug_assert!(
+            self.lent.is_none(),
+            "what is written here would not be sent"
+        );
         self.with_head_mut(0)
     }
 

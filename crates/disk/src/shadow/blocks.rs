@@ -1,8 +1,9 @@
 //! Ranges of blocks: one, a short list of them, and one bit for each block of a disk.
 #![forbid(unsafe_code)]
 
+use std::hint::black_box;
+
 use super::BLOCK_BYTES;
-use crate::zeroed;
 
 /// Blocks from `first` up to, not including, `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +107,7 @@ impl Ranges {
 /// ever written to take memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bitmap {
-    words: Vec<u64>,
+    words: Box<[u64]>,
 }
 
 const WORD: u64 = u64::BITS as u64;
@@ -114,8 +115,13 @@ const WORD: u64 = u64::BITS as u64;
 impl Bitmap {
     /// All zero; `None` if there is no memory for it.
     pub(super) fn new(blocks: u64) -> Option<Self> {
-        let words = usize::try_from(blocks.div_ceil(WORD)).ok()?;
-        let words = zeroed::words(words)?;
+        let count = usize::try_from(blocks.div_ceil(WORD)).ok()?;
+        // Zeros take no memory before they are used, but who asks for them and is refused has ended.
+        // So the same room is asked for first.
+        let mut room = Vec::<u64>::new();
+        room.try_reserve_exact(count).ok()?;
+        drop(black_box(room));
+        let words = vec![0; count].into_boxed_slice();
         Some(Self { words })
     }
 

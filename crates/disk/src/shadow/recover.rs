@@ -208,11 +208,12 @@ mod tests {
         let inside = unit(1, Kind::Dirtied, &[(98, 100)]);
         for kind in [Kind::Dirtied, Kind::Merged] {
             let beyond = unit(2, kind, &[(0, 1), (99, 101)]);
-            let replayed = replay(&[inside, beyond, unit(3, Kind::Done, &[])]);
-            assert!(
-                matches!(replayed, Replayed::Damaged { unit: 2 }),
-                "{replayed:?}"
-            );
+            let units = [inside, beyond, unit(3, Kind::Done, &[])];
+            for count in [2, 3] {
+                let replayed = replay(&units[..count]);
+                let is_damaged = matches!(replayed, Replayed::Damaged { unit: 2 });
+                assert!(is_damaged, "{replayed:?}");
+            }
         }
     }
 

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 /// The flush that may run, and what it does not cover.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Flushes {
     state: State,
     /// Somebody waits for the flush after the running one.
@@ -26,9 +26,8 @@ pub(super) struct Flushes {
     syncing_bytes: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    #[default]
     Idle,
     /// What was dirty when it began is being written.
     Writing,
@@ -50,6 +49,21 @@ pub(super) enum Arrival {
 }
 
 impl Flushes {
+    /// Before anything is acknowledged. An earlier process may have been killed that had given
+    /// acknowledged data to the device: readers see it, so that a flush has to cover it, and no
+    /// time may pass without a sync.
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Idle,
+            next_wanted: false,
+            uncovered: false,
+            unsynced: Some(Duration::ZERO),
+            unsynced_bytes: 0,
+            syncing: None,
+            syncing_bytes: 0,
+        }
+    }
+
     /// A change was acknowledged that is not on stable storage.
     pub(super) fn acknowledged(&mut self) {
         self.uncovered = true;

@@ -8,7 +8,9 @@ use super::Planted;
 use super::flush::Arrival;
 use super::request::{Cause, DiskError, Operation};
 use super::slot::{Stage, Step};
-use super::{LastTry, MAX_RESUBMITS, SyncState, Volume, earlier, number};
+use super::{
+    LastTry, MAX_RESUBMITS, RESUBMIT_PAUSE, RESUBMITS_AT_ONCE, SyncState, Volume, earlier, number,
+};
 use crate::device::Errno;
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
@@ -105,7 +107,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         };
         let last = self.last_try == LastTry::SyncWanted;
         let wanted = self.flushes.is_sync_wanted() || !self.settling.is_empty() || last;
-        if !wanted && repeats == 0 {
+        let rests = repeats > RESUBMITS_AT_ONCE && self.rest_until.is_some();
+        if !wanted && repeats == 0 || rests {
             return false;
         }
         self.sync = SyncState::Running { repeats };
@@ -140,6 +143,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                 self.sync = SyncState::Idle {
                     repeats: repeats + 1,
                 };
+                if repeats >= RESUBMITS_AT_ONCE {
+                    self.rest_until.get_or_insert(self.now + RESUBMIT_PAUSE);
+                }
                 return;
             }
             Err(errno) => self.not_synced(Cause::Device(errno)),

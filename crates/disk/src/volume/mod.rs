@@ -71,6 +71,11 @@ use write_behind::WriteBehind;
 /// not going to recover in time for the initiator.
 pub const MAX_RESUBMITS: u8 = 16;
 
+/// Those among them that are tried at once: after an interruption that is all it takes. Later ones
+/// give a shortage time to pass, about a quarter of a second in all.
+const RESUBMITS_AT_ONCE: u8 = 2;
+const RESUBMIT_PAUSE: Duration = Duration::from_millis(20);
+
 /// Device operations of the volume's own at once: enough to keep a device busy with large
 /// transfers, while requests go on beside them.
 pub const TASKS: usize = 16;
@@ -178,6 +183,9 @@ pub struct Volume<B> {
     changes: VecDeque<u32>,
     /// Tasks for the device.
     work: VecDeque<u32>,
+    /// Requests and tasks that the device has no resources for, until then. A sync may wait too.
+    resting: VecDeque<u32>,
+    rest_until: Option<Duration>,
     stability: Stability,
     /// Durable changes that are not answered yet.
     unanswered_changes: usize,
@@ -247,8 +255,8 @@ pub(crate) enum Planted {
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
-    /// A volume with nothing to do, whose cache is `pages`: buffers of [`PAGE_BYTES`]. Each is taken
-    /// when it is first needed.
+    /// A volume whose cache is `pages`: buffers of [`PAGE_BYTES`], each taken when it is first
+    /// needed. It has one sync to do, for what an earlier process may have left to be made stable.
     pub fn new<P>(settings: VolumeSettings, pages: P) -> Self
     where
         P: IntoIterator<Item = B>,
@@ -273,12 +281,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             pages: Pages::new(pages),
             read_ahead: ReadAhead::new(window),
             write_behind: WriteBehind::new(settings.dirty_bytes, settings.dirty_age),
-            flushes: Flushes::default(),
+            flushes: Flushes::new(),
             ready: VecDeque::with_capacity(capacity + TASKS),
             blocked: VecDeque::with_capacity(capacity),
             reads: VecDeque::with_capacity(capacity),
             changes: VecDeque::with_capacity(capacity),
             work: VecDeque::with_capacity(TASKS),
+            resting: VecDeque::with_capacity(capacity + TASKS),
+            rest_until: None,
             stability: settings.stability,
             unanswered_changes: 0,
             settling: VecDeque::with_capacity(capacity),
@@ -365,6 +375,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         if self.write_behind.take_retry(now) {
             self.pages.try_failed_again();
         }
+        if self.rest_until.take_if(|due| *due <= now).is_some() {
+            while let Some(index) = self.resting.pop_back() {
+                self.try_again(index);
+            }
+        }
         self.run();
     }
 
@@ -375,7 +390,23 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         } else {
             self.write_behind.deadline(self.oldest_at_risk())
         };
-        earlier(flush, self.write_behind.retry_at())
+        let retry = earlier(self.write_behind.retry_at(), self.rest_until);
+        earlier(flush, retry)
+    }
+
+    /// Puts an operation that is to go on in front of all others of its kind.
+    fn try_again(&mut self, index: u32) {
+        match self.slots.get(index as usize).map(|slot| slot.step) {
+            None => self.work.push_front(index),
+            Some(step) if step.changes() => self.changes.push_front(index),
+            Some(_) => self.reads.push_front(index),
+        }
+    }
+
+    /// The same, after a pause.
+    fn rest(&mut self, index: u32) {
+        self.resting.push_back(index);
+        self.rest_until.get_or_insert(self.now + RESUBMIT_PAUSE);
     }
 
     /// The next operation for the device. Its memory goes along and must come back through

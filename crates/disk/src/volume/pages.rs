@@ -123,7 +123,8 @@ pub(super) struct Pages<B> {
     /// Longest dirty first, nearly: see [`Self::came_back_dirty`].
     dirty: List,
     failed: List,
-    /// In the order of the syncs that will cover them.
+    /// Nearly in the order of the syncs that will cover them: a page that a durable write has cleaned
+    /// the rest of comes later than it might, and is held for one sync more.
     written: List,
     in_use: usize,
     /// The sync that covers what is written from now on, and the last one that succeeded.

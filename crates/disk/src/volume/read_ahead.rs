@@ -288,4 +288,29 @@ mod tests {
         ahead.failed(from, to);
         assert_eq!(ahead.wanted(DISK), None);
     }
+
+    /// One that has come to its end gets nothing more, and its place goes to others at last; while
+    /// it may come back, readers of single blocks do not take it.
+    #[test]
+    fn a_window_is_dropped_when_its_stream_has_ended() {
+        let mut ahead = ReadAhead::new(1 << 20);
+        run(&mut ahead, 0, 1000);
+        let window = |ahead: &ReadAhead| ahead.streams.iter().map(|stream| stream.window).max();
+        assert_eq!(window(&ahead), Some(1 << 20));
+        // Far from each other, and from where it was.
+        let mut others = (0..).map(|number| DISK / 2 + number % 256 * (1 << 20));
+        let mut pass = |ahead: &mut ReadAhead, count| {
+            for at in others.by_ref().take(count) {
+                ahead.observe(at, at + 4096);
+                assert_eq!(ahead.wanted(DISK), None, "nobody reads in order");
+            }
+        };
+        pass(&mut ahead, 4095);
+        assert_eq!(window(&ahead), Some(1 << 20), "it may only have paused");
+        pass(&mut ahead, 20);
+        assert_eq!(window(&ahead), Some(0));
+        // It is one like any other when it comes back.
+        ahead.observe(1000 * STEP, 1001 * STEP);
+        assert_eq!(ahead.wanted(DISK), None);
+    }
 }

@@ -401,18 +401,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         if !finished && self.takes_another_way(index) {
             return;
         }
-        let Some(slot) = self.slots.get_mut(index as usize) else {
-            return;
-        };
         match advance {
-            Advance::Again if slot.step.changes() => self.changes.push_front(index),
-            Advance::Again => self.reads.push_front(index),
+            Advance::Again => self.try_again(index),
+            Advance::Later => self.rest(index),
             Advance::Finished if grouped => self.finish_members(index),
             Advance::Finished => self.step_done(index),
             Advance::Failed(_) if grouped => self.part_members(index),
             Advance::Failed(cause) => {
-                let error = slot.error(cause);
-                self.finish(index, Err(error));
+                if let Some(slot) = self.slots.get(index as usize) {
+                    let error = slot.error(cause);
+                    self.finish(index, Err(error));
+                }
             }
         }
     }

@@ -1,10 +1,10 @@
 //! One request under way: its next device operation, and what a completion means for it.
 #![forbid(unsafe_code)]
 
-use super::MAX_RESUBMITS;
 use super::list::NONE;
 use super::plan::trim_range;
 use super::request::{Cause, DiskError, Operation, RequestId};
+use super::{MAX_RESUBMITS, RESUBMITS_AT_ONCE};
 use crate::SECTOR_BYTES;
 use crate::device::{Errno, OpKind, Part};
 
@@ -117,6 +117,8 @@ pub(super) struct Transfer {
 pub(super) enum Advance {
     /// The rest of it is to be done.
     Again,
+    /// The same, after a pause.
+    Later,
     Finished,
     Failed(Cause),
 }
@@ -142,7 +144,11 @@ impl Transfer {
             Ok(bytes) => u64::from(bytes),
             Err(Errno::INTR | Errno::AGAIN) if self.resubmits < MAX_RESUBMITS => {
                 self.resubmits += 1;
-                return Advance::Again;
+                return if self.resubmits > RESUBMITS_AT_ONCE {
+                    Advance::Later
+                } else {
+                    Advance::Again
+                };
             }
             Err(errno) => return Advance::Failed(Cause::Device(errno)),
         };

@@ -22,7 +22,18 @@ const SETTINGS: VolumeSettings = VolumeSettings {
 };
 
 fn volume_of(settings: VolumeSettings) -> TestVolume {
-    Volume::new(settings, vec![vec![0; PAGE_BYTES]; LEAST_PAGES])
+    volume_with(settings, LEAST_PAGES)
+}
+
+/// With so many pages, and its first sync behind it.
+fn volume_with(settings: VolumeSettings, pages: usize) -> TestVolume {
+    let mut volume = Volume::new(settings, vec![vec![0; PAGE_BYTES]; pages]);
+    let due = volume.poll_timeout().unwrap();
+    volume.handle_timeout(due);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    end(&mut volume, sync, Ok(0));
+    nothing_to_do(&mut volume);
+    volume
 }
 
 fn volume() -> TestVolume {
@@ -283,25 +294,64 @@ fn a_file_that_was_cut_is_a_read_error_where_it_ends() {
     }
 }
 
+/// The device has no resources for this write, for the `count`th time: the third and later ones are
+/// followed by a pause.
+fn interrupted(volume: &mut TestVolume, count: u8, (lba, sectors): (u64, u64), errno: Errno) {
+    let op = expect(volume, DURABLE, lba, sectors);
+    end(volume, op, Err(errno));
+    if count > 2 {
+        nothing_to_do(volume);
+        let due = volume.poll_timeout().expect("it goes on some time");
+        assert_eq!(due, NOW + Duration::from_millis(20));
+        volume.handle_timeout(due);
+    }
+}
+
 #[test]
 fn interrupted_operations_are_resubmitted_but_not_for_ever() {
     for errno in [Errno::INTR, Errno::AGAIN] {
         let mut volume = volume();
         request(&mut volume, 1, WRITE);
-        for _ in 0..MAX_RESUBMITS {
-            let op = expect(&mut volume, DURABLE, 100, 8);
-            end(&mut volume, op, Err(errno));
+        for count in 1..=16 {
+            interrupted(&mut volume, count, (100, 8), errno);
         }
         let op = expect(&mut volume, DURABLE, 100, 8);
         end(&mut volume, op, Ok(512));
         // There was progress: it counts from the beginning.
-        for _ in 0..=MAX_RESUBMITS {
-            let op = expect(&mut volume, DURABLE, 101, 7);
-            end(&mut volume, op, Err(errno));
+        for count in 1..=16 {
+            interrupted(&mut volume, count, (101, 7), errno);
         }
+        let op = expect(&mut volume, DURABLE, 101, 7);
+        end(&mut volume, op, Err(errno));
         let error = answer(&mut volume, 1).unwrap_err();
         assert_eq!(error.cause, Cause::Device(errno));
+        assert_eq!(volume.poll_timeout(), None);
     }
+}
+
+/// So many attempts took microseconds, and the volume was latched for a moment's shortage.
+#[test]
+fn a_sync_that_is_interrupted_again_and_again_takes_its_time() {
+    let mut volume = volume();
+    filled(&mut volume, 1, EARLY, 1);
+    assert!(answered(&mut volume, 1).is_ok());
+    filled(&mut volume, 2, RequestKind::Flush, 0);
+    let op = expect(&mut volume, PLAIN, 100, 8);
+    done(&mut volume, op, 0);
+    let mut now = NOW;
+    for _ in 0..16 {
+        let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+        end_at(&mut volume, now, sync, Err(Errno::AGAIN));
+        if let Some(due) = volume.poll_timeout() {
+            nothing_to_do(&mut volume);
+            now = due;
+            volume.handle_timeout(now);
+        }
+    }
+    assert_eq!(now - NOW, Duration::from_millis(14 * 20));
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    end_at(&mut volume, now, sync, Ok(0));
+    assert!(answered(&mut volume, 2).is_ok());
 }
 
 #[test]
@@ -520,6 +570,25 @@ fn acknowledged_data_is_flushed_when_half_its_time_is_over() {
     done(&mut volume, sync, 0);
     nothing_to_do(&mut volume);
     assert!(volume.is_clean());
+}
+
+/// The longest at risk goes first, wherever it is and however many have come since.
+#[test]
+fn the_oldest_data_is_written_first() {
+    let mut volume = volume();
+    let lbas = [400, 80, 240, 720, 560];
+    for (number, lba) in (0..).zip(lbas) {
+        let now = NOW + Duration::from_millis(number);
+        filled_at(&mut volume, now, 1, early(lba, 8), 1);
+        assert!(answered(&mut volume, 1).is_ok());
+    }
+    // One that is written again stays as old as it was.
+    filled(&mut volume, 1, early(402, 2), 2);
+    assert!(answered(&mut volume, 1).is_ok());
+    filled(&mut volume, 2, RequestKind::Flush, 0);
+    for lba in lbas {
+        expect(&mut volume, PLAIN, lba, 8);
+    }
 }
 
 #[test]
@@ -1283,7 +1352,7 @@ fn refused_pages_do_not_keep_others_from_being_written() {
         dirty_bytes: 1 << 20,
         ..SETTINGS
     };
-    let mut volume = Volume::new(settings, vec![vec![0; PAGE_BYTES]; 4 * LEAST_PAGES]);
+    let mut volume = volume_with(settings, 4 * LEAST_PAGES);
     // Every second page, so that each is written by itself; those of the first half are refused.
     for number in 0..100 {
         filled(&mut volume, number, early(u64::from(number) * 16, 8), 1);

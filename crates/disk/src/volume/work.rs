@@ -211,9 +211,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             _ => OpKind::Read,
         };
         let advance = task.transfer.advance(kind, unit, done.result);
-        // With another end of the disk it is begun anew.
-        if advance == Advance::Again || advance != Advance::Finished && task.cut.is_some() {
-            return self.work.push_front(index);
+        match advance {
+            // With another end of the disk it is begun anew.
+            Advance::Later if task.cut.is_none() => return self.rest(index),
+            Advance::Again | Advance::Later => return self.try_again(index),
+            Advance::Failed(_) if task.cut.is_some() => return self.try_again(index),
+            Advance::Failed(_) | Advance::Finished => {}
         }
         let mut list = std::mem::take(&mut task.list);
         let failed = match advance {

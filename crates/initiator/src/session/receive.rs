@@ -73,8 +73,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             return Some(());
         }
         let features = self.paths.get(index).map(|path| path.features);
-        let may_share = features.is_some_and(|features| features.coalesced_write_reply);
-        match Responses::of(&frame, may_share) {
+        match Responses::of(&frame, features.unwrap_or_default()) {
             Responses::One(response) => self.take_response(now, index, &response),
             Responses::Damaged => self.stats.damaged += 1,
             Responses::Writes { first, further } => {

@@ -1,9 +1,11 @@
 //! The responses in a frame: one, or those to several writes (§18.1). Nothing is believed here.
 
 use aoede_wire::{
-    ATA_ARGUMENT_BYTES, Ata, AtaFlags, CoalescedWrite, CoalescedWrites, Command, ErrorCode, Flags,
-    Frame, Header, Status, Tag,
+    ATA_ARGUMENT_BYTES, Ata, AtaFlags, CoalescedWrite, CoalescedWrites, Command, ENTRY_BYTES,
+    ErrorCode, Flags, Frame, HEADER_BYTES, Header, MIN_FRAME_BYTES, Status, Tag,
 };
+
+use crate::Features;
 
 /// The answer to one request.
 pub(super) struct Response<'f> {
@@ -53,15 +55,20 @@ pub(super) enum Responses<'f> {
 }
 
 impl<'f> Responses<'f> {
-    /// `may_share`: several write responses in one frame were agreed on with its sender.
-    pub(super) fn of(frame: &Frame<'f>, may_share: bool) -> Self {
-        let writes = if may_share { writes(frame) } else { None };
+    /// What is in a frame from a sender with whom these extensions were agreed on.
+    pub(super) fn of(frame: &Frame<'f>, features: Features) -> Self {
+        let writes = features
+            .coalesced_write_reply
+            .then(|| writes(frame, features.checksum().is_some()))
+            .flatten();
         writes.unwrap_or_else(|| Self::One(Response::of(frame)))
     }
 }
 
-/// `None` if the frame has one response.
-fn writes<'f>(frame: &Frame<'f>) -> Option<Responses<'f>> {
+/// `None` if the frame has one response. `exact`: it must be as long as §18.1 says. A WRITE that was
+/// damaged into a READ comes back with its own flags, and with data that may begin like entries; no
+/// number of them is as long.
+fn writes<'f>(frame: &Frame<'f>, exact: bool) -> Option<Responses<'f>> {
     let header = &frame.header;
     if header.command != Command::Ata || header.flags.contains(Flags::ERROR) {
         return None;
@@ -76,7 +83,9 @@ fn writes<'f>(frame: &Frame<'f>) -> Option<Responses<'f>> {
     if announced == 0 {
         return None;
     }
-    if further.writes().len() < announced {
+    let len = HEADER_BYTES + ATA_ARGUMENT_BYTES + 1 + announced * ENTRY_BYTES;
+    let is_exact = HEADER_BYTES + frame.argument.len() == len.max(MIN_FRAME_BYTES);
+    if further.writes().len() < announced || exact && !is_exact {
         return Some(Responses::Damaged);
     }
     let first = Response::shared(header.tag, frame.argument.first_chunk()?);

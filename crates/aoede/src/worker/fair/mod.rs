@@ -3,7 +3,7 @@
 //! The kernel's ring is one queue for all initiators. When a frame cannot be served at once it is
 //! copied here, where every initiator has a queue of its own at every export, and the queues take
 //! turns ([`Fair::next`]): deficit round robin, by what their frames cost ([`cost`]). A frame waits
-//! - behind others of its initiator, so that their order stays,
+//! - behind others of its initiator, so that their order stays (but not Query/Config),
 //! - for a buffer, the last of which are for those who have few,
 //! - for the limits of its export ([`Throttle`]),
 //! - while others use the same disk, for the initiator's own requests there ([`Share`]),
@@ -58,7 +58,7 @@ pub struct Head {
     export: u16,
     mac: MacAddr,
     needs_disk: bool,
-    /// It may be served before older requests to other addresses.
+    /// It may be served before older requests.
     is_query: bool,
 }
 
@@ -293,6 +293,10 @@ impl Fair {
     /// Whether a frame that has just come may be served now, with `buffers` free. What waits and
     /// may be served must have been.
     pub fn admits(&self, head: &Head, buffers: usize) -> bool {
+        if head.is_query {
+            // It changes nothing that a request depends on, and discovery should not wait.
+            return buffers > 0;
+        }
         let Some(sender) = self.senders.get(head.sender) else {
             return false;
         };
@@ -522,10 +526,6 @@ impl Fair {
     fn comes_behind_others(&self, head: &Head, number: u64) -> bool {
         let is_wildcard = head.export == ALL;
         if self.order.is_empty() || (!is_wildcard && self.wildcards == 0) {
-            return false;
-        }
-        if is_wildcard && head.is_query {
-            // It changes nothing that a request depends on, and discovery should not wait.
             return false;
         }
         let own = Key::new(head.export, head.mac);

@@ -106,6 +106,8 @@ fn frames_of_one_initiator_keep_their_order() {
     let head = fair.read(0, 1);
     let places: Vec<usize> = (0..5).map(|_| fair.wait(head, 100).unwrap()).collect();
     assert!(!fair.admits(&head, ENOUGH), "others of its own wait");
+    let query = fair.look(Some(0), mac(1), &frame(Body::Config(Config::default())));
+    assert!(fair.admits(&query, ENOUGH), "discovery does not wait");
     let other = fair.read(0, 2);
     assert!(fair.admits(&other, ENOUGH));
     let served: Vec<usize> = (0..5).map(|_| fair.serve().unwrap().1).collect();
@@ -168,9 +170,12 @@ fn an_initiator_has_as_many_places_as_its_export_has_buffers() {
 #[test]
 fn the_longest_queue_makes_room() {
     let mut fair = fair();
+    let mut kept: Vec<(SenderId, Vec<usize>)> = Vec::new();
     for n in 0..4 {
         let head = fair.read(0, n);
-        assert_eq!((0..64).filter_map(|_| fair.wait(head, 1)).count(), 64);
+        let places: Vec<usize> = (0..64).filter_map(|_| fair.wait(head, 1)).collect();
+        assert_eq!(places.len(), 64);
+        kept.push((head.sender, places));
     }
     let late = fair.read(0, 9);
     let mut places: Vec<usize> = (0..63).filter_map(|_| fair.wait(late, 1)).collect();
@@ -188,6 +193,9 @@ fn the_longest_queue_makes_room() {
     while let Some((sender, place)) = fair.serve() {
         if sender == late.sender {
             assert_eq!(Some(place), places.pop());
+        } else {
+            let mut others = kept.iter_mut().filter(|(id, _)| *id == sender);
+            assert_eq!(place, others.next().unwrap().1.remove(0));
         }
     }
     assert_eq!(fair.stats().waiting, 0);

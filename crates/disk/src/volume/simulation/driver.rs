@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::{
-    DiskRequest, Done, Planted, RequestId, RequestKind, Stability, Volume, VolumeSettings,
+    DiskRequest, Done, Planted, RESUBMIT_PAUSE, RequestId, RequestKind, Stability, Volume,
+    VolumeSettings,
 };
 use super::Report;
 use super::draw::{self, Traffic, Weights};
@@ -659,7 +660,7 @@ impl Run {
             return;
         }
         let device = (self.latency.most + self.latency.slow) * 64;
-        let most_age = settings.dirty_age + device;
+        let most_age = settings.dirty_age + device + RESUBMIT_PAUSE * 3;
         let age = self.now.saturating_sub(since);
         assert!(age <= most_age, "data has been at risk for {age:?}");
     }

@@ -36,6 +36,9 @@ pub(super) struct Model {
     at_risk: BTreeMap<u64, Duration>,
     /// A sync failed since the last power cut or the last end of the process.
     sync_failed: bool,
+    /// The same since the last power cut: what is there may be forgotten by the kernel, and no sync
+    /// of a later process stores it.
+    forgotten: bool,
     /// The first sector beyond the end of the disk.
     end: u64,
 }
@@ -53,7 +56,7 @@ struct Version {
     fate: Fate,
     /// Whether it may as well not have happened: the rim of a trim.
     optional: bool,
-    /// A trim that may be undone, and what was there before is lost all the same.
+    /// It may be undone, and what was there before is lost all the same.
     undone: bool,
     /// A read that was sent later did not see it.
     unseen_by: Option<u32>,
@@ -69,7 +72,7 @@ enum Fate {
         at: Duration,
         early: bool,
     },
-    /// What was there when the process began, and no flush has to care for.
+    /// What was there when the process began: whoever read it counts on the next flush.
     Leftover,
 }
 
@@ -130,6 +133,7 @@ impl Model {
             unpromised: BTreeSet::new(),
             at_risk: BTreeMap::new(),
             sync_failed: false,
+            forgotten: false,
             end: sectors,
         }
     }
@@ -250,7 +254,7 @@ impl Model {
             let mut wanted = newest.filter(|version| !version.optional);
             let is_covered = |version: &Version| version.ack().is_some_and(|ack| ack <= acks);
             let newest = wanted.find(|version| version.undone || is_covered(version));
-            let covered = newest.filter(|version| is_covered(version));
+            let covered = newest.filter(|version| !version.undone);
             if let Some(number) = covered.map(|version| version.number) {
                 self.promise(number, lba, disk);
             }
@@ -293,20 +297,23 @@ impl Model {
 
     pub(super) fn sync_failed(&mut self) {
         self.sync_failed = true;
+        self.forgotten = true;
     }
 
-    /// The volume has said that what it acknowledged may be lost. That can be true of trims: they
-    /// may be undone, with all the consequences of one that failed. It may not be true of other
-    /// data.
+    /// The volume has said that what was acknowledged may be lost. That can be true of trims: they
+    /// may be undone, with all the consequences of one that failed; and of what an earlier process
+    /// has left. It may not be true of other data.
     pub(super) fn latched(&mut self) {
         for lba in &self.unpromised {
             let sector = &mut self.sectors[usize::try_from(*lba).unwrap()];
             let promised = sector.promised;
-            let trims = sector.versions.iter_mut();
-            for trim in trims.filter(|version| version.number > promised && version.gives_up()) {
-                trim.undone = true;
-                if trim.ack().is_some() {
-                    trim.fate = Fate::Failed;
+            for version in &mut sector.versions {
+                let may_be = version.gives_up() || version.fate == Fate::Leftover;
+                if may_be && version.number > promised {
+                    version.undone = true;
+                    if version.ack().is_some() {
+                        version.fate = Fate::Failed;
+                    }
                 }
             }
         }
@@ -325,6 +332,7 @@ impl Model {
                 promised: version.number,
             };
         }
+        self.forgotten = false;
         self.begin_anew();
     }
 
@@ -334,6 +342,7 @@ impl Model {
         for sector in self.beyond_the_end() {
             *sector = Sector::zeros();
         }
+        self.begin_anew();
         for (lba, sector) in (0..self.end).zip(&mut self.sectors) {
             let found = stamp_of(&disk.sector(lba));
             sector.survivor(lba, found);
@@ -345,11 +354,12 @@ impl Model {
                 }
                 sector.versions.push(Version {
                     fate: Fate::Leftover,
+                    undone: self.forgotten,
                     ..Version::settled(number, found)
                 });
+                self.unpromised.insert(lba);
             }
         }
-        self.begin_anew();
     }
 
     fn begin_anew(&mut self) {
@@ -465,7 +475,8 @@ impl Version {
     fn ack(&self) -> Option<u64> {
         match self.fate {
             Fate::Acknowledged { ack, .. } => Some(ack),
-            _ => None,
+            Fate::Leftover => Some(0),
+            Fate::Unanswered | Fate::Failed => None,
         }
     }
 

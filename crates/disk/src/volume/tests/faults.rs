@@ -185,7 +185,7 @@ fn a_page_that_is_never_written_latches_however_others_fare() {
         dirty_bytes: 1 << 20,
         ..SETTINGS
     };
-    let mut volume = Volume::new(settings, vec![vec![0; PAGE_BYTES]; 4 * LEAST_PAGES]);
+    let mut volume = volume_with(settings, 4 * LEAST_PAGES);
     filled(&mut volume, 0, early(0, 8), 1);
     assert!(answered(&mut volume, 0).is_ok());
     filled(&mut volume, 1, RequestKind::Flush, 0);
@@ -216,4 +216,36 @@ fn a_page_that_is_never_written_latches_however_others_fare() {
     assert!(volume.failure().is_some(), "it is tried for ever");
     let waited = (now - NOW).as_secs_f64();
     assert!((3.0..3.2).contains(&waited), "{waited} s");
+}
+
+/// A process that was killed has left data with the device that readers see. A flush was answered
+/// at once, and a power cut took the data.
+#[test]
+fn the_first_flush_covers_what_an_earlier_process_has_left() {
+    let new = || TestVolume::new(SETTINGS, vec![vec![0; PAGE_BYTES]; LEAST_PAGES]);
+    let mut volume = new();
+    assert!(!volume.is_clean());
+    request(&mut volume, 1, RequestKind::Flush);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    nothing_to_do(&mut volume);
+    end(&mut volume, sync, Ok(0));
+    assert_eq!(answer(&mut volume, 1), Ok(()));
+    assert!(volume.is_clean() && volume.is_idle());
+    // Nor does it wait for a flush that never comes; once is enough.
+    let mut volume = new();
+    let due = volume.poll_timeout().expect("a sync is due");
+    assert!(due <= SETTINGS.dirty_age / 2);
+    volume.handle_timeout(NOW);
+    let sync = expect(&mut volume, OpKind::Sync, 0, 0);
+    request(&mut volume, 1, WRITE);
+    let op = expect(&mut volume, DURABLE, 100, 8);
+    end(&mut volume, op, Ok(4096));
+    end(&mut volume, sync, Ok(0));
+    assert_eq!(answer(&mut volume, 1), Ok(()));
+    assert!(volume.is_clean() && volume.is_idle());
+    assert_eq!(
+        volume.poll_timeout(),
+        None,
+        "an idle volume has nothing to do"
+    );
 }
