@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Planted;
 use super::flush::Arrival;
 use super::request::{Cause, DiskError, Operation};
-use super::slot::{Stage, Step};
+use super::slot::{Sent, Stage, Step};
 use super::{
     LastTry, MAX_RESUBMITS, RESUBMIT_PAUSE, RESUBMITS_AT_ONCE, SyncState, Volume, earlier, number,
 };
@@ -179,7 +179,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         for slot in &mut self.slots {
             let begun = match slot.stage {
                 Stage::InFlight | Stage::Settling => true,
-                Stage::Ready => slot.sent > 0,
+                Stage::Ready => slot.sent == Sent::Begun,
                 _ => false,
             };
             slot.suspect |= begun && slot.step.changes();

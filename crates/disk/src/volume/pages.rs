@@ -9,12 +9,19 @@
 //!
 //! Deliberately not here: when to write, and what a failed write means (`write_behind.rs`), and
 //! what to read before it is asked for (`read_ahead.rs`).
+//!
+//! `sectors.rs` has ranges as pages and sectors, `writing.rs` the way of dirty pages to the device.
 #![forbid(unsafe_code)]
+
+mod sectors;
+mod writing;
 
 use std::time::Duration;
 
 use super::list::{Links, List, NONE};
 use crate::SECTOR_BYTES;
+use sectors::{Piece, byte_mask, mask, pieces};
+pub(super) use writing::{Run, Writable};
 
 /// Bytes of a page: the cache's unit, and the size of the buffers a volume is made with.
 pub const PAGE_BYTES: usize = 4096;
@@ -64,40 +71,6 @@ enum Place {
     Written,
     /// With the device for writing, without its buffer.
     Away,
-}
-
-/// The part of a request that lies in one page.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    number: u64,
-    /// In the page.
-    start: usize,
-    len: usize,
-    /// In the request.
-    at: usize,
-}
-
-impl Piece {
-    fn mask(self) -> u8 {
-        mask(self.start / SECTOR, (self.start + self.len) / SECTOR)
-    }
-}
-
-/// What a range of dirty pages would be written as: one operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
-    /// In bytes on the volume.
-    pub(super) start: u64,
-    pub(super) end: u64,
-}
-
-/// What can be written of a range of pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Writable {
-    Nothing,
-    Run(Run),
-    /// A block of this page is dirty in part: the rest of it has to be read first.
-    Incomplete(u64),
 }
 
 /// All pages of a volume. Memory for them is set aside at start, and is not touched before it is
@@ -528,205 +501,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pages<B> {
         page.valid |= mask(0, len.min(8));
     }
 
-    /// The page that has been dirty longest, and is neither away nor refused.
-    pub(super) fn oldest_dirty(&self) -> Option<u64> {
-        Some(self.page(self.dirty.first()?)?.number)
-    }
-
-    /// The dirty pages, longest dirty first.
-    pub(super) fn dirty(&self) -> impl Iterator<Item = u64> {
-        std::iter::successors(self.dirty.first(), |&index| List::after(index, &self.links))
-            .filter_map(|index| Some(self.page(index)?.number))
-    }
-
-    /// Since when the longest dirty page has been so, whatever became of it.
-    pub(super) fn oldest_dirtied(&self) -> Option<Duration> {
-        let first = |list: &List| Some(self.page(list.first()?)?.dirtied);
-        super::earlier(first(&self.dirty), first(&self.failed))
-    }
-
-    /// Whether the page can be written together with its neighbours.
-    pub(super) fn is_dirty_in_company(&self, number: u64) -> bool {
-        let page = self.find(number).and_then(|index| self.page(index));
-        page.is_some_and(|page| page.place == Place::Dirty && !page.alone)
-    }
-
-    pub(super) fn is_alone(&self, number: u64) -> bool {
-        let page = self.find(number).and_then(|index| self.page(index));
-        page.is_some_and(|page| page.alone)
-    }
-
-    /// Since when the device has refused the page, if it has.
-    pub(super) fn refused_since(&self, number: u64) -> Option<Duration> {
-        self.page(self.find(number)?)?.refused
-    }
-
-    /// What can be written first of `count` pages from `first` on, on a device with blocks of
-    /// `block_bytes` that ends at `device_bytes`.
-    pub(super) fn writable(
-        &self,
-        first: u64,
-        count: u64,
-        block_bytes: u64,
-        device_bytes: u64,
-    ) -> Writable {
-        let mut run: Option<Run> = None;
-        for number in first..first + count {
-            let page = self.find(number).and_then(|index| self.page(index));
-            let Some(page) = page.filter(|page| page.place == Place::Dirty) else {
-                if run.is_some() {
-                    break;
-                }
-                continue;
-            };
-            let base = number * PAGE;
-            let here = sectors_of(number, device_bytes);
-            if block_bytes >= PAGE {
-                if page.valid & here != here {
-                    match run {
-                        Some(_) => break,
-                        None => return Writable::Incomplete(number),
-                    }
-                }
-                let end = (base + PAGE).min(device_bytes.max(base + SECTOR_BYTES));
-                run = Some(Run {
-                    start: run.map_or(base, |run| run.start),
-                    end,
-                });
-                continue;
-            }
-            // Sectors that are valid without a gap, from the first dirty one to the last.
-            let from = match run {
-                Some(run) if run.end == base && page.valid & 1 != 0 => 0,
-                Some(_) => break,
-                None => page.dirty.trailing_zeros(),
-            };
-            let solid = (page.valid >> from).trailing_ones();
-            let last = (page.dirty & byte_of(from, from + solid)).checked_ilog2();
-            let Some(last) = last else { break };
-            let start = base + u64::from(from) * SECTOR_BYTES;
-            let end = base + u64::from(last + 1) * SECTOR_BYTES;
-            run = Some(Run {
-                start: run.map_or(start, |run| run.start),
-                end,
-            });
-            if end < base + PAGE {
-                break;
-            }
-        }
-        run.map_or(Writable::Nothing, Writable::Run)
-    }
-
-    /// Takes the buffers of a run's pages out, to be written; they come back with
-    /// [`Self::came_back`].
-    pub(super) fn send(&mut self, run: Run, mut each: impl FnMut(B)) {
-        for piece in pieces(run.start, run.end) {
-            let Some(index) = self.find(piece.number) else {
-                continue;
-            };
-            self.place(index, Place::Away);
-            if let Some(buffer) = self.page_mut(index).and_then(|page| page.buffer.take()) {
-                each(buffer);
-            }
-        }
-    }
-
-    /// The next buffer of a run comes back: that of page `number`.
-    pub(super) fn came_back(&mut self, number: u64, buffer: B) {
-        let page = self.find(number).and_then(|index| self.page_mut(index));
-        if let Some(page) = page.filter(|page| page.buffer.is_none()) {
-            page.buffer = Some(buffer);
-        } else {
-            debug_assert!(false, "a page came back that was not away");
-            self.give(buffer);
-        }
-    }
-
-    /// The run is written: its sectors are clean. Returns since when the oldest was dirty.
-    pub(super) fn written(&mut self, run: Run) -> Option<Duration> {
-        let mut oldest: Option<Duration> = None;
-        for piece in pieces(run.start, run.end) {
-            let Some(index) = self.find(piece.number) else {
-                continue;
-            };
-            let dirtied = self.page(index).map(|page| page.dirtied);
-            oldest = super::earlier(oldest, dirtied);
-            if let Some(page) = self.page_mut(index) {
-                page.alone = false;
-            }
-            self.came_back_dirty(index);
-            self.mark_written(index, piece.mask());
-        }
-        oldest
-    }
-
-    /// The run is to be written again: a part of it may be lost.
-    pub(super) fn write_again(&mut self, run: Run) {
-        for piece in pieces(run.start, run.end) {
-            if let Some(index) = self.find(piece.number) {
-                self.came_back_dirty(index);
-            }
-        }
-    }
-
-    /// The run was not written: its pages are to be tried again, each alone. A page that was alone
-    /// already goes to the failed ones.
-    pub(super) fn not_written(&mut self, run: Run, now: Duration) {
-        let single = run.end - run.start <= PAGE && run.start / PAGE == (run.end - 1) / PAGE;
-        for piece in pieces(run.start, run.end) {
-            let Some(index) = self.find(piece.number) else {
-                continue;
-            };
-            if let Some(page) = self.page_mut(index) {
-                page.alone = true;
-            }
-            if single {
-                if let Some(page) = self.page_mut(index) {
-                    page.refused.get_or_insert(now);
-                }
-                self.place(index, Place::Failed);
-            } else {
-                self.came_back_dirty(index);
-            }
-        }
-    }
-
-    /// The page that cannot be made complete, as the device does not give the rest of it.
-    pub(super) fn not_complete(&mut self, number: u64, now: Duration) {
-        if let Some(index) = self.find(number) {
-            if let Some(page) = self.page_mut(index) {
-                page.alone = true;
-                page.refused.get_or_insert(now);
-            }
-            self.place(index, Place::Failed);
-        }
-    }
-
-    /// Refused pages are tried again, after all others: those may be written without trouble.
-    pub(super) fn try_failed_again(&mut self) {
-        while let Some(index) = self.failed.first() {
-            self.place(index, Place::Dirty);
-        }
-    }
-
-    /// The same, and from now on as if they had not been refused before.
-    pub(super) fn forgive(&mut self) {
-        for page in &mut self.table {
-            page.refused = None;
-        }
-        self.try_failed_again();
-    }
-
-    /// Puts a page that was given to the device back among the dirty ones: in front, as it is older
-    /// than all that became dirty meanwhile.
-    fn came_back_dirty(&mut self, index: u32) {
-        self.place(index, Place::Free);
-        self.dirty.push_front(index, &mut self.links);
-        if let Some(page) = self.page_mut(index) {
-            page.place = Place::Dirty;
-        }
-    }
-
     fn page(&self, index: u32) -> Option<&Page<B>> {
         self.table.get(index as usize)
     }
@@ -1007,53 +781,6 @@ impl<B> Page<B> {
             epoch: 0,
         }
     }
-}
-
-/// The pages of a range, with the part of each that is in it.
-fn pieces(start: u64, end: u64) -> impl Iterator<Item = Piece> {
-    let mut next = start;
-    std::iter::from_fn(move || {
-        if next >= end {
-            return None;
-        }
-        let number = next / PAGE;
-        let stop = end.min((number + 1) * PAGE);
-        let piece = Piece {
-            number,
-            // All of these are inside a page, or inside a request's buffer.
-            start: usize::try_from(next % PAGE).unwrap_or(0),
-            len: usize::try_from(stop - next).unwrap_or(0),
-            at: usize::try_from(next - start).unwrap_or(usize::MAX),
-        };
-        next = stop;
-        Some(piece)
-    })
-}
-
-/// The bits of sectors `from` to `to`, without the latter.
-fn mask(from: usize, to: usize) -> u8 {
-    byte_of(
-        u32::try_from(from).unwrap_or(8),
-        u32::try_from(to).unwrap_or(8),
-    )
-}
-
-fn byte_of(from: u32, to: u32) -> u8 {
-    let below = |bit: u32| (1_u16 << bit.min(8)) - 1;
-    let bits = below(to) & !below(from);
-    u8::try_from(bits).unwrap_or(ALL)
-}
-
-/// The bits of the sectors that a byte range inside a page touches.
-fn byte_mask(from: u64, to: u64) -> u8 {
-    let sector = |bytes: u64| u32::try_from(bytes / SECTOR_BYTES).unwrap_or(8);
-    byte_of(sector(from), sector(to))
-}
-
-/// The sectors of a page that the device has.
-fn sectors_of(number: u64, device_bytes: u64) -> u8 {
-    let len = device_bytes.saturating_sub(number * PAGE).min(PAGE);
-    byte_mask(0, len)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::Planted;
 use super::list::NONE;
 use super::order::Extent;
 use super::request::{Cause, DiskError};
-use super::slot::{Advance, EndMoved, Stage, Step, Transfer};
+use super::slot::{Advance, EndMoved, Sent, Stage, Step, Transfer};
 use super::{LEAST_PAGES, PAGE_BYTES, Stability, Volume, operation, page_part};
 use crate::device::{Completion, DeviceOp, Errno, Memory, OpId, OpKind, Part};
 
@@ -52,8 +52,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             _ => slot.begin(step, start, end),
         }
         slot.suspect = false;
-        slot.sent = 0;
-        slot.reached = false;
+        slot.sent = Sent::Nothing;
         match slot.step {
             Step::Read => self.read_ahead.observe(start, end),
             Step::Absorb => {}
@@ -324,8 +323,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             slot.settles = shared && (!slot.alone || self.stability == Stability::Shared);
         }
         slot.stage = Stage::InFlight;
-        slot.sent = slot.sent.saturating_add(1);
-        slot.reached |= slot.kind() != OpKind::Read;
+        if slot.kind() != OpKind::Read {
+            slot.sent = Sent::Begun;
+        }
         Some(operation(OpId(index), slot.kind(), &slot.transfer, memory))
     }
 
@@ -445,7 +445,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             next = self.unlink(member);
             if let Some(slot) = self.slots.get_mut(member as usize) {
                 (slot.settles, slot.suspect, slot.sent) = (settles, suspect, sent);
-                slot.reached = true;
             }
             self.step_done(member);
         }
@@ -461,8 +460,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             next = self.unlink(member);
             if let Some(slot) = self.slots.get_mut(member as usize) {
                 slot.alone = true;
-                slot.sent = 0;
-                slot.reached = true;
+                slot.sent = Sent::Before;
                 slot.begin(Step::Write, slot.start, slot.end);
             }
             // In front of the others, in their own order.
@@ -542,7 +540,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
                         part.copy_from_slice(data);
                     },
                 );
-                (slot.sent, slot.suspect) = (0, false);
+                slot.suspect = false;
                 slot.begin(Step::ModifyWrite, first, last);
                 return self.changes.push_front(index);
             }
@@ -659,7 +657,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         match slot.step {
             Step::Write | Step::ModifyWrite => {
                 slot.stage = Stage::Ready;
-                slot.sent = 0;
+                slot.sent = Sent::Before;
                 slot.suspect = false;
                 if slot.step == Step::Write {
                     // It may have stood for a group.
@@ -683,7 +681,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
         let change = slot.filter(|slot| slot.step.changes() && slot.step != Step::Absorb);
         if let Some(slot) = change {
             self.unanswered_changes -= 1;
-            if result.is_err() && slot.reached {
+            if result.is_err() && slot.sent != Sent::Nothing {
                 self.pages.distrust(slot.start, slot.end);
             }
         }

@@ -9,7 +9,7 @@ use super::Volume;
 use super::list::NONE;
 use super::pages::PAGE_BYTES;
 use super::request::Cause;
-use super::slot::{EndMoved, Stage, Step};
+use super::slot::{EndMoved, Sent, Stage, Step};
 use super::task::Work;
 use crate::device::Part;
 
@@ -85,7 +85,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Volume<B> {
             };
             slot.end_moved = EndMoved::No;
             slot.stage = Stage::Waiting;
-            (slot.sent, slot.suspect) = (0, false);
+            slot.suspect = false;
+            if slot.sent == Sent::Begun {
+                slot.sent = Sent::Before;
+            }
             slot.begin(step, slot.start, slot.end);
         }
         self.start(index);

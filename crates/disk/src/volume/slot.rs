@@ -29,10 +29,8 @@ pub(super) struct Slot<B> {
     pub(super) settles: bool,
     /// A sync has failed while it was with the device: it is to be written again.
     pub(super) suspect: bool,
-    /// Operations that the device was given for this change so far.
-    pub(super) sent: u32,
-    /// The device was given a write or discard for it at some time.
-    pub(super) reached: bool,
+    /// What the device was given of this change so far.
+    pub(super) sent: Sent,
     pub(super) end_moved: EndMoved,
     pub(super) result: Result<(), DiskError>,
 }
@@ -52,6 +50,16 @@ pub(super) enum Stage {
     Settling,
     /// In the `done` queue.
     Finished,
+}
+
+/// How much of a change the device knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    Nothing,
+    /// A part or all of it, which is to be given to it anew.
+    Before,
+    /// It is under way, or done.
+    Begun,
 }
 
 /// What another size of the disk means for a request under way.
@@ -187,8 +195,7 @@ impl<B: AsRef<[u8]>> Slot<B> {
             alone: false,
             settles: false,
             suspect: false,
-            sent: 0,
-            reached: false,
+            sent: Sent::Nothing,
             end_moved: EndMoved::No,
             result: Ok(()),
         }
