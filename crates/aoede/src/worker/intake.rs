@@ -153,10 +153,11 @@ impl Filing<'_, '_> {
                 let kind = request_kind(admitted.action, cache_on);
                 let asked = Pending {
                     request: admitted.request,
+                let ticket = self.fair.begin(sender, self.export, data_bytes(kind));
                     seat: arrival.seat,
                     work: kind.into(),
                     began: came,
-                    ticket: self.fair.begin(sender, self.export, data_bytes(kind)),
+                    ticket,
                 };
                 let started = fill(&mut buffer, admitted.data)
                     && self
@@ -164,6 +165,9 @@ impl Filing<'_, '_> {
                         .start(arrival.now, kind, buffer, asked, self.table);
                 self.started |= started;
                 *self.pending += usize::from(started);
+                if !started {
+                    self.fair.handle_done(ticket, self.export, None);
+                }
             }
             // Counted by the target; the buffer goes back to the pool.
             _ => {}
