@@ -267,7 +267,7 @@ impl Daemon {
             None => self.folder.load(&placed.export),
         };
         if let Some((from, before)) = before
-            && only_moves(from, &placed.export)
+            && is_same_disk(&from, &placed.export)
             && before.lost_bytes == 0
         {
             opening.target = Some(Box::new(before.target));
@@ -401,13 +401,10 @@ fn carried_on(remembered: &Remembered, from: &Export, to: &Export) -> Remembered
     remembered
 }
 
-/// Whether an export is served as before, by another worker.
-fn only_moves(from: Export, to: &Export) -> bool {
-    let moved = Export {
-        worker: to.worker,
-        ..from
-    };
-    moved == *to
+/// Whether an export has the same data as before, so that initiators can go on.
+fn is_same_disk(from: &Export, to: &Export) -> bool {
+    let (from, to) = (&from.settings, &to.settings);
+    from.path == to.path && from.open.offset_sectors == to.open.offset_sectors
 }
 
 fn bail_ended(worker: u16) -> anyhow::Result<()> {

@@ -80,12 +80,11 @@ impl Served {
         engine.choose(export.engine)?;
         let path = settings.path.display();
         let shown = target_settings(&export, &remembered, Some(&backing));
-        // A target that moves keeps its own, which is the one that is remembered.
         let cache_number = shown.cache_number;
-        let target = match target {
-            Some(target) => *target,
-            None => Target::new(shown).with_context(|| address.to_string())?,
-        };
+        let mut shown = Target::new(shown).with_context(|| address.to_string())?;
+        if let Some(before) = target {
+            shown.take_over(*before);
+        }
         let volume = settings
             .cache
             .volume(
@@ -102,7 +101,7 @@ impl Served {
             seats: SeatSet::NONE,
             requests: settings.buffers,
         };
-        let number = match worker.add_export(target, file, volume, serving) {
+        let number = match worker.add_export(shown, file, volume, serving) {
             Ok(number) => number,
             Err(taken) => {
                 worker.engine_mut().detach(file);
