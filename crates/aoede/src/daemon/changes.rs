@@ -266,6 +266,7 @@ impl Daemon {
             Some((from, before)) => carried_on(&before.remembered, from, &placed.export),
             None => self.folder.load(&placed.export),
         };
+        opening.after_restart = false;
         if let Some((from, before)) = before
             && is_same_disk(&from, &placed.export)
             && before.lost_bytes == 0

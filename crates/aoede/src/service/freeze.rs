@@ -148,12 +148,17 @@ impl Freezer {
         Ok(freezer)
     }
 
-    /// Gives the worker a shadow, and the unfinished freeze.
+    /// Gives the worker a shadow, and the unfinished freeze. It was interrupted by a restart of the
+    /// process if `after_restart`, else the process only opens the export anew.
+    ///
+    /// # Errors
+    /// Then no operation is under way.
     pub(super) fn start(
         &mut self,
         export: usize,
         worker: &mut PortWorker,
         image: &Backing,
+        after_restart: bool,
     ) -> anyhow::Result<()> {
         self.export = export;
         let Some(settings) = &self.settings else {
@@ -169,13 +174,16 @@ impl Freezer {
         let thawing = recovered.is_thawing();
         let limit = limit(settings, files, recovered.dirty_bytes())?;
         worker.resume(self.export, files, recovered, limit)??;
-        match settings.unfinished {
-            _ if thawing => info!("{}: merging it goes on", self.address),
-            UnfinishedFreeze::Continue => warn!(
+        let merges = after_restart && settings.unfinished == UnfinishedFreeze::Merge;
+        if thawing {
+            info!("{}: merging it goes on", self.address);
+        } else if !merges {
+            warn!(
                 "{}: still frozen; thaw it when the backup is done",
                 self.address
-            ),
-            UnfinishedFreeze::Merge => worker.thaw(self.export)?,
+            );
+        } else if let Err(error) = worker.thaw(self.export) {
+            error!("{}: still frozen: {error}", self.address);
         }
         Ok(())
     }

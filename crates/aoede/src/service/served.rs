@@ -83,6 +83,7 @@ impl Served {
         let cache_number = shown.cache_number;
         let mut shown = Target::new(shown).with_context(|| address.to_string())?;
         if let Some(before) = target {
+            after_restart,
             shown.take_over(*before);
         }
         let volume = settings
@@ -108,7 +109,7 @@ impl Served {
                 bail!("{taken}");
             }
         };
-        if let Err(error) = freezer.start(number, worker, &backing) {
+        if let Err(error) = freezer.start(number, worker, &backing, after_restart) {
             worker.begin_close(number, Duration::ZERO);
             worker.remove_export(number);
             return Err(error.context(address.to_string()));
