@@ -224,12 +224,15 @@ impl Freezer {
         self.freeze_at
     }
 
-    /// Freezes when it is time for it, and tells what has happened. Whether anything has.
+    /// Freezes when it is time for it, and tells what has happened. Whether anything has. What had
+    /// no room in the shadow is written to the image, unless the export has `failed_before` this
+    /// process: what was lost then is not in memory.
     pub(super) fn advance(
         &mut self,
         now: Duration,
         worker: &mut PortWorker,
         image: &Backing,
+        failed_before: bool,
     ) -> bool {
         let mut any = false;
         let clean = || worker.volume(self.export).is_none_or(Volume::is_clean);
@@ -242,7 +245,7 @@ impl Freezer {
             any = true;
         }
         while let Some(event) = worker.poll_shadow(self.export) {
-            if matches!(event, ShadowEvent::Merging { .. }) {
+            if matches!(event, ShadowEvent::Merging { .. }) && !failed_before {
                 self.make_use_of_room(now, worker);
             }
             self.tell(event, image);

@@ -206,7 +206,9 @@ impl Served {
 
     /// Goes on with a freeze, and tells who waits for it.
     pub(super) fn advance(&mut self, now: Duration, worker: &mut PortWorker) {
-        self.freezer.advance(now, worker, &self.backing);
+        let failed_before = self.failed_before.is_some();
+        self.freezer
+            .advance(now, worker, &self.backing, failed_before);
         if self.freezing.is_empty() || self.freezer.is_ordered() {
             return;
         }
@@ -294,7 +296,7 @@ impl Served {
     ) -> Result<api::FailureReset, Refusal> {
         let address = self.address();
         let volume = worker.volume(self.number);
-        if volume.and_then(Volume::failure).is_none() {
+        if self.failed_before.is_none() && volume.and_then(Volume::failure).is_none() {
             let message = format!("{address}: there is no failure to reset");
             return Err(Refusal::new(Reason::Conflict, message, ""));
         }
