@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use aoede_disk::{Backing, Buffer, Engine as _, FileId, IoMode, Operation, ShadowPhase, Volume};
+use aoede_disk::{
+    Backing, Buffer, Cause, DiskError, Engine as _, FileId, IoMode, Operation, ShadowPhase, Volume,
+};
 use aoede_target::Target;
 use aoede_wire::{Address, SECTOR_BYTES};
 use tracing::{debug, error, info, warn};
@@ -22,6 +24,14 @@ use crate::worker::{SeatSet, Serving};
 
 /// Ranges that a message names.
 const RANGES_SHOWN: usize = 8;
+
+/// Why data is lost that is not written when nothing can be tried any more.
+const LOST: DiskError = DiskError {
+    operation: Operation::Flush,
+    lba: 0,
+    sectors: 0,
+    cause: Cause::NoProgress,
+};
 
 /// One export of a server.
 pub(super) struct Served {
@@ -73,6 +83,7 @@ impl Served {
             mut freezer,
             remembered,
             target,
+            after_restart,
         } = opening;
         let address = export.address();
         let settings = &export.settings;
@@ -83,7 +94,6 @@ impl Served {
         let cache_number = shown.cache_number;
         let mut shown = Target::new(shown).with_context(|| address.to_string())?;
         if let Some(before) = target {
-            after_restart,
             shown.take_over(*before);
         }
         let volume = settings
@@ -458,16 +468,9 @@ impl Served {
             return Some(before.clone());
         }
         let volume = worker.volume(self.number)?;
-        let gone = !volume.is_clean() && worker.is_closed(self.number);
-        let error = volume.failure().or_else(|| {
-            // Where nothing can be tried any more, what is left is lost.
-            gone.then_some(aoede_disk::DiskError {
-                operation: Operation::Flush,
-                lba: 0,
-                sectors: 0,
-                cause: aoede_disk::Cause::NoProgress,
-            })
-        })?;
+        let is_over = worker.is_closed(self.number);
+        let error = volume.failure();
+        let error = error.or_else(|| (is_over && !volume.is_clean()).then_some(LOST))?;
         Some(Failure {
             error,
             status: report::failure(error, volume),
@@ -524,6 +527,19 @@ impl Served {
             self.address(),
             cause.unwrap_or_default()
         );
+    }
+
+    /// The service ends, and nothing more will be tried: what is not written by now is lost.
+    pub(super) fn give_up(&mut self, worker: &PortWorker) {
+        let volume = worker.volume(self.number);
+        let Some(volume) = volume.filter(|volume| !volume.is_clean()) else {
+            return;
+        };
+        let error = volume.failure().unwrap_or(LOST);
+        self.failed_before.get_or_insert_with(|| Failure {
+            error,
+            status: report::failure(error, volume),
+        });
     }
 
     /// The last words: what it has done.

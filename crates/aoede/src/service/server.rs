@@ -499,8 +499,20 @@ impl Server {
     }
 
     /// Takes no new requests; finishes and answers those that were begun, and brings everything
-    /// acknowledged to stable storage.
+    /// acknowledged to stable storage. What is lost is told of and remembered, whatever failed.
+    ///
+    /// # Errors
+    /// Of a failed engine and lost data the first; the other is logged.
     fn finish(mut self) -> anyhow::Result<()> {
+        let finished = self.finish_work();
+        let told = self.tell_the_end();
+        if let (Err(_), Err(lost)) = (&finished, &told) {
+            error!("{lost:#}");
+        }
+        finished.and(told)
+    }
+
+    fn finish_work(&mut self) -> anyhow::Result<()> {
         self.finish_disk()?;
         self.worker.begin_flush(self.start.elapsed());
         self.finish_disk()?;
@@ -511,10 +523,16 @@ impl Server {
                 self.wait_to_finish(deadline.saturating_duration_since(Instant::now()));
             }
         }
+        Ok(())
+    }
+
+    /// The last words about everything, and what of it is kept.
+    fn tell_the_end(&mut self) -> anyhow::Result<()> {
         self.log_disk_errors();
         self.report_losses();
         let mut lost = Ok(());
         for served in &mut self.exports {
+            served.give_up(&self.worker);
             served.tell_what_was_done(&self.worker);
             served.freezer().stop(&self.worker);
             if let Err(error) = served.check_nothing_is_lost(&self.worker) {
