@@ -310,6 +310,11 @@ impl Target {
         self.mask.entries()
     }
 
+    /// Whether an initiator may talk to the export.
+    pub fn admits(&self, mac: MacAddr) -> bool {
+        self.mask.admits(mac)
+    }
+
     /// What initiators may do.
     pub fn access(&self) -> &Access {
         &self.access

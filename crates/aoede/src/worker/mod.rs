@@ -255,7 +255,16 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         self.active.reserve(self.disks.len() - self.active.len());
         self.find_owned(export);
         self.fair.set_export(export, serving.requests.into());
+        self.size_waiting_room();
         Ok(export)
+    }
+
+    /// As many frames may wait as the exports' buffers ask for.
+    fn size_waiting_room(&mut self) {
+        let disks = self.disks.iter().flatten();
+        let buffers: usize = disks.map(|disk| usize::from(disk.serving.requests)).sum();
+        self.fair
+            .set_most_waiting((buffers * WAITING_PER_BUFFER).max(LEAST_WAITING));
     }
 
     /// An export's limits from now on.
@@ -314,6 +323,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             shadow.detach(&mut self.engine);
         }
         self.engine.detach(file);
+        self.size_waiting_room();
         let target = self.exports.remove(export)?;
         Some((target, file, volume))
     }
@@ -763,7 +773,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             } else {
                 intake.exports.index_of(header.address)
             };
-            if export.is_some_and(|export| intake.refuses(export, seat_index)) {
+            if export.is_some_and(|export| intake.refuses(export, seat_index, header.source)) {
                 continue;
             }
             let head = intake.fair.look(export, header.source, bytes);
