@@ -66,6 +66,12 @@ function span(seconds) {
 const sum = (object) => Object.values(object).reduce((all, one) => all + one, 0);
 const more = (before, now) => (now < before ? now : now - before);
 
+// Of the bucket that ends there, as `aoede status` shows it: there are 16 in each power of two.
+const middle = (longest) => {
+  const width = Math.max(1, 2 ** (Math.floor(Math.log2(longest)) - 4));
+  return longest - Math.floor((width - 1) / 2);
+};
+
 function quantile(before, now, share) {
   const old = new Map(before);
   const buckets = now.map(([longest, number]) => [longest, Math.max(0, number - (old.get(longest) ?? 0))]);
@@ -74,7 +80,7 @@ function quantile(before, now, share) {
   let seen = 0;
   for (const [longest, number] of buckets) {
     seen += number;
-    if (seen >= Math.ceil(all * share)) return longest;
+    if (seen >= Math.ceil(all * share)) return middle(longest);
   }
   return null;
 }
