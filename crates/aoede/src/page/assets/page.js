@@ -89,7 +89,7 @@ const NO_EXPORT = {
   read_bytes: 0, written_bytes: 0, reads: 0, writes: 0, drops: {}, initiators: [],
   latency: { reads: { buckets: [] }, writes: { buckets: [] }, flushes: { buckets: [] } },
 };
-const NO_INITIATOR = { read_bytes: 0, written_bytes: 0, requests: 0, drops: 0 };
+const NO_INITIATOR = { read_bytes: 0, written_bytes: 0, requests: 0 };
 
 function exportSample(before, now, seconds) {
   const latency = (kind, share) => quantile(before.latency[kind].buckets, now.latency[kind].buckets, share);
@@ -110,7 +110,6 @@ function initiatorSample(before, now, seconds) {
     read: more(before.read_bytes, now.read_bytes) / seconds,
     written: more(before.written_bytes, now.written_bytes) / seconds,
     operations: more(before.requests, now.requests) / seconds,
-    drops: more(before.drops, now.drops) / seconds,
   };
 }
 
@@ -244,7 +243,7 @@ function showExport(one, now) {
 
 function showInitiator(one, initiator, now) {
   const key = one.address + " " + initiator.mac;
-  const shown = card(key, find("initiators"), () => [throughput(), operations(), drops()]);
+  const shown = card(key, find("initiators"), () => [throughput(), operations()]);
   shown.top.replaceChildren(
     element("h3", "", initiator.mac), element("span", "", "at " + one.address));
   const history = histories.get(key) ?? [];
@@ -255,7 +254,6 @@ function showInitiator(one, initiator, now) {
     ["written", size(initiator.written_bytes), "written_bytes"],
     ["silent", initiator.idle_ms < 1000 ? initiator.idle_ms + " ms" : span(initiator.idle_ms / 1000)],
     ["under way", String(initiator.outstanding)],
-    ["waiting", String(initiator.waiting)],
     ["largest payload", size(initiator.largest_payload_bytes)],
     ["duplicates", count(initiator.duplicates_done + initiator.duplicates_in_progress + initiator.duplicates_stale)],
     ["extensions", initiator.extensions.join(", ") || "none"],
