@@ -362,8 +362,8 @@ mod tests {
         assert_eq!(lines[2..5], table);
         let table = [
             "1 initiator of e1.1",
-            "INITIATOR             READ/s    WRITE/s    REQ/s  UNDER WAY  WAITING  DUPLICATES      SILENT  THROUGHPUT",
-            "52:54:00:00:00:aa      4 MiB          0        0          3        0           0        0 ms  ▂▄█",
+            "INITIATOR             READ/s    WRITE/s    REQ/s  UNDER WAY  DUPLICATES      SILENT  THROUGHPUT",
+            "52:54:00:00:00:aa      4 MiB          0        0          3           0        0 ms  ▂▄█",
         ];
         assert_eq!(lines[6..9], table);
         assert_eq!(lines[13], KEYS);
