@@ -328,6 +328,14 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         Some((target, file, volume))
     }
 
+    /// Takes away an export that cannot be served after all, as [`Self::remove_export`] does, before
+    /// a turn has worked for it: nothing needs to be brought to stable storage. Whether that went.
+    pub fn abandon_export(&mut self, export: usize) -> bool {
+        self.fair.forget_export(export);
+        let is_closed = self.disk_mut(export).is_some_and(Served::abandon);
+        is_closed && self.remove_export(export).is_some()
+    }
+
     /// Plugs a port into a seat, or with `None` takes it out; what waited there is dropped.
     pub fn set_port(&mut self, seat: usize, port: Option<P>) {
         self.fair.forget_seat(seat);

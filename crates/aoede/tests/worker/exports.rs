@@ -198,6 +198,15 @@ impl Scene {
         target.stats().ignored.get(reason)
     }
 
+    /// One whose first sync is done: what an earlier process may have left is stable.
+    fn add_clean(&mut self, address: Address) -> usize {
+        let export = self.add(address);
+        self.worker.begin_flush_export(export, self.now);
+        assert_eq!(self.settle(), []);
+        assert!(self.worker.volume(export).unwrap().is_clean());
+        export
+    }
+
     fn close(&mut self, export: usize) {
         self.worker.begin_close(export, self.now);
         self.settle();
@@ -423,7 +432,7 @@ fn a_closing_export_answers_what_has_begun_and_takes_no_more() {
 #[test]
 fn who_is_not_asked_to_close_is_not_removed() {
     let mut scene = Scene::new(1);
-    let export = scene.add(e(1));
+    let export = scene.add_clean(e(1));
     assert!(!scene.worker.is_closed(export));
     assert!(scene.worker.remove_export(export).is_none());
     assert!(scene.worker.remove_export(7).is_none());
@@ -432,6 +441,21 @@ fn who_is_not_asked_to_close_is_not_removed() {
     // One that has nothing to do is closed at once.
     scene.worker.begin_close(export, scene.now);
     assert!(scene.worker.is_closed(export));
+}
+
+#[test]
+fn who_cannot_be_served_after_all_leaves_nothing() {
+    let mut scene = Scene::new(1);
+    let export = scene.add(e(1));
+    assert!(scene.worker.abandon_export(export));
+    assert!(!scene.worker.abandon_export(export));
+    assert_eq!(scene.add(e(1)), export);
+    scene.gate.set(0);
+    scene.read(0, e(1), 1);
+    scene.settle();
+    assert!(!scene.worker.abandon_export(export));
+    scene.gate.set(OPEN);
+    assert_eq!(scene.settle(), [(0, e(1), 1)]);
 }
 
 /// Writes that were acknowledged from memory are on the disk when the export is closed, whatever was
@@ -560,7 +584,7 @@ fn the_number_of_a_closed_export_is_used_again() {
 #[test]
 fn a_late_completion_finds_the_export_that_it_belongs_to() {
     let mut scene = Scene::new(1);
-    let going = scene.add(e(1));
+    let going = scene.add_clean(e(1));
     scene.gate.set(0);
     scene.read(0, e(1), 1);
     scene.settle();
@@ -586,7 +610,7 @@ fn a_late_completion_finds_the_export_that_it_belongs_to() {
 #[test]
 fn a_new_export_says_nothing_for_the_old_one() {
     let mut scene = Scene::new(1);
-    let old = scene.add(e(1));
+    let old = scene.add_clean(e(1));
     let table = ExtensionTable::new(b"congestion\x005\0\0").unwrap();
     scene.send(0, e(1), 1, Body::Extension(table));
     assert_eq!(scene.settle(), []);
@@ -606,7 +630,7 @@ fn a_new_export_says_nothing_for_the_old_one() {
 #[test]
 fn answers_that_wait_outlive_their_export() {
     let mut scene = Scene::new(1);
-    let going = scene.add(e(1));
+    let going = scene.add_clean(e(1));
     scene.read(0, e(1), 1);
     scene.nets[0].step();
     scene.nets[0].set_faults(Faults {
