@@ -120,8 +120,7 @@ impl Served {
             }
         };
         if let Err(error) = freezer.start(number, worker, &backing, after_restart) {
-            worker.begin_close(number, Duration::ZERO);
-            worker.remove_export(number);
+            worker.abandon_export(number);
             return Err(error.context(address.to_string()));
         }
         if let Some(failure) = &remembered.failure {
@@ -531,11 +530,14 @@ impl Served {
 
     /// The service ends, and nothing more will be tried: what is not written by now is lost.
     pub(super) fn give_up(&mut self, worker: &PortWorker) {
-        let volume = worker.volume(self.number);
-        let Some(volume) = volume.filter(|volume| !volume.is_clean()) else {
+        let Some(volume) = worker.volume(self.number) else {
             return;
         };
-        let error = volume.failure().unwrap_or(LOST);
+        // One that is not clean because its first sync is missing has lost nothing of its own.
+        let lost = (volume.bytes_at_risk() > 0).then_some(LOST);
+        let Some(error) = volume.failure().or(lost) else {
+            return;
+        };
         self.failed_before.get_or_insert_with(|| Failure {
             error,
             status: report::failure(error, volume),
