@@ -1,5 +1,4 @@
 //! Exports that are closed and opened again, on real files and without a network.
-#![expect(clippy::unwrap_used, reason = "tests: a panic is how they fail")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
