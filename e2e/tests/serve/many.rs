@@ -90,7 +90,7 @@ fn many_idle_exports_cost_no_processor_time_and_little_memory() -> Result<()> {
     ensure!(woken == 0, "woken {woken} times in {IDLE:?}");
     // To be looked at is nothing to look after the exports for.
     let before = sleeps(process, "worker-")?;
-    daemon.control(&["status", "--json"])?;
+    scene.control(&["status", "--json"])?;
     thread::sleep(Duration::from_secs(3));
     let woken = sleeps(process, "worker-")? - before;
     ensure!(
