@@ -83,7 +83,9 @@ struct Piece {
     last: u64,
     /// `None` if copies came from several.
     from: Option<MacAddr>,
-    /// When one of them was first answered.
+    /// Copies that were not answered yet, by initiator and tag.
+    under_way: Vec<(MacAddr, u32)>,
+    /// When the last of them was answered, if none is left.
     answered: Option<u64>,
 }
 
@@ -220,6 +222,8 @@ impl Tap {
                 .find(|piece| (piece.lba, piece.sectors) == (lba, sectors));
             if let Some(piece) = known {
                 piece.last = tick;
+                piece.under_way.push(key);
+                piece.answered = None;
                 piece.from = piece.from.filter(|known| *known == from);
                 self.repetitions += 1;
             } else {
@@ -229,6 +233,7 @@ impl Tap {
                     first: tick,
                     last: tick,
                     from: Some(from),
+                    under_way: vec![key],
                     answered: None,
                 });
             }
@@ -249,12 +254,13 @@ impl Tap {
     fn target_answers(&mut self, frame: &[u8]) {
         let tick = self.tick();
         for tag in frame::answered_tags(frame) {
-            let Some((number, lba)) = self.writes.remove(&(frame::destination(frame), tag)) else {
+            let key = (frame::destination(frame), tag);
+            let Some(&(number, lba)) = self.writes.get(&key) else {
                 continue;
             };
             let pieces = self.pieces.get_mut(&number).into_iter().flatten();
             for piece in pieces.filter(|piece| piece.lba == lba) {
-                piece.answered.get_or_insert(tick);
+                piece.is_answered(key, tick);
             }
         }
         let key = (frame::destination(frame), frame::tag(frame));
@@ -318,6 +324,16 @@ impl Tap {
 }
 
 impl Piece {
+    fn is_answered(&mut self, copy: (MacAddr, u32), tick: u64) {
+        let Some(place) = self.under_way.iter().position(|other| *other == copy) else {
+            return;
+        };
+        self.under_way.swap_remove(place);
+        if self.under_way.is_empty() {
+            self.answered = Some(tick);
+        }
+    }
+
     fn covers(&self, lba: u64) -> bool {
         (self.lba..self.lba + self.sectors).contains(&lba)
     }

@@ -119,7 +119,9 @@ impl Scene {
 
     /// Serves a new disk, with a write cache, on all seats and with all buffers.
     fn add(&mut self, address: Address) -> usize {
-        self.add_serving(address, common::SERVING)
+        let export = self.add_serving(address, common::SERVING);
+        self.sync_at_start(export);
+        export
     }
 
     fn add_serving(&mut self, address: Address, serving: Serving) -> usize {
@@ -148,6 +150,16 @@ impl Scene {
         let target = Target::new(settings).unwrap();
         let added = self.worker.add_export(target, file, volume, serving);
         added.unwrap()
+    }
+
+    /// Has the sync that every volume begins with behind it, so that it has nothing to do.
+    fn sync_at_start(&mut self, export: usize) {
+        let gate = self.gate.replace(OPEN);
+        self.worker.begin_flush_export(export, self.now);
+        while !self.worker.volume(export).unwrap().is_clean() {
+            self.worker.drain(self.now).unwrap();
+        }
+        self.gate.set(gate);
     }
 
     fn send(&mut self, seat: usize, address: Address, tag: u32, body: Body<'_>) {
@@ -631,7 +643,7 @@ fn a_late_completion_finds_the_export_that_it_belongs_to() {
         scene.settle();
         assert!(scene.worker.remove_export(going).is_none());
     }
-    let new = scene.add(e(2));
+    let new = scene.add_serving(e(2), common::SERVING);
     assert_ne!(new, going);
     scene.read(0, e(2), 2);
     scene.settle();
