@@ -211,15 +211,6 @@ impl Scene {
         target.stats().ignored.get(reason)
     }
 
-    /// One whose first sync is done: what an earlier process may have left is stable.
-    fn add_clean(&mut self, address: Address) -> usize {
-        let export = self.add(address);
-        self.worker.begin_flush_export(export, self.now);
-        assert_eq!(self.settle(), []);
-        assert!(self.worker.volume(export).unwrap().is_clean());
-        export
-    }
-
     fn close(&mut self, export: usize) {
         self.worker.begin_close(export, self.now);
         self.settle();
@@ -445,7 +436,7 @@ fn a_closing_export_answers_what_has_begun_and_takes_no_more() {
 #[test]
 fn who_is_not_asked_to_close_is_not_removed() {
     let mut scene = Scene::new(1);
-    let export = scene.add_clean(e(1));
+    let export = scene.add(e(1));
     assert!(!scene.worker.is_closed(export));
     assert!(scene.worker.remove_export(export).is_none());
     assert!(scene.worker.remove_export(7).is_none());
@@ -496,7 +487,8 @@ fn frames_of_who_is_masked_do_not_wait() {
 #[test]
 fn who_cannot_be_served_after_all_leaves_nothing() {
     let mut scene = Scene::new(1);
-    let export = scene.add(e(1));
+    // Its first sync is missing.
+    let export = scene.add_serving(e(1), common::SERVING);
     assert!(scene.worker.abandon_export(export));
     assert!(!scene.worker.abandon_export(export));
     assert_eq!(scene.add(e(1)), export);
@@ -634,7 +626,7 @@ fn the_number_of_a_closed_export_is_used_again() {
 #[test]
 fn a_late_completion_finds_the_export_that_it_belongs_to() {
     let mut scene = Scene::new(1);
-    let going = scene.add_clean(e(1));
+    let going = scene.add(e(1));
     scene.gate.set(0);
     scene.read(0, e(1), 1);
     scene.settle();
@@ -660,7 +652,7 @@ fn a_late_completion_finds_the_export_that_it_belongs_to() {
 #[test]
 fn a_new_export_says_nothing_for_the_old_one() {
     let mut scene = Scene::new(1);
-    let old = scene.add_clean(e(1));
+    let old = scene.add(e(1));
     let table = ExtensionTable::new(b"congestion\x005\0\0").unwrap();
     scene.send(0, e(1), 1, Body::Extension(table));
     assert_eq!(scene.settle(), []);
@@ -680,7 +672,7 @@ fn a_new_export_says_nothing_for_the_old_one() {
 #[test]
 fn answers_that_wait_outlive_their_export() {
     let mut scene = Scene::new(1);
-    let going = scene.add_clean(e(1));
+    let going = scene.add(e(1));
     scene.read(0, e(1), 1);
     scene.nets[0].step();
     scene.nets[0].set_faults(Faults {
