@@ -160,6 +160,15 @@ impl Peers {
         }
     }
 
+    /// Knows what `before` knew, of which nothing is under way.
+    pub(crate) fn take_over(&mut self, before: Self) {
+        debug_assert!(before.in_progress.is_empty());
+        *self = Self {
+            most_in_progress: self.most_in_progress,
+            ..before
+        };
+    }
+
     /// `mac` was heard of.
     pub(crate) fn hear(&mut self, now: Duration, mac: MacAddr) {
         if let Some(peer) = self.entry(mac) {

@@ -217,6 +217,21 @@ impl Target {
             .unwrap_or(0)
     }
 
+    /// Goes on where a target of the same disk has stopped, with its own settings: who holds the
+    /// disk, what initiators have negotiated of what is allowed now, which of their writes are done,
+    /// and the counters. No request of that one may be under way.
+    pub fn take_over(&mut self, before: Self) {
+        let mask = &self.mask;
+        self.peers.take_over(before.peers);
+        self.peers.limit_to(self.extensions);
+        self.peers.forget_unless(|mac| mask.admits(mac));
+        self.reservation = before.reservation;
+        self.stats = before.stats;
+        if before.write_cache == self.write_cache {
+            self.cache_on = before.cache_on;
+        }
+    }
+
     /// Computes CRC-32C by this function from now on, which has the processor's instructions for it.
     pub fn set_crc32c(&mut self, append: Crc32cAppend) {
         self.crc32c = append;
@@ -293,6 +308,11 @@ impl Target {
     /// Who may talk to the export; empty for everyone.
     pub fn mask(&self) -> &[MacAddr] {
         self.mask.entries()
+    }
+
+    /// Whether an initiator may talk to the export.
+    pub fn admits(&self, mac: MacAddr) -> bool {
+        self.mask.admits(mac)
     }
 
     /// What initiators may do.

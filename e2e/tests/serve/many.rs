@@ -37,12 +37,14 @@ fn resident_kib(process: u32) -> Result<u64> {
     Ok(number.context("no VmRSS")?.parse()?)
 }
 
-/// How often its threads went to sleep of their own accord, the kernel's own left out.
-fn sleeps(process: u32) -> Result<u64> {
+/// How often its threads went to sleep of their own accord, the kernel's own left out: those whose
+/// names begin so.
+fn sleeps(process: u32, name: &str) -> Result<u64> {
+    let name = format!("Name:\t{name}");
     let mut sleeps = 0;
     for thread in fs::read_dir(format!("/proc/{process}/task"))? {
         let status = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
-        if status.contains("Name:\tiou-") {
+        if status.contains("Name:\tiou-") || !status.contains(&name) {
             continue;
         }
         let counts = status
@@ -76,16 +78,25 @@ fn many_idle_exports_cost_no_processor_time_and_little_memory() -> Result<()> {
     let last = scene.path(&nic, 0, (16, 15))?;
     ensure!(write(&nic, last, 2, 0, 1)? == DONE);
 
-    let mut before = sleeps(process)?;
+    let mut before = sleeps(process, "")?;
     // It looks after itself every second, if at all.
     wait_until("it sleeps", FALL_ASLEEP, || {
         thread::sleep(Duration::from_millis(1200));
-        let now = sleeps(process)?;
+        let now = sleeps(process, "")?;
         Ok(std::mem::replace(&mut before, now) == now)
     })?;
     thread::sleep(IDLE);
-    let woken = sleeps(process)? - before;
+    let woken = sleeps(process, "")? - before;
     ensure!(woken == 0, "woken {woken} times in {IDLE:?}");
+    // To be looked at is nothing to look after the exports for.
+    let before = sleeps(process, "worker-")?;
+    scene.control(&["status", "--json"])?;
+    thread::sleep(Duration::from_secs(3));
+    let woken = sleeps(process, "worker-")? - before;
+    ensure!(
+        (2..=4).contains(&woken),
+        "two workers woken {woken} times by a look"
+    );
     let each = (resident_kib(process)? - few) / (MANY - 2);
     eprintln!("{each} KiB for each idle export");
     ensure!(each < MOST_KIB, "{each} KiB for each idle export");

@@ -129,7 +129,6 @@ const EXPORT: &[Family<ExportStatus>] = &[
     gauge("export_read_only", "1 if an export refuses writes.", |e| e.read_only.into()),
     gauge("export_worker", "The worker that serves an export.", |e| e.worker.into()),
     gauge("export_outstanding_requests", "Requests under way.", |e| e.outstanding),
-    gauge("export_waiting_requests", "Requests that wait for their turn.", |e| e.waiting),
     gauge("export_failed", "1 if acknowledged data could not be written.", |e| e.failure.is_some().into()),
     gauge("export_at_risk_bytes", "Acknowledged data of a failed export that is not on stable storage.",
         |e| e.failure.as_ref().map_or(0, |f| f.at_risk_bytes)),
@@ -166,14 +165,12 @@ const EXPORT: &[Family<ExportStatus>] = &[
 const INITIATOR: &[Family<InitiatorStatus>] = &[
     gauge("initiator_largest_payload_bytes", "The most data of one frame.", |i| i.largest_payload_bytes),
     gauge("initiator_outstanding_requests", "Requests of an initiator under way.", |i| i.outstanding),
-    gauge("initiator_waiting_requests", "Requests of an initiator that wait for their turn.", |i| i.waiting),
     counter("initiator_requests", "All that an initiator asked of an export.", |i| i.requests),
     counter("initiator_read_bytes", "Data that an initiator got.", |i| i.read_bytes),
     counter("initiator_written_bytes", "Data that an initiator sent.", |i| i.written_bytes),
     counter("initiator_duplicates_done", "Writes repeated after they had been done.", |i| i.duplicates_done),
     counter("initiator_duplicates_in_progress", "Writes repeated while they were being done.", |i| i.duplicates_in_progress),
     counter("initiator_duplicates_stale", "Writes older than all that are remembered.", |i| i.duplicates_stale),
-    counter("initiator_ignored_frames", "Frames of an initiator left unanswered.", |i| i.drops),
 ];
 
 struct Text(String);

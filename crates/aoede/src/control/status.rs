@@ -163,8 +163,6 @@ pub struct ExportStatus {
     pub limit_operations_per_second: Option<u64>,
     /// Requests under way.
     pub outstanding: u64,
-    /// Requests that wait for their turn.
-    pub waiting: u64,
     /// What was done.
     #[serde(flatten)]
     pub counters: ExportCounters,
@@ -441,12 +439,8 @@ pub struct InitiatorStatus {
     pub idle_ms: u64,
     /// The most data a frame of it has brought or asked for.
     pub largest_payload_bytes: u64,
-    /// The most data of a frame that it has negotiated, if it has.
-    pub negotiated_payload_bytes: Option<u64>,
     /// Requests under way.
     pub outstanding: u64,
-    /// Requests that wait for their turn.
-    pub waiting: u64,
     /// All that it asked.
     pub requests: u64,
     /// Data it got.
@@ -459,8 +453,6 @@ pub struct InitiatorStatus {
     pub duplicates_in_progress: u64,
     /// As [`ExportCounters::duplicates_stale`].
     pub duplicates_stale: u64,
-    /// Frames of it left unanswered, for any reason.
-    pub drops: u64,
 }
 
 impl Status {

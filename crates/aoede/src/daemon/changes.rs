@@ -335,8 +335,9 @@ impl Daemon {
             Some(before) => carried_on(&before.remembered, &before.export, &placed.export),
             None => self.load(&placed.export).await?,
         };
+        opening.after_restart = false;
         if let Some(before) = before
-            && only_moves(before.export.clone(), &placed.export)
+            && is_same_disk(&before.export, &placed.export)
         {
             opening.target = before.target.take();
         }
@@ -506,13 +507,10 @@ fn carried_on(remembered: &Remembered, from: &Export, to: &Export) -> Remembered
     remembered
 }
 
-/// Whether an export is served as before, by another worker.
-fn only_moves(from: Export, to: &Export) -> bool {
-    let moved = Export {
-        worker: to.worker,
-        ..from
-    };
-    moved == *to
+/// Whether an export has the same data as before, so that initiators can go on.
+fn is_same_disk(from: &Export, to: &Export) -> bool {
+    let (from, to) = (&from.settings, &to.settings);
+    from.path == to.path && from.open.offset_sectors == to.open.offset_sectors
 }
 
 fn bail_ended(worker: u16) -> anyhow::Result<()> {

@@ -148,12 +148,17 @@ impl Freezer {
         Ok(freezer)
     }
 
-    /// Gives the worker a shadow, and the unfinished freeze.
+    /// Gives the worker a shadow, and the unfinished freeze. It was interrupted by a restart of the
+    /// process if `after_restart`, else the process only opens the export anew.
+    ///
+    /// # Errors
+    /// Then no operation is under way.
     pub(super) fn start(
         &mut self,
         export: usize,
         worker: &mut PortWorker,
         image: &Backing,
+        after_restart: bool,
     ) -> anyhow::Result<()> {
         self.export = export;
         let Some(settings) = &self.settings else {
@@ -169,13 +174,16 @@ impl Freezer {
         let thawing = recovered.is_thawing();
         let limit = limit(settings, files, recovered.dirty_bytes())?;
         worker.resume(self.export, files, recovered, limit)??;
-        match settings.unfinished {
-            _ if thawing => info!("{}: merging it goes on", self.address),
-            UnfinishedFreeze::Continue => warn!(
+        let merges = after_restart && settings.unfinished == UnfinishedFreeze::Merge;
+        if thawing {
+            info!("{}: merging it goes on", self.address);
+        } else if !merges {
+            warn!(
                 "{}: still frozen; thaw it when the backup is done",
                 self.address
-            ),
-            UnfinishedFreeze::Merge => worker.thaw(self.export)?,
+            );
+        } else if let Err(error) = worker.thaw(self.export) {
+            error!("{}: still frozen: {error}", self.address);
         }
         Ok(())
     }
@@ -216,12 +224,15 @@ impl Freezer {
         self.freeze_at
     }
 
-    /// Freezes when it is time for it, and tells what has happened. Whether anything has.
+    /// Freezes when it is time for it, and tells what has happened. Whether anything has. What had
+    /// no room in the shadow is written to the image, unless the export has `failed_before` this
+    /// process: what was lost then is not in memory.
     pub(super) fn advance(
         &mut self,
         now: Duration,
         worker: &mut PortWorker,
         image: &Backing,
+        failed_before: bool,
     ) -> bool {
         let mut any = false;
         let clean = || worker.volume(self.export).is_none_or(Volume::is_clean);
@@ -234,7 +245,7 @@ impl Freezer {
             any = true;
         }
         while let Some(event) = worker.poll_shadow(self.export) {
-            if matches!(event, ShadowEvent::Merging { .. }) {
+            if matches!(event, ShadowEvent::Merging { .. }) && !failed_before {
                 self.make_use_of_room(now, worker);
             }
             self.tell(event, image);

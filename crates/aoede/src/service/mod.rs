@@ -15,6 +15,8 @@ mod seats;
 mod served;
 mod server;
 mod size_watch;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod wait;
 
@@ -326,7 +328,7 @@ fn trim(discard: bool, discard_bytes: u32, base_bytes: u64, block_bytes: u32) ->
 }
 
 #[cfg(test)]
-mod tests {
+mod trim_tests {
     use super::*;
 
     #[test]

@@ -73,8 +73,10 @@ pub(crate) struct Opening {
     pub(super) freezer: Freezer,
     /// What an earlier process has left.
     pub(crate) remembered: Remembered,
-    /// Another worker has served it until now.
+    /// As whom this process has served it until now.
     pub(crate) target: Option<Box<Target>>,
+    /// This process has not served it before: a freeze that is found was interrupted by a restart.
+    pub(crate) after_restart: bool,
 }
 
 /// What of an export outlives the process.
@@ -150,6 +152,7 @@ impl Opening {
             freezer,
             remembered: Remembered::default(),
             target: None,
+            after_restart: true,
         })
     }
 }

@@ -205,7 +205,6 @@ fn initiator(one: &Initiator, now: Duration) -> InitiatorStatus {
         duplicates_done: one.duplicates.done,
         duplicates_in_progress: one.duplicates.in_progress,
         duplicates_stale: one.duplicates.stale,
-        ..InitiatorStatus::default()
     }
 }
 

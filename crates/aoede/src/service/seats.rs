@@ -352,11 +352,10 @@ impl Seats {
             if seat.addresses == addresses {
                 return Ok(());
             }
-            if let Some(port) = worker.port_mut(index) {
-                port.set_exports(&addresses)
-                    .with_context(|| format!("{}: cannot set the filter", interface.name))?;
-            }
-            seat.addresses = addresses;
+            // Until that is done, it is tried again.
+            seat.incomplete = true;
+            seat.set_filter(addresses, worker.port_mut(index))?;
+            seat.incomplete = false;
             return Ok(());
         }
         if let Err(problem) = check(interface) {
@@ -376,14 +375,17 @@ impl Seats {
         };
         let opened = seat.opened.take().filter(fits);
         let same_filter = seat.addresses == addresses;
-        seat.addresses.clone_from(&addresses);
         if worker.port(index).is_some_and(fits) {
-            if let Some(port) = worker.port_mut(index) {
+            let mut port = worker.port_mut(index);
+            if let Some(port) = &mut port {
                 port.set_interface(interface.clone());
-                if !same_filter {
-                    port.set_exports(&addresses)
-                        .with_context(|| format!("{}: cannot set the filter", interface.name))?;
+            }
+            match seat.set_filter(addresses, port.filter(|_| !same_filter)) {
+                Err(error) if tried_before => {
+                    debug!("{error:#}");
+                    return Ok(());
                 }
+                set => set?,
             }
         } else {
             let port = match opened.filter(|_| same_filter) {
@@ -400,6 +402,9 @@ impl Seats {
             self.close(index, worker);
             waiter.plug(index, &port).context("waiting for a port")?;
             worker.set_port(index, Some(port));
+            if let Some(seat) = self.list.get_mut(index) {
+                seat.addresses = addresses;
+            }
         }
         worker.set_facts(index, facts(interface, self.data_bytes));
         if interface.up {
@@ -503,6 +508,23 @@ impl Seats {
 }
 
 impl Seat {
+    /// Has the kernel let frames for these exports through, and remembers which.
+    ///
+    /// # Errors
+    /// What the kernel said; then everything is as it was.
+    fn set_filter(
+        &mut self,
+        addresses: Vec<Address>,
+        port: Option<&mut PacketPort>,
+    ) -> anyhow::Result<()> {
+        if let Some(port) = port {
+            port.set_exports(&addresses)
+                .with_context(|| format!("{}: cannot set the filter", self.name))?;
+        }
+        self.addresses = addresses;
+        Ok(())
+    }
+
     fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use aoede_disk::{Backing, Buffer, Engine as _, FileId, IoMode, Operation, ShadowPhase, Volume};
+use aoede_disk::{
+    Backing, Buffer, Cause, DiskError, Engine as _, FileId, IoMode, Operation, ShadowPhase, Volume,
+};
 use aoede_target::Target;
 use aoede_wire::{Address, SECTOR_BYTES};
 use tracing::{debug, error, info, warn};
@@ -22,6 +24,14 @@ use crate::worker::{SeatSet, Serving};
 
 /// Ranges that a message names.
 const RANGES_SHOWN: usize = 8;
+
+/// Why data is lost that is not written when nothing can be tried any more.
+const LOST: DiskError = DiskError {
+    operation: Operation::Flush,
+    lba: 0,
+    sectors: 0,
+    cause: Cause::NoProgress,
+};
 
 /// One export of a server.
 pub(super) struct Served {
@@ -73,6 +83,7 @@ impl Served {
             mut freezer,
             remembered,
             target,
+            after_restart,
         } = opening;
         let address = export.address();
         let settings = &export.settings;
@@ -80,12 +91,11 @@ impl Served {
         engine.choose(export.engine)?;
         let path = settings.path.display();
         let shown = target_settings(&export, &remembered, Some(&backing));
-        // A target that moves keeps its own, which is the one that is remembered.
         let cache_number = shown.cache_number;
-        let target = match target {
-            Some(target) => *target,
-            None => Target::new(shown).with_context(|| address.to_string())?,
-        };
+        let mut shown = Target::new(shown).with_context(|| address.to_string())?;
+        if let Some(before) = target {
+            shown.take_over(*before);
+        }
         let volume = settings
             .cache
             .volume(
@@ -102,16 +112,15 @@ impl Served {
             seats: SeatSet::NONE,
             requests: settings.buffers,
         };
-        let number = match worker.add_export(target, file, volume, serving) {
+        let number = match worker.add_export(shown, file, volume, serving) {
             Ok(number) => number,
             Err(taken) => {
                 worker.engine_mut().detach(file);
                 bail!("{taken}");
             }
         };
-        if let Err(error) = freezer.start(number, worker, &backing) {
-            worker.begin_close(number, Duration::ZERO);
-            worker.remove_export(number);
+        if let Err(error) = freezer.start(number, worker, &backing, after_restart) {
+            worker.abandon_export(number);
             return Err(error.context(address.to_string()));
         }
         if let Some(failure) = &remembered.failure {
@@ -206,7 +215,9 @@ impl Served {
 
     /// Goes on with a freeze, and tells who waits for it.
     pub(super) fn advance(&mut self, now: Duration, worker: &mut PortWorker) {
-        self.freezer.advance(now, worker, &self.backing);
+        let failed_before = self.failed_before.is_some();
+        self.freezer
+            .advance(now, worker, &self.backing, failed_before);
         if self.freezing.is_empty() || self.freezer.is_ordered() {
             return;
         }
@@ -294,7 +305,7 @@ impl Served {
     ) -> Result<api::FailureReset, Refusal> {
         let address = self.address();
         let volume = worker.volume(self.number);
-        if volume.and_then(Volume::failure).is_none() {
+        if self.failed_before.is_none() && volume.and_then(Volume::failure).is_none() {
             let message = format!("{address}: there is no failure to reset");
             return Err(Refusal::new(Reason::Conflict, message, ""));
         }
@@ -456,16 +467,9 @@ impl Served {
             return Some(before.clone());
         }
         let volume = worker.volume(self.number)?;
-        let gone = !volume.is_clean() && worker.is_closed(self.number);
-        let error = volume.failure().or_else(|| {
-            // Where nothing can be tried any more, what is left is lost.
-            gone.then_some(aoede_disk::DiskError {
-                operation: Operation::Flush,
-                lba: 0,
-                sectors: 0,
-                cause: aoede_disk::Cause::NoProgress,
-            })
-        })?;
+        let is_over = worker.is_closed(self.number);
+        let error = volume.failure();
+        let error = error.or_else(|| (is_over && !volume.is_clean()).then_some(LOST))?;
         Some(Failure {
             error,
             status: report::failure(error, volume),
@@ -522,6 +526,22 @@ impl Served {
             self.address(),
             cause.unwrap_or_default()
         );
+    }
+
+    /// The service ends, and nothing more will be tried: what is not written by now is lost.
+    pub(super) fn give_up(&mut self, worker: &PortWorker) {
+        let Some(volume) = worker.volume(self.number) else {
+            return;
+        };
+        // One that is not clean because its first sync is missing has lost nothing of its own.
+        let lost = (volume.bytes_at_risk() > 0).then_some(LOST);
+        let Some(error) = volume.failure().or(lost) else {
+            return;
+        };
+        self.failed_before.get_or_insert_with(|| Failure {
+            error,
+            status: report::failure(error, volume),
+        });
     }
 
     /// The last words: what it has done.

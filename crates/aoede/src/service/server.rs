@@ -231,10 +231,14 @@ impl Server {
 
     /// Turns the worker until a stop is asked for.
     fn serve(&mut self) -> anyhow::Result<()> {
-        // There is none while the server is idle.
+        // There is none while the server is idle, until it has worked again.
         let mut next_look = Some(Instant::now() + TICK);
         loop {
             let idle = self.turn_for_a_while()?;
+            if next_look.is_none() && self.worked {
+                self.disarm();
+                next_look = Some(Instant::now() + TICK);
+            }
             let patience = if idle {
                 self.patience(next_look)
             } else {
@@ -244,6 +248,7 @@ impl Server {
             if woken.stop && self.takes_stop() {
                 return Ok(());
             }
+            self.worked |= woken.interfaces || woken.freeze || woken.size;
             if woken.interfaces {
                 self.follow();
             }
@@ -251,11 +256,9 @@ impl Server {
             if woken.freeze {
                 self.obey_signals(now);
             }
-            if next_look.is_none() || woken.size {
+            if woken.size {
                 self.disarm();
-                if woken.size {
-                    self.look_at_sizes();
-                }
+                self.look_at_sizes();
             }
             if woken.orders && self.obey() {
                 return Ok(());
@@ -265,10 +268,8 @@ impl Server {
             }
             self.end_closed();
             let now = Instant::now();
-            match next_look {
-                None => next_look = Some(now + TICK),
-                Some(due) if due <= now => next_look = self.look(now),
-                Some(_) => {}
+            if next_look.is_some_and(|due| due <= now) {
+                next_look = self.look(now);
             }
         }
     }
@@ -303,10 +304,11 @@ impl Server {
     /// Carries out the orders that are there. Whether one is to stop.
     fn obey(&mut self) -> bool {
         while let Some(order) = self.next_order() {
-            self.worked = true;
             if matches!(order, Order::Stop) {
                 return true;
             }
+            // To be looked at is no work, and wakes nothing else.
+            self.worked |= !matches!(order, Order::Ping(_) | Order::Report(_));
             self.carry_out(order);
         }
         false
@@ -497,8 +499,20 @@ impl Server {
     }
 
     /// Takes no new requests; finishes and answers those that were begun, and brings everything
-    /// acknowledged to stable storage.
+    /// acknowledged to stable storage. What is lost is told of and remembered, whatever failed.
+    ///
+    /// # Errors
+    /// Of a failed engine and lost data the first; the other is logged.
     fn finish(mut self) -> anyhow::Result<()> {
+        let finished = self.finish_work();
+        let told = self.tell_the_end();
+        if let (Err(_), Err(lost)) = (&finished, &told) {
+            error!("{lost:#}");
+        }
+        finished.and(told)
+    }
+
+    fn finish_work(&mut self) -> anyhow::Result<()> {
         self.finish_disk()?;
         self.worker.begin_flush(self.start.elapsed());
         self.finish_disk()?;
@@ -509,10 +523,16 @@ impl Server {
                 self.wait_to_finish(deadline.saturating_duration_since(Instant::now()));
             }
         }
+        Ok(())
+    }
+
+    /// The last words about everything, and what of it is kept.
+    fn tell_the_end(&mut self) -> anyhow::Result<()> {
         self.log_disk_errors();
         self.report_losses();
         let mut lost = Ok(());
         for served in &mut self.exports {
+            served.give_up(&self.worker);
             served.tell_what_was_done(&self.worker);
             served.freezer().stop(&self.worker);
             if let Err(error) = served.check_nothing_is_lost(&self.worker) {

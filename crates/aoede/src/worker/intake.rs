@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aoede_disk::{Buffer, Pool, RequestKind};
 use aoede_target::{Action, Arrival, Exports, IgnoreReason, Outcome, Selection};
-use aoede_wire::{Frame, SECTOR_BYTES};
+use aoede_wire::{Frame, MacAddr, SECTOR_BYTES};
 
 use super::fair::{Fair, SenderId};
 use super::pending::{Pending, PendingTable};
@@ -51,17 +51,19 @@ impl Intake<'_> {
         disk.is_some_and(Served::is_full)
     }
 
-    /// Counts a frame that an export does not get at all, such as one from a seat that it is not
-    /// served on. Whether it is one.
-    pub(super) fn refuses(&mut self, export: usize, seat: usize) -> bool {
+    /// Counts a frame that an export does not get at all, and that must not wait either: one from a
+    /// seat that it is not served on, or of an initiator that it does not know. Whether it is one.
+    pub(super) fn refuses(&mut self, export: usize, seat: usize, source: MacAddr) -> bool {
         let disk = self.disks.get(export).and_then(Option::as_ref);
-        let Some(reason) = disk.and_then(|disk| disk.refuses(seat)) else {
+        let Some(target) = self.exports.get_mut(export) else {
             return false;
         };
-        if let Some(target) = self.exports.get_mut(export) {
+        let reason = disk.and_then(|disk| disk.refuses(seat));
+        let reason = reason.or_else(|| (!target.admits(source)).then_some(IgnoreReason::Masked));
+        if let Some(reason) = reason {
             target.count_ignored(reason);
         }
-        true
+        reason.is_some()
     }
 
     /// Lets every export that is meant answer a frame.
@@ -151,17 +153,21 @@ impl Filing<'_, '_> {
                     ..
                 } = *self.asked;
                 let kind = request_kind(admitted.action, cache_on);
+                let ticket = self.fair.begin(sender, self.export, data_bytes(kind));
                 let asked = Pending {
                     request: admitted.request,
                     seat: arrival.seat,
                     work: kind.into(),
                     began: came,
-                    ticket: self.fair.begin(sender, self.export, data_bytes(kind)),
+                    ticket,
                 };
                 let started = fill(&mut buffer, admitted.data)
                     && self
                         .disk
                         .start(arrival.now, kind, buffer, asked, self.table);
+                if !started {
+                    self.fair.handle_done(ticket, self.export, None);
+                }
                 self.started |= started;
                 *self.pending += usize::from(started);
             }

@@ -255,7 +255,16 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         self.active.reserve(self.disks.len() - self.active.len());
         self.find_owned(export);
         self.fair.set_export(export, serving.requests.into());
+        self.size_waiting_room();
         Ok(export)
+    }
+
+    /// As many frames may wait as the exports' buffers ask for.
+    fn size_waiting_room(&mut self) {
+        let disks = self.disks.iter().flatten();
+        let buffers: usize = disks.map(|disk| usize::from(disk.serving.requests)).sum();
+        self.fair
+            .set_most_waiting((buffers * WAITING_PER_BUFFER).max(LEAST_WAITING));
     }
 
     /// An export's limits from now on.
@@ -314,8 +323,17 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             shadow.detach(&mut self.engine);
         }
         self.engine.detach(file);
+        self.size_waiting_room();
         let target = self.exports.remove(export)?;
         Some((target, file, volume))
+    }
+
+    /// Takes away an export that cannot be served after all, as [`Self::remove_export`] does, before
+    /// a turn has worked for it: nothing needs to be brought to stable storage. Whether that went.
+    pub fn abandon_export(&mut self, export: usize) -> bool {
+        self.fair.forget_export(export);
+        let is_closed = self.disk_mut(export).is_some_and(Served::abandon);
+        is_closed && self.remove_export(export).is_some()
     }
 
     /// Plugs a port into a seat, or with `None` takes it out; what waited there is dropped.
@@ -763,7 +781,7 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             } else {
                 intake.exports.index_of(header.address)
             };
-            if export.is_some_and(|export| intake.refuses(export, seat_index)) {
+            if export.is_some_and(|export| intake.refuses(export, seat_index, header.source)) {
                 continue;
             }
             let head = intake.fair.look(export, header.source, bytes);

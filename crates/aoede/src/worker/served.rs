@@ -156,6 +156,14 @@ impl Served {
         }
     }
 
+    /// Closes it at once, without a last flush, if nothing is under way. Whether it is closed.
+    pub(super) fn abandon(&mut self) -> bool {
+        if self.is_settled() {
+            self.closing = Some(Closing::Shadow);
+        }
+        self.is_closed()
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         self.closing.is_some()
     }

@@ -1,6 +1,7 @@
 //! Exports that come, change and go while others are served.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use aoede_disk::{
 use aoede_histogram::Histogram;
 use aoede_link::Port as _;
 use aoede_link::sim::{Faults, SimNet, SimPort};
-use aoede_target::{IgnoreReason, Target, TargetSettings, WriteCache};
+use aoede_target::{Access, IgnoreReason, Target, TargetSettings, Who, WriteCache};
 use aoede_wire::{
     Address, Ata, Body, Config, ConfigCommand, ExtensionTable, Frame, Header, MacAddr, Opcode, Tag,
 };
@@ -444,6 +445,59 @@ fn who_is_not_asked_to_close_is_not_removed() {
     // One that has nothing to do is closed at once.
     scene.worker.begin_close(export, scene.now);
     assert!(scene.worker.is_closed(export));
+}
+
+/// They would take memory, and places from those who are meant.
+#[test]
+fn frames_of_who_is_masked_do_not_wait() {
+    let mut scene = Scene::new(1);
+    let another = scene.nets[0].attach("another", 9000);
+    scene.initiators.push(another);
+    scene.target_macs.push(scene.target_macs[0]);
+    let serving = Serving {
+        requests: 2,
+        ..common::SERVING
+    };
+    let export = scene.add_serving(e(1), serving);
+    let meant = Who::These(BTreeSet::from([scene.initiators[0].interface().mac]));
+    let access = Access {
+        read: meant.clone(),
+        write: meant.clone(),
+        configure: meant,
+    };
+    scene
+        .worker
+        .target_mut(export)
+        .unwrap()
+        .set_access(&access)
+        .unwrap();
+    scene.gate.set(0);
+    for tag in 1..=3 {
+        scene.read(0, e(1), tag);
+    }
+    scene.settle();
+    scene.read(1, e(1), 4);
+    scene.settle();
+    assert_eq!(scene.ignored(export, IgnoreReason::Masked), 1);
+    assert_eq!(scene.worker.fair_stats().waiting, 1);
+    scene.gate.set(OPEN);
+    assert_eq!(scene.settle(), [(0, e(1), 1), (0, e(1), 2), (0, e(1), 3)]);
+}
+
+#[test]
+fn who_cannot_be_served_after_all_leaves_nothing() {
+    let mut scene = Scene::new(1);
+    // Its first sync is missing.
+    let export = scene.add_serving(e(1), common::SERVING);
+    assert!(scene.worker.abandon_export(export));
+    assert!(!scene.worker.abandon_export(export));
+    assert_eq!(scene.add(e(1)), export);
+    scene.gate.set(0);
+    scene.read(0, e(1), 1);
+    scene.settle();
+    assert!(!scene.worker.abandon_export(export));
+    scene.gate.set(OPEN);
+    assert_eq!(scene.settle(), [(0, e(1), 1)]);
 }
 
 /// Writes that were acknowledged from memory are on the disk when the export is closed, whatever was

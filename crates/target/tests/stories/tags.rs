@@ -1,6 +1,8 @@
 //! §9: a delayed duplicate of an old write must not overwrite newer data.
 
-use aoede_target::{DeviceFailure, IgnoreReason, Request, TargetSettings, Trim};
+use aoede_target::{
+    DeviceFailure, ExtensionSet, IgnoreReason, Request, Target, TargetSettings, Trim,
+};
 use aoede_wire::{ConfigCommand, DirectiveCode, MacAddr, Opcode, ReserveCommand};
 
 use crate::bench::{
@@ -57,6 +59,32 @@ fn a_delayed_duplicate_is_answered_and_not_executed() {
     bench.answer(&write(101, 2));
     is_answered_without_effect(&mut bench, &write(100, 1));
     assert_eq!(found(&bench), 2);
+}
+
+#[test]
+fn a_target_that_takes_over_knows_what_is_done_and_who_holds_the_disk() {
+    let mut bench = bench();
+    bench.answer(&write(100, 1));
+    bench.answer(&write(101, 2));
+    bench.answer(&reserve(I, ReserveCommand::Set, &[I]));
+    let other = TargetSettings {
+        buffer_count: 7,
+        ..settings()
+    };
+    let before = std::mem::replace(bench.target(), Target::new(other).unwrap());
+    let writes = before.stats().writes;
+    bench.target().take_over(before);
+    is_answered_without_effect(&mut bench, &write(100, 1));
+    assert_eq!(found(&bench), 2);
+    assert_eq!(bench.target().reservation(), [I]);
+    assert_eq!(bench.target().stats().writes, writes);
+    // Of what is not allowed any more nothing is left.
+    let mut narrower = settings();
+    narrower.extensions = ExtensionSet::NONE;
+    let before = std::mem::replace(bench.target(), Target::new(narrower).unwrap());
+    bench.target().take_over(before);
+    bench.answer(&write(100, 3));
+    assert_eq!(found(&bench), 3);
 }
 
 #[test]

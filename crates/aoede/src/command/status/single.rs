@@ -58,10 +58,7 @@ fn facts(export: &ExportStatus) -> Sheet {
         ("interfaces", or(&export.interfaces.join(", "), "none")),
         (
             "buffers",
-            format!(
-                "{}, {} under way, {} waiting",
-                export.buffers, export.outstanding, export.waiting
-            ),
+            format!("{}, {} under way", export.buffers, export.outstanding),
         ),
         ("limits", limits(export)),
         ("file access", format!("{}, {}", export.io, export.engine)),

@@ -90,35 +90,27 @@ pub(super) fn initiators<'a>(exports: impl Iterator<Item = &'a ExportStatus>) ->
         ("INITIATOR", false),
         ("SILENT", true),
         ("UNDER WAY", true),
-        ("WAITING", true),
         ("REQUESTS", true),
         ("READ", true),
         ("WRITTEN", true),
         ("PAYLOAD", true),
         ("DUPLICATES", true),
-        ("DROPS", true),
         ("EXTENSIONS", false),
     ];
     output::list(head, &rows)
 }
 
-fn initiator(export: &str, one: &InitiatorStatus) -> [String; 12] {
-    let payload = match one.negotiated_payload_bytes {
-        Some(most) => format!("{} of {most}", one.largest_payload_bytes),
-        None => one.largest_payload_bytes.to_string(),
-    };
+fn initiator(export: &str, one: &InitiatorStatus) -> [String; 10] {
     [
         export.to_owned(),
         one.mac.clone(),
         silence(one.idle_ms),
         one.outstanding.to_string(),
-        one.waiting.to_string(),
         one.requests.to_string(),
         Size(one.read_bytes).to_string(),
         Size(one.written_bytes).to_string(),
-        payload,
+        one.largest_payload_bytes.to_string(),
         one.duplicates().to_string(),
-        one.drops.to_string(),
         or(&one.extensions.join(", "), "none"),
     ]
 }

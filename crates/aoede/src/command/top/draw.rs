@@ -161,13 +161,12 @@ fn draw_exports(frame: &mut Frame<'_>, area: Rect, view: &View, status: &Status)
     frame.render_stateful_widget(table, area, &mut state);
 }
 
-const INITIATOR_HEAD: [Column; 9] = [
+const INITIATOR_HEAD: [Column; 8] = [
     text("INITIATOR", 17, 0),
     number("READ/s", 9, 0),
     number("WRITE/s", 9, 0),
     number("REQ/s", 7, 0),
     number("UNDER WAY", 9, 0),
-    number("WAITING", 7, 90),
     number("DUPLICATES", 10, 102),
     number("SILENT", 10, 114),
     text("THROUGHPUT", 0, 0),
@@ -198,7 +197,6 @@ fn initiator(
         bytes(rates.written_bytes_per_second),
         whole(rates.requests_per_second),
         one.outstanding.to_string(),
-        one.waiting.to_string(),
         one.duplicates().to_string(),
         silence(one.idle_ms),
         newest(&line, area, &INITIATOR_HEAD),
@@ -364,8 +362,8 @@ mod tests {
         assert_eq!(lines[2..5], table);
         let table = [
             "1 initiator of e1.1",
-            "INITIATOR             READ/s    WRITE/s    REQ/s  UNDER WAY  WAITING  DUPLICATES      SILENT  THROUGHPUT",
-            "52:54:00:00:00:aa      4 MiB          0        0          3        0           0        0 ms  ▂▄█",
+            "INITIATOR             READ/s    WRITE/s    REQ/s  UNDER WAY  DUPLICATES      SILENT  THROUGHPUT",
+            "52:54:00:00:00:aa      4 MiB          0        0          3           0        0 ms  ▂▄█",
         ];
         assert_eq!(lines[6..9], table);
         assert_eq!(lines[13], KEYS);

@@ -66,6 +66,12 @@ function span(seconds) {
 const sum = (object) => Object.values(object).reduce((all, one) => all + one, 0);
 const more = (before, now) => (now < before ? now : now - before);
 
+// Of the bucket that ends there, as `aoede status` shows it: there are 16 in each power of two.
+const middle = (longest) => {
+  const width = Math.max(1, 2 ** (Math.floor(Math.log2(longest)) - 4));
+  return longest - Math.floor((width - 1) / 2);
+};
+
 function quantile(before, now, share) {
   const old = new Map(before);
   const buckets = now.map(([longest, number]) => [longest, Math.max(0, number - (old.get(longest) ?? 0))]);
@@ -74,7 +80,7 @@ function quantile(before, now, share) {
   let seen = 0;
   for (const [longest, number] of buckets) {
     seen += number;
-    if (seen >= Math.ceil(all * share)) return longest;
+    if (seen >= Math.ceil(all * share)) return middle(longest);
   }
   return null;
 }
@@ -83,7 +89,7 @@ const NO_EXPORT = {
   read_bytes: 0, written_bytes: 0, reads: 0, writes: 0, drops: {}, initiators: [],
   latency: { reads: { buckets: [] }, writes: { buckets: [] }, flushes: { buckets: [] } },
 };
-const NO_INITIATOR = { read_bytes: 0, written_bytes: 0, requests: 0, drops: 0 };
+const NO_INITIATOR = { read_bytes: 0, written_bytes: 0, requests: 0 };
 
 function exportSample(before, now, seconds) {
   const latency = (kind, share) => quantile(before.latency[kind].buckets, now.latency[kind].buckets, share);
@@ -104,7 +110,6 @@ function initiatorSample(before, now, seconds) {
     read: more(before.read_bytes, now.read_bytes) / seconds,
     written: more(before.written_bytes, now.written_bytes) / seconds,
     operations: more(before.requests, now.requests) / seconds,
-    drops: more(before.drops, now.drops) / seconds,
   };
 }
 
@@ -238,7 +243,7 @@ function showExport(one, now) {
 
 function showInitiator(one, initiator, now) {
   const key = one.address + " " + initiator.mac;
-  const shown = card(key, find("initiators"), () => [throughput(), operations(), drops()]);
+  const shown = card(key, find("initiators"), () => [throughput(), operations()]);
   shown.top.replaceChildren(
     element("h3", "", initiator.mac), element("span", "", "at " + one.address));
   const history = histories.get(key) ?? [];
@@ -249,7 +254,6 @@ function showInitiator(one, initiator, now) {
     ["written", size(initiator.written_bytes), "written_bytes"],
     ["silent", initiator.idle_ms < 1000 ? initiator.idle_ms + " ms" : span(initiator.idle_ms / 1000)],
     ["under way", String(initiator.outstanding)],
-    ["waiting", String(initiator.waiting)],
     ["largest payload", size(initiator.largest_payload_bytes)],
     ["duplicates", count(initiator.duplicates_done + initiator.duplicates_in_progress + initiator.duplicates_stale)],
     ["extensions", initiator.extensions.join(", ") || "none"],

@@ -132,6 +132,8 @@ pub struct Fair {
     exports: Vec<Export>,
     places: Vec<Place>,
     free: Vec<u32>,
+    /// Frames that may wait: no more than there are places.
+    most: usize,
     /// Those with waiting frames, in the order of their turns.
     order: VecDeque<SenderId>,
     /// Waiting frames to wildcard addresses.
@@ -194,6 +196,7 @@ impl Fair {
             exports: Vec::new(),
             places: vec![NO_FRAME; places],
             free: (0..count).rev().collect(),
+            most: places,
             order: VecDeque::with_capacity(MOST_SENDERS + 1),
             wildcards: 0,
             active: 0,
@@ -201,6 +204,12 @@ impl Fair {
             number: 0,
             stats: FairStats::default(),
         }
+    }
+
+    /// Lets no more than so many frames wait from now on, and no more than there are places: the
+    /// others are never used, so that their memory costs nothing.
+    pub fn set_most_waiting(&mut self, most: usize) {
+        self.most = most.min(self.places.len());
     }
 
     /// There is an export with this number, below 65535, from now on another than before. It has
@@ -345,7 +354,7 @@ impl Fair {
             self.stats.queue_full += 1;
             return None;
         }
-        if self.free.is_empty() {
+        if self.places.len() - self.free.len() >= self.most {
             self.stats.room_full += 1;
             let longest = self.longest()?;
             let longest = self.senders.get(longest)?;

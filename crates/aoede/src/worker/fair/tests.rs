@@ -168,6 +168,22 @@ fn an_initiator_has_as_many_places_as_its_export_has_buffers() {
 }
 
 #[test]
+fn no_more_places_are_used_than_may_wait() {
+    let mut fair = fair();
+    fair.set_most_waiting(20);
+    let (one, other) = (fair.read(0, 1), fair.read(1, 2));
+    let mut places = Vec::new();
+    for _ in 0..3 {
+        places.extend((0..64).filter_map(|_| fair.wait(one, 1)));
+        places.extend((0..64).filter_map(|_| fair.wait(other, 1)));
+        assert_eq!(fair.stats().waiting, 20);
+        fair.serve().unwrap();
+    }
+    // Memory that was not touched before costs nothing.
+    assert!(places.iter().all(|&place| place < 20), "{places:?}");
+}
+
+#[test]
 fn the_longest_queue_makes_room() {
     let mut fair = fair();
     let mut kept: Vec<(SenderId, Vec<usize>)> = Vec::new();
