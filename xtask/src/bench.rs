@@ -1,10 +1,11 @@
 //! `cargo xtask bench`: ours and its rivals at the same work in the same run, by turns.
 //!
 //! `rows.rs` says what is measured, `lab.rs` does it, `fio.rs` is the rival without a network,
-//! `syscalls.rs`, `page_cache.rs`, `idle.rs` and `extensions.rs` measure what is no row, `report.rs`
-//! makes figures of the samples and writes them, `images.rs` makes the files, `machine.rs` looks where all this happens, `interrupt.rs` ends it
-//! early and clean.
+//! `syscalls.rs`, `page_cache.rs`, `idle.rs`, `extensions.rs`, `copy.rs` and `many.rs` measure what
+//! is no row, `report.rs` makes figures of the samples and writes them, `images.rs` makes the files,
+//! `machine.rs` looks where all this happens, `interrupt.rs` ends it early and clean.
 
+mod copy;
 mod extensions;
 mod fio;
 mod idle;
@@ -12,6 +13,7 @@ mod images;
 mod interrupt;
 mod lab;
 mod machine;
+mod many;
 mod page_cache;
 mod report;
 mod rows;
@@ -69,6 +71,12 @@ pub(crate) struct Arguments {
     /// Measure instead what the extensions save, and what measuring congestion costs others
     #[arg(long, conflicts_with_all = ["rows", "syscalls", "page_cache", "idle"])]
     extensions: bool,
+    /// Measure instead how fast a disk is copied to a file, compared with only reading it
+    #[arg(long, conflicts_with_all = ["rows", "syscalls", "page_cache", "idle", "extensions"])]
+    copy: bool,
+    /// Measure instead what 255 idle exports cost a busy one in the same process, and themselves
+    #[arg(long, conflicts_with_all = ["rows", "syscalls", "page_cache", "idle", "extensions", "copy"])]
+    many: bool,
     /// MiB of the file in memory
     #[arg(long, value_name = "MIB")]
     memory_mib: Option<u64>,
@@ -108,11 +116,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (rounds, seconds, sizes) = if arguments.quick {
         (2, 1, Sizes::mib(64, 256))
     } else {
-        (5, 5, Sizes::mib(512, 2048))
+        (
+            5,
+            5,
+            Sizes::mib(if arguments.copy { 1024 } else { 512 }, 2048),
+        )
     };
     let sizes = Sizes {
         memory_bytes: arguments.memory_mib.map_or(sizes.memory_bytes, mib),
         disk_bytes: arguments.disk_mib.map_or(sizes.disk_bytes, mib),
+        ..sizes
     };
     let timing = Timing {
         rounds: arguments.rounds.unwrap_or(rounds),
@@ -162,6 +175,8 @@ enum Subject {
     PageCache,
     Idle(idle::Pace),
     Extensions,
+    Copy,
+    Many(idle::Pace),
 }
 
 impl Arguments {
@@ -174,6 +189,10 @@ impl Arguments {
             Some(Subject::Idle(idle::Pace::new(self.quick)))
         } else if self.extensions {
             Some(Subject::Extensions)
+        } else if self.copy {
+            Some(Subject::Copy)
+        } else if self.many {
+            Some(Subject::Many(idle::Pace::new(self.quick)))
         } else {
             None
         }
@@ -188,10 +207,11 @@ impl Subject {
             ..sizes
         };
         match self {
-            Self::Syscalls => (sizes, timing),
+            Self::Syscalls | Self::Many(_) => (sizes, timing),
             Self::PageCache => (on_disk, timing),
             Self::Idle(pace) => (on_disk, pace.timing()),
             Self::Extensions => (sizes, extensions::timing(timing)),
+            Self::Copy => (copy::sizes(sizes), timing),
         }
     }
 
@@ -201,6 +221,8 @@ impl Subject {
             Self::PageCache => page_cache::table(lab),
             Self::Idle(pace) => idle::table(lab, pace),
             Self::Extensions => extensions::table(lab, lab.timing().rounds),
+            Self::Copy => copy::table(lab),
+            Self::Many(pace) => many::table(lab, pace),
         }
     }
 }

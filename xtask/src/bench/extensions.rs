@@ -8,7 +8,7 @@ use aoede_e2e::Process;
 use serde::Serialize;
 
 use super::lab::{Lab, Timing};
-use super::report::Table;
+use super::report::{Table, median, spread, three_digits};
 use super::rows::{Contender, Image, Kind, Work};
 use super::say;
 use std::time::Duration;
@@ -187,8 +187,8 @@ pub(super) fn table(lab: &Lab, rounds: u32) -> Result<Table> {
                 say(&format!(
                     "round {round}/{rounds} {}: {} without, {} with",
                     figure.name,
-                    show((figure.of)(&without)),
-                    show((figure.of)(&with)),
+                    three_digits((figure.of)(&without)),
+                    three_digits((figure.of)(&with)),
                 ));
             }
             turns.push((without, with));
@@ -204,6 +204,7 @@ pub(super) fn table(lab: &Lab, rounds: u32) -> Result<Table> {
         .collect();
     Ok(Table {
         name: "extensions",
+        title: "Extensions",
         what: format!(
             "{rounds} rounds of {:.0?}, without and with by turns; median, and the ratio with its \
              extremes",
@@ -255,31 +256,15 @@ impl Line {
     }
 
     fn cells(&self) -> Vec<String> {
-        let median = |values: &[Option<f64>]| {
-            show(Summary::of(values.iter().copied().flatten()).map(|summary| summary.median))
-        };
         vec![
             self.subject.to_owned(),
             self.figure.to_owned(),
             median(&self.without),
             median(&self.with),
-            self.ratio.map_or_else(
-                || "–".to_owned(),
-                |ratio| format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.min, ratio.max),
-            ),
+            spread(self.ratio),
             self.at_most
                 .map_or_else(String::new, |most| format!("≤ {most}")),
         ]
-    }
-}
-
-/// Three digits that matter.
-fn show(value: Option<f64>) -> String {
-    match value {
-        None => "–".to_owned(),
-        Some(value) if value >= 100.0 => format!("{value:.0}"),
-        Some(value) if value >= 10.0 => format!("{value:.1}"),
-        Some(value) => format!("{value:.3}"),
     }
 }
 
@@ -311,12 +296,5 @@ mod tests {
                 "≤ 0.1"
             ]
         );
-    }
-
-    #[test]
-    fn figures_have_three_digits() {
-        let shown = [1234.4, 99.94, 0.0625].map(|value| show(Some(value)));
-        assert_eq!(shown, ["1234", "99.9", "0.062"]);
-        assert_eq!(show(None), "–");
     }
 }

@@ -33,9 +33,9 @@ const WORKLOADS: [Workload; 2] = [Workload::Read, Workload::RandWrite];
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     /// From the start until it is looked at.
-    settle: Duration,
+    pub(super) settle: Duration,
     /// How long it is looked at.
-    look: Duration,
+    pub(super) look: Duration,
     /// All workloads together.
     load: Duration,
     /// From their end until it is looked at again.
@@ -69,11 +69,19 @@ impl Pace {
 struct Seen {
     cache: &'static str,
     when: &'static str,
-    cpu_seconds: f64,
+    #[serde(flatten)]
+    cost: Cost,
+}
+
+/// What a process took during one look.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Cost {
+    pub(super) cpu_seconds: f64,
     /// Times that one of its threads went to sleep of its own accord.
-    wake_ups: u64,
-    resident_kib: u64,
-    anonymous_kib: u64,
+    pub(super) wake_ups: u64,
+    /// At the end, as is the next.
+    pub(super) resident_kib: u64,
+    pub(super) anonymous_kib: u64,
 }
 
 /// All exports, one after the other.
@@ -82,7 +90,7 @@ pub(super) fn table(lab: &Lab, pace: Pace) -> Result<Table> {
     for contender in TARGETS {
         let target = lab.start(contender, Image::Disk)?;
         lab.interrupt().sleep(pace.settle)?;
-        seen.push(look(lab, pace, target.id(), contender.name, "fresh")?);
+        seen.push(Seen::of(lab, pace, target.id(), contender.name, "fresh")?);
         for workload in WORKLOADS {
             let work = Work {
                 workload,
@@ -94,11 +102,18 @@ pub(super) fn table(lab: &Lab, pace: Pace) -> Result<Table> {
             lab.ask(&target, work, None)?;
         }
         lab.interrupt().sleep(pace.rest)?;
-        seen.push(look(lab, pace, target.id(), contender.name, "after work")?);
+        seen.push(Seen::of(
+            lab,
+            pace,
+            target.id(),
+            contender.name,
+            "after work",
+        )?);
         lab.stop(target)?;
     }
     Ok(Table {
         name: "idle",
+        title: "An export that nobody asks",
         what: format!(
             "{} s idle; work: 4 KiB, 16 outstanding, {} s of reads in order and {} s of random \
              writes, then {} s of rest",
@@ -120,22 +135,19 @@ pub(super) fn table(lab: &Lab, pace: Pace) -> Result<Table> {
     })
 }
 
-fn look(lab: &Lab, pace: Pace, id: u32, cache: &'static str, when: &'static str) -> Result<Seen> {
+/// Looks at a process for a while.
+pub(super) fn look(lab: &Lab, pace: Pace, id: u32) -> Result<Cost> {
     let (cpu_before, sleeps_before) = (process::cpu_seconds(id)?, sleeps(id)?);
     lab.interrupt().sleep(pace.look)?;
     let (cpu_after, sleeps_after) = (process::cpu_seconds(id)?, sleeps(id)?);
     let status = status(&format!("/proc/{id}"))?;
     let memory = |name| number(&status, name).with_context(|| format!("no {name}"));
-    let seen = Seen {
-        cache,
-        when,
+    Ok(Cost {
         cpu_seconds: cpu_after - cpu_before,
         wake_ups: more(&sleeps_before, &sleeps_after),
         resident_kib: memory("VmRSS")?,
         anonymous_kib: memory("RssAnon")?,
-    };
-    say(&format!("{cache}: {}", seen.cells().join(" ")));
-    Ok(seen)
+    })
 }
 
 /// How often each thread of a process went to sleep of its own accord.
@@ -178,12 +190,26 @@ fn number(status: &str, name: &str) -> Option<u64> {
 }
 
 impl Seen {
+    fn of(lab: &Lab, pace: Pace, id: u32, cache: &'static str, when: &'static str) -> Result<Self> {
+        let cost = look(lab, pace, id)?;
+        let seen = Self { cache, when, cost };
+        say(&format!("{cache}: {}", seen.cells().join(" ")));
+        Ok(seen)
+    }
+
     fn cells(&self) -> Vec<String> {
+        let mut cells = vec![self.cache.to_owned(), self.when.to_owned()];
+        cells.extend(self.cost.cells());
+        cells
+    }
+}
+
+impl Cost {
+    /// Milliseconds, wake-ups, MiB resident, MiB anonymous.
+    pub(super) fn cells(self) -> [String; 4] {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let mib = |kib: u64| format!("{:.1}", kib as f64 / 1024.0);
-        vec![
-            self.cache.to_owned(),
-            self.when.to_owned(),
+        [
             format!("{:.0}", self.cpu_seconds * 1e3),
             self.wake_ups.to_string(),
             mib(self.resident_kib),
@@ -226,10 +252,12 @@ mod tests {
         let seen = Seen {
             cache: "writeback",
             when: "fresh",
-            cpu_seconds: 0.03,
-            wake_ups: 12,
-            resident_kib: 5120,
-            anonymous_kib: 640,
+            cost: Cost {
+                cpu_seconds: 0.03,
+                wake_ups: 12,
+                resident_kib: 5120,
+                anonymous_kib: 640,
+            },
         };
         assert_eq!(
             seen.cells(),

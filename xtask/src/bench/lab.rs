@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use aoede_bench::load::{Report, Waiting};
 use aoede_e2e::{Namespace, Packages, Process, succeed, target_folder};
 use rustix::process::Signal;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::extensions::PROBED_INTERFACE;
 use super::fio;
@@ -20,7 +20,7 @@ use super::interrupt::Interrupt;
 use super::rows::{Contender, Image, Kind, Row, Work};
 
 /// What the interfaces are called in [`Namespace::pair`].
-const TARGET_INTERFACE: &str = "tgt0";
+pub(super) const TARGET_INTERFACE: &str = "tgt0";
 const LOAD_INTERFACE: &str = "ini0";
 pub(super) const MTU: u32 = 9000;
 
@@ -159,6 +159,19 @@ impl Lab {
         Ok(process)
     }
 
+    /// Starts the daemon and waits until it says of so many exports that it serves them.
+    pub(super) fn serve(&self, config: &Path, exports: usize) -> Result<Process> {
+        let mut command = Command::new(own_program("aoede")?);
+        command.arg("serve").arg("--config").arg(config);
+        let command = pinned(self.cores.target, &command);
+        let process = self.spawn("aoede serve", Some(&self.target_host), command)?;
+        let missing = format!("it does not serve {exports} exports");
+        process.stderr.wait(START, &missing, |text| {
+            (text.matches("serving e").count() == exports).then_some(())
+        })?;
+        Ok(process)
+    }
+
     pub(super) fn stop(&self, mut target: Process) -> Result<()> {
         target.signal(Signal::TERM)?;
         target.wait(STOP)?;
@@ -208,6 +221,22 @@ impl Lab {
             .args(["--times", "1000"]);
         let command = pinned(self.cores.load, &command);
         self.spawn("another initiator", Some(&self.other_host), command)
+    }
+
+    /// Runs a command of ours on the load generator's host, and returns the JSON that it prints.
+    pub(super) fn initiate<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T> {
+        let mut command = Command::new(own_program("aoede")?);
+        command
+            .args(arguments)
+            .args(["--interface", LOAD_INTERFACE, "--json"]);
+        let command = pinned(self.cores.load, &command);
+        let process = self.spawn("aoede", Some(&self.load_host), command)?;
+        let finished = self.interrupt.finish(process, LONG_PATIENCE)?;
+        serde_json::from_str(&finished.stdout).context("cannot understand aoede")
+    }
+
+    pub(super) fn images(&self) -> &Images {
+        &self.images
     }
 
     pub(super) fn timing(&self) -> Timing {
@@ -291,6 +320,7 @@ impl Lab {
     pub(super) fn image_bytes(&self, image: Image) -> u64 {
         match image {
             Image::Memory => self.sizes.memory_bytes,
+            Image::Sparse => self.sizes.sparse_bytes,
             Image::Disk => self.sizes.disk_bytes,
         }
     }

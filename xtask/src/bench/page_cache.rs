@@ -51,6 +51,7 @@ pub(super) fn table(lab: &Lab) -> Result<Table> {
     }
     Ok(Table {
         name: "page-cache",
+        title: "The host's page cache",
         what: "the file read once in order, 8 KiB, 16 outstanding".to_owned(),
         columns: &["`--io`", "cached before, MiB", "after, MiB", "MB/s"],
         lines: looks.iter().map(Cached::cells).collect(),

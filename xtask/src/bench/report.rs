@@ -69,14 +69,17 @@ impl Header {
             date,
             commit,
         } = &self.machine;
-        let in_memory = match self.memory_bytes >> 20 {
-            0 => String::new(),
-            mib => format!("in memory {mib} MiB, "),
-        };
+        let files = [
+            ("in memory", self.memory_bytes),
+            ("on disk", self.disk_bytes),
+        ];
+        let files = files.into_iter().filter(|&(_, bytes)| bytes > 0);
+        let files: Vec<_> = files
+            .map(|(place, bytes)| format!("{place} {} MiB", bytes >> 20))
+            .collect();
         format!(
             "{date}, commit {commit}; {cpu}, {cores} cores, {kernel}; target on core {}, load \
-             generator on core {}, veth pair with an MTU of {}{}; file {in_memory}on disk {} MiB; \
-             {what}; cores {:.0} % busy before.",
+             generator on core {}, veth pair with an MTU of {}{}; file {}; {what}; cores {:.0} % busy before.",
             self.cores.target,
             self.cores.load,
             self.mtu,
@@ -85,14 +88,14 @@ impl Header {
             } else {
                 ""
             },
-            self.disk_bytes >> 20,
+            files.join(", "),
             self.busy_before * 100.0,
         )
     }
 
     fn image_bytes(&self, image: Image) -> u64 {
         match image {
-            Image::Memory => self.memory_bytes,
+            Image::Memory | Image::Sparse => self.memory_bytes,
             Image::Disk => self.disk_bytes,
         }
     }
@@ -346,6 +349,8 @@ pub(super) fn publish(header: &Header, results: &[RowResult]) -> Result<()> {
 pub(super) struct Table {
     /// The option that asks for it, and its file in target/bench.
     pub(super) name: &'static str,
+    /// Of its section in docs/benchmarks.md.
+    pub(super) title: &'static str,
     /// How it was measured, in few words.
     pub(super) what: String,
     pub(super) columns: &'static [&'static str],
@@ -396,35 +401,50 @@ fn publish_all(name: &str, text: &str, markdown: &str, json: &serde_json::Value)
 
 /// Puts the tables into docs/benchmarks.md.
 pub(super) fn write_docs(header: &Header, results: &[RowResult]) -> Result<()> {
-    put(ROWS_COMMAND, &markdown(header, results))
+    put(ROWS_COMMAND, "Figures", &markdown(header, results))
 }
 
 /// The same for a table that stands by itself.
 pub(super) fn write_docs_table(header: &Header, table: &Table) -> Result<()> {
-    put(&table_command(table.name), &table.markdown(header))
+    put(
+        &table_command(table.name),
+        table.title,
+        &table.markdown(header),
+    )
 }
 
 fn table_command(name: &str) -> String {
     format!("{ROWS_COMMAND} --{name}")
 }
 
-fn put(command: &str, tables: &str) -> Result<()> {
+fn put(command: &str, title: &str, tables: &str) -> Result<()> {
     let path = workspace().join("docs/benchmarks.md");
     let page = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
     let page = replace(&page, command, tables)
-        .with_context(|| format!("{} lacks the place of `{command}`", path.display()))?;
+        .unwrap_or_else(|| format!("{page}{}", section(command, title, tables)));
     fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The page with other tables between the two lines that name the command.
+/// The page with other tables between the two lines that name the command, if it has them.
 fn replace(page: &str, command: &str, tables: &str) -> Option<String> {
-    let (begin, end) = (
-        format!("<!-- {command}: begin -->"),
-        format!("<!-- {command}: end -->"),
-    );
+    let (begin, end) = (begin(command), end(command));
     let (before, rest) = page.split_once(&begin)?;
     let (_, after) = rest.split_once(&end)?;
     Some(format!("{before}{begin}\n{tables}\n{end}{after}"))
+}
+
+/// For a page that has no such lines yet.
+fn section(command: &str, title: &str, tables: &str) -> String {
+    let (begin, end) = (begin(command), end(command));
+    format!("\n### {title}\n\n`{command}`:\n\n{begin}\n{tables}\n{end}\n")
+}
+
+fn begin(command: &str) -> String {
+    format!("<!-- {command}: begin -->")
+}
+
+fn end(command: &str) -> String {
+    format!("<!-- {command}: end -->")
 }
 
 fn markdown(header: &Header, results: &[RowResult]) -> String {
@@ -451,6 +471,30 @@ fn markdown(header: &Header, results: &[RowResult]) -> String {
         text.push_str("```\n");
     }
     text
+}
+
+/// Three digits that matter.
+pub(super) fn three_digits(value: Option<f64>) -> String {
+    match value {
+        None => "–".to_owned(),
+        Some(value) if value >= 100.0 => format!("{value:.0}"),
+        Some(value) if value >= 10.0 => format!("{value:.1}"),
+        Some(value) => format!("{value:.3}"),
+    }
+}
+
+/// The median of those that there are.
+pub(super) fn median(values: &[Option<f64>]) -> String {
+    let summary = Summary::of(values.iter().copied().flatten());
+    three_digits(summary.map(|summary| summary.median))
+}
+
+/// A ratio with its extremes.
+pub(super) fn spread(ratio: Option<Summary>) -> String {
+    ratio.map_or_else(
+        || "–".to_owned(),
+        |ratio| format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.min, ratio.max),
+    )
 }
 
 /// A table in Markdown: names to the left, numbers to the right.
@@ -594,6 +638,25 @@ mod tests {
     }
 
     #[test]
+    fn a_page_without_the_place_gets_a_section_and_keeps_it() {
+        let page = format!("bottom\n{}", section("x --y", "Title", "first"));
+        assert_eq!(
+            page,
+            "bottom\n\n### Title\n\n`x --y`:\n\n\
+             <!-- x --y: begin -->\nfirst\n<!-- x --y: end -->\n"
+        );
+        let again = replace(&page, "x --y", "second").unwrap();
+        assert_eq!(again, page.replace("first", "second"));
+    }
+
+    #[test]
+    fn figures_have_three_digits() {
+        let shown = [1234.4, 99.94, 0.0625].map(|value| three_digits(Some(value)));
+        assert_eq!(shown, ["1234", "99.9", "0.062"]);
+        assert_eq!(three_digits(None), "–");
+    }
+
+    #[test]
     fn the_page_has_a_place_for_each_command() {
         let page = fs::read_to_string(workspace().join("docs/benchmarks.md")).unwrap();
         for command in [
@@ -601,6 +664,7 @@ mod tests {
             table_command("page-cache"),
             table_command("idle"),
             table_command("extensions"),
+            table_command("copy"),
         ] {
             assert!(replace(&page, &command, "").is_some(), "{command}");
         }

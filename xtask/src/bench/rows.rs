@@ -48,6 +48,8 @@ pub(super) struct Work {
 pub(super) enum Image {
     /// tmpfs: the speed of the target, not of a disk.
     Memory,
+    /// There too, a quarter of it noise and the rest holes.
+    Sparse,
     Disk,
 }
 

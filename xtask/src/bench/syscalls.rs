@@ -83,6 +83,7 @@ pub(super) fn table(lab: &Lab) -> Result<Table> {
     let counts = count(lab)?;
     Ok(Table {
         name: "syscalls",
+        title: "System calls for each frame",
         what: "the target traced".to_owned(),
         columns: &["", "outstanding", "frames", "calls per 1000", "of these"],
         lines: counts
