@@ -28,6 +28,8 @@ pub const HEADER_BYTES: usize = 24;
 pub const MIN_FRAME_BYTES: usize = 60;
 /// Where a frame says what its argument is.
 const COMMAND_OFFSET: usize = 19;
+/// Where its tag is.
+const TAG_OFFSET: usize = 20;
 /// The protocol version this crate speaks.
 pub const VERSION: u8 = 1;
 
@@ -36,6 +38,11 @@ pub const VERSION: u8 = 1;
 pub struct Tag(pub [u8; 4]);
 
 impl Tag {
+    /// The tag of a frame, whatever else is in it; `None` if it ends before.
+    pub fn of_frame(frame: &[u8]) -> Option<Self> {
+        frame.get(TAG_OFFSET..)?.first_chunk().copied().map(Self)
+    }
+
     /// The tag as the number that most initiators count in.
     pub fn big_endian(self) -> u32 {
         u32::from_be_bytes(self.0)

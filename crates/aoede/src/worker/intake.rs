@@ -150,6 +150,7 @@ impl Filing<'_, '_> {
                     arrival,
                     came,
                     sender,
+                    frame,
                     ..
                 } = *self.asked;
                 let kind = request_kind(admitted.action, cache_on);
@@ -160,6 +161,8 @@ impl Filing<'_, '_> {
                     work: kind.into(),
                     began: came,
                     ticket,
+                    from: frame.header.source,
+                    tag: frame.header.tag,
                 };
                 let started = fill(&mut buffer, admitted.data)
                     && self

@@ -944,6 +944,13 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
             Work::Flush | Work::Trim => None,
         };
         self.fair.handle_done(pending.ticket, export, is_read);
+        let is_change = matches!(pending.work, Work::Write | Work::Trim);
+        let repetitions = if is_change && result.is_ok() {
+            self.fair
+                .drop_repetitions(&pending.ticket, pending.from, pending.tag)
+        } else {
+            0
+        };
         if let Some(disk) = self.disk_mut(export) {
             disk.worked = true;
             let latency = now.saturating_sub(pending.began);
@@ -953,6 +960,9 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         let Some(target) = self.exports.get_mut(export) else {
             return;
         };
+        if repetitions > 0 {
+            target.count_ignored_times(IgnoreReason::TagInProgress, repetitions);
+        }
         let mut result = result.map_err(|error| {
             let failure = match error.operation {
                 Operation::Read => DeviceFailure::Unreadable,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aoede_disk::RequestId;
 use aoede_target::Request;
+use aoede_wire::{MacAddr, Tag};
 
 use super::fair::Ticket;
 use super::latencies::Work;
@@ -18,6 +19,9 @@ pub(super) struct Pending {
     /// The turn that took its frame.
     pub(super) began: Duration,
     pub(super) ticket: Ticket,
+    /// Of its frame.
+    pub(super) from: MacAddr,
+    pub(super) tag: Tag,
 }
 
 /// A fixed number of places, each free or with a request in it.

@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use aoede_target::Queue;
-use aoede_wire::{Command, MacAddr};
+use aoede_wire::{Command, MacAddr, Tag};
 
 use crate::control::config::Limits;
 pub use bucket::{BURST, Bucket, Throttle};
@@ -57,6 +57,7 @@ pub struct Head {
     pub sender: SenderId,
     export: u16,
     mac: MacAddr,
+    tag: Option<Tag>,
     needs_disk: bool,
     /// It may be served before older requests.
     is_query: bool,
@@ -294,6 +295,7 @@ impl Fair {
             sender: self.senders.find(Key::new(export, mac), self.now),
             export,
             mac,
+            tag: Tag::of_frame(frame),
             needs_disk: needs_disk(frame),
             is_query: Command::of_frame(frame) == Some(Command::Config),
         }
@@ -485,6 +487,27 @@ impl Fair {
             let took = self.now.saturating_sub(ticket.began);
             export.share.handle_done(self.now, class, took);
         }
+    }
+
+    /// Drops what waits and is the same request once more, as it came before this one was answered:
+    /// its turn might come when newer data stands there, and nobody remembers the tag. Returns how
+    /// many frames those were.
+    pub fn drop_repetitions(&mut self, ticket: &Ticket, mac: MacAddr, tag: Tag) -> u64 {
+        let mut dropped = 0;
+        let is_same = |place: &Place| {
+            let head = place.head.as_ref();
+            head.is_some_and(|head| head.needs_disk && head.mac == mac && head.tag == Some(tag))
+        };
+        while let Some(sender) = self.senders.get(ticket.sender).filter(|s| s.waiting > 0) {
+            let same = self.queue(sender).find(|(_, place)| is_same(place));
+            let Some(index) = same.map(|(index, _)| index) else {
+                break;
+            };
+            self.unlink(index);
+            self.free.push(index);
+            dropped += 1;
+        }
+        dropped
     }
 
     /// The frame of an initiator that may be served now: its oldest, or if that came by a seat which
