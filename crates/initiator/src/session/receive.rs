@@ -1,8 +1,8 @@
 //! Frames in: what each response means, and whether it is believed.
 
 use aoede_wire::{
-    ATA_ARGUMENT_BYTES, Ata, Command, Config, ConfigCommand, ErrorCode, ExtensionTable, Flags,
-    Frame, HEADER_BYTES, MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES,
+    ATA_ARGUMENT_BYTES, Ata, AtaFlags, Command, Config, ConfigCommand, ErrorCode, ExtensionTable,
+    Flags, Frame, HEADER_BYTES, MIN_FRAME_BYTES, MacAddr, SECTOR_BYTES,
 };
 use core::time::Duration;
 
@@ -212,7 +212,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
                 let Ok(ata) = Ata::decode(frame.argument) else {
                     return;
                 };
-                let identity = Identity::decode(ata.data).filter(|_| !damaged(1));
+                let is_other = checksum.is_some() && !echoes_identify(&ata);
+                let identity = Identity::decode(ata.data);
+                let identity = identity.filter(|_| !damaged(1) && !is_other);
                 match identity.filter(|_| !ata.status().is_failure()) {
                     None => self.stats.damaged += 1,
                     Some(identity) if chore.task == Task::Identify => {
@@ -549,6 +551,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             room.copy_from_slice(data);
             return Ok(Effect::Done(None));
         }
+        if path.features.checksum().is_some() && !echoes_identify(&ata) {
+            return Err(Distrust::Damaged);
+        }
         let known = identity;
         let identity = Identity::decode(data).ok_or(Distrust::Damaged)?;
         // Another disk's has nothing to say about a flush.
@@ -574,6 +579,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Session<B> {
             self.stats.unmatched += 1;
         }
     }
+}
+
+/// Whether the registers are as they were sent with IDENTIFY. No checksum covers the tag, which may
+/// be damaged into that of an IDENTIFY; but a checksum covers these. Without one, and with targets
+/// that have none, they prove nothing.
+fn echoes_identify(response: &Ata<'_>) -> bool {
+    response.lba == [0; 6] && !response.flags.contains(AtaFlags::EXTENDED)
 }
 
 /// Why a response is taken for none.
