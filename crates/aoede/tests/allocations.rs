@@ -43,10 +43,12 @@ static ALLOCATOR: Counting = Counting;
 const T: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0A]);
 const I: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0B]);
 
-/// Gives the same frames again and again, and counts what is sent.
+/// Gives the same frames again and again, each time with a tag of its own if they are to be fresh,
+/// and counts what is sent.
 struct Treadmill {
     interface: Interface,
     frames: Vec<Vec<u8>>,
+    fresh: bool,
     next: usize,
     /// Frames still to be given.
     left: usize,
@@ -67,7 +69,11 @@ impl Port for Treadmill {
     fn receive(&mut self) -> Option<&[u8]> {
         self.left = self.left.checked_sub(1)?;
         self.next = (self.next + 1) % self.frames.len();
-        self.frames.get(self.next).map(Vec::as_slice)
+        let frame = self.frames.get_mut(self.next)?;
+        if let (true, Some(tag)) = (self.fresh, frame.get_mut(20..24)) {
+            tag.copy_from_slice(&u32::try_from(self.left).unwrap().to_be_bytes());
+        }
+        Some(frame)
     }
     fn release(&mut self) {}
     fn ring_use(&self) -> RingUse {
@@ -119,7 +125,7 @@ fn no_frame_allocates_on_its_whole_way() {
             .all(|bytes| Frame::decode(bytes).is_ok())
     );
     let (answers, rounds) = (6, 250);
-    let (first, sent, allocations) = run(frames, rounds);
+    let (first, sent, allocations) = run(frames, true, rounds);
     assert_eq!((first, sent), (2 * answers, rounds * answers));
     assert_eq!(allocations, 0, "in {rounds} rounds");
 }
@@ -149,7 +155,7 @@ fn no_extension_allocates() {
         request(I, T, 9, write(16)),
     ];
     let rounds = 250;
-    let (_, sent, allocations) = run(frames, rounds);
+    let (_, sent, allocations) = run(frames, false, rounds);
     // What finds no buffer is left out, and write responses share frames.
     assert!(sent > 3 * rounds, "{sent}");
     assert_eq!(allocations, 0, "in {rounds} rounds");
@@ -157,7 +163,7 @@ fn no_extension_allocates() {
 
 /// Gives the frames twice, for whatever is made on first use, then so often. Responses of both
 /// parts, and allocations of the second.
-fn run(frames: Vec<Vec<u8>>, rounds: usize) -> (usize, usize, u64) {
+fn run(frames: Vec<Vec<u8>>, fresh: bool, rounds: usize) -> (usize, usize, u64) {
     let port = Treadmill {
         interface: Interface {
             index: 1,
@@ -172,6 +178,7 @@ fn run(frames: Vec<Vec<u8>>, rounds: usize) -> (usize, usize, u64) {
         sent: 0,
         sent_bytes: 0,
         frames,
+        fresh,
     };
     let (mut worker, _folder) = common::worker(vec![port]);
     while worker.turn(common::NOW).unwrap() {}

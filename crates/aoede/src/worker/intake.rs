@@ -7,7 +7,7 @@ use aoede_disk::{Buffer, Pool, RequestKind};
 use aoede_target::{Action, Arrival, Exports, IgnoreReason, Outcome, Selection};
 use aoede_wire::{Frame, MacAddr, SECTOR_BYTES};
 
-use super::fair::{Fair, SenderId};
+use super::fair::{Fair, Name, SenderId};
 use super::pending::{Pending, PendingTable};
 use super::served::Served;
 use super::{HEAD_BYTES, Response, WorkerStats, note_work};
@@ -161,8 +161,7 @@ impl Filing<'_, '_> {
                     work: kind.into(),
                     began: came,
                     ticket,
-                    from: frame.header.source,
-                    tag: frame.header.tag,
+                    name: Name::new(frame.header.tag, frame.argument),
                 };
                 let started = fill(&mut buffer, admitted.data)
                     && self

@@ -945,12 +945,8 @@ impl<P: Port, E: Engine<Buffer>> Worker<P, E> {
         };
         self.fair.handle_done(pending.ticket, export, is_read);
         let is_change = matches!(pending.work, Work::Write | Work::Trim);
-        let repetitions = if is_change && result.is_ok() {
-            self.fair
-                .drop_repetitions(&pending.ticket, pending.from, pending.tag)
-        } else {
-            0
-        };
+        let done = pending.name.filter(|_| is_change && result.is_ok());
+        let repetitions = done.map_or(0, |name| self.fair.drop_repetitions(export, name));
         if let Some(disk) = self.disk_mut(export) {
             disk.worked = true;
             let latency = now.saturating_sub(pending.began);

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use aoede_disk::RequestId;
 use aoede_target::Request;
-use aoede_wire::{MacAddr, Tag};
 
-use super::fair::Ticket;
+use super::fair::{Name, Ticket};
 use super::latencies::Work;
 
 /// What is needed to answer a request when the disk is done.
@@ -20,8 +19,7 @@ pub(super) struct Pending {
     pub(super) began: Duration,
     pub(super) ticket: Ticket,
     /// Of its frame.
-    pub(super) from: MacAddr,
-    pub(super) tag: Tag,
+    pub(super) name: Option<Name>,
 }
 
 /// A fixed number of places, each free or with a request in it.

@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use aoede_target::Queue;
-use aoede_wire::{Command, MacAddr, Tag};
+use aoede_wire::{Command, HEADER_BYTES, MacAddr, Tag};
 
 use crate::control::config::Limits;
 pub use bucket::{BURST, Bucket, Throttle};
@@ -47,8 +47,31 @@ const SWEEP: Duration = Duration::from_millis(10);
 const PART_FOR_FEW: usize = 8;
 /// Frames to a wildcard address that may wait, of one initiator.
 const WILDCARD_PLACES: usize = 64;
+/// Of LBA0 in an ATA argument.
+const LBA_OFFSET: usize = 4;
 /// Stands in the place of an export's number for a wildcard address.
 const ALL: u16 = u16::MAX;
+
+/// What copies of an ATA request have in common, whatever path of their initiator they took: the tag,
+/// and where on the disk it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    tag: Tag,
+    lba: [u8; 6],
+}
+
+impl Name {
+    /// That of a frame; `None` if it is too short to have one.
+    pub fn of_frame(frame: &[u8]) -> Option<Self> {
+        Self::new(Tag::of_frame(frame)?, frame.get(HEADER_BYTES..)?)
+    }
+
+    /// Of a tag and an ATA argument.
+    pub fn new(tag: Tag, argument: &[u8]) -> Option<Self> {
+        let lba = argument.get(LBA_OFFSET..)?.first_chunk().copied()?;
+        Some(Self { tag, lba })
+    }
+}
 
 /// What must be known of a frame to say when it is its turn.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +80,7 @@ pub struct Head {
     pub sender: SenderId,
     export: u16,
     mac: MacAddr,
-    tag: Option<Tag>,
+    name: Option<Name>,
     needs_disk: bool,
     /// It may be served before older requests.
     is_query: bool,
@@ -295,7 +318,7 @@ impl Fair {
             sender: self.senders.find(Key::new(export, mac), self.now),
             export,
             mac,
-            tag: Tag::of_frame(frame),
+            name: Name::of_frame(frame),
             needs_disk: needs_disk(frame),
             is_query: Command::of_frame(frame) == Some(Command::Config),
         }
@@ -490,19 +513,23 @@ impl Fair {
     }
 
     /// Drops what waits and is the same request once more, as it came before this one was answered:
-    /// its turn might come when newer data stands there, and nobody remembers the tag. Returns how
-    /// many frames those were.
-    pub fn drop_repetitions(&mut self, ticket: &Ticket, mac: MacAddr, tag: Tag) -> u64 {
+    /// its turn might come when newer data stands there. It may have come from another MAC, of
+    /// the same initiator. If it is another's after all, that one asks again. Returns how many
+    /// frames those were.
+    pub fn drop_repetitions(&mut self, export: usize, name: Name) -> u64 {
         let mut dropped = 0;
         let is_same = |place: &Place| {
-            let head = place.head.as_ref();
-            head.is_some_and(|head| head.needs_disk && head.mac == mac && head.tag == Some(tag))
+            place.head.as_ref().is_some_and(|head| {
+                let is_there = head.export == ALL || usize::from(head.export) == export;
+                is_there && head.needs_disk && head.name == Some(name)
+            })
         };
-        while let Some(sender) = self.senders.get(ticket.sender).filter(|s| s.waiting > 0) {
-            let same = self.queue(sender).find(|(_, place)| is_same(place));
-            let Some(index) = same.map(|(index, _)| index) else {
-                break;
-            };
+        while let Some(index) = self.order.iter().find_map(|&id| {
+            let mut queue = self.queue(self.senders.get(id)?);
+            queue
+                .find(|(_, place)| is_same(place))
+                .map(|(index, _)| index)
+        }) {
             self.unlink(index);
             self.free.push(index);
             dropped += 1;

@@ -570,34 +570,35 @@ fn a_bucket_is_only_charged_for_what_begins() {
     assert_eq!(fair.exports[0].throttle.due(), bucket.due());
 }
 
-/// What came before its like was answered goes with it; another's, and another request's, stays.
+/// What came before its like was answered goes with it, by whatever path; another request stays.
 #[test]
 fn repetitions_of_what_is_done_do_not_wait_any_longer() {
-    let write = |n, tag| {
+    let write = |n, tag, lba| {
         let mut header = Header::request(mac(n), mac(99), Address { shelf: 1, slot: 1 });
         header.tag = Tag([0, 0, 0, tag]);
         let mut bytes = vec![0; 9014];
-        let body = Body::Ata(Ata::request(Opcode::WriteExt, 0, 1).with_data(&[0; 512]));
+        let body = Body::Ata(Ata::request(Opcode::WriteExt, lba, 1).with_data(&[0; 512]));
         let len = body.encode(header, &mut bytes).unwrap();
         bytes.truncate(len);
         bytes
     };
     let mut fair = fair();
-    let first = fair.look(Some(0), mac(1), &write(1, 7));
-    let ticket = fair.begin(first.sender, 0, 512);
-    for (n, tag) in [(1, 7), (1, 8), (2, 7), (1, 7)] {
-        let head = fair.look(Some(0), mac(n), &write(n, tag));
+    let first = write(1, 7, 0x0102_0304_0506);
+    for (export, n, tag, lba) in [
+        (0, 1, 7, 0x0102_0304_0506),
+        (0, 1, 8, 0x0102_0304_0506),
+        (0, 2, 7, 0x0102_0304_0506),
+        (1, 1, 7, 0x0102_0304_0506),
+        (0, 2, 7, 0x0102_0304_0505),
+        (0, 1, 7, 0x0102_0304_0506),
+    ] {
+        let head = fair.look(Some(export), mac(n), &write(n, tag, lba));
         fair.wait(head, 512).unwrap();
     }
-    assert_eq!(fair.drop_repetitions(&ticket, mac(1), Tag([0, 0, 0, 7])), 2);
-    assert_eq!(fair.stats().waiting, 2);
-    assert_eq!(fair.drop_repetitions(&ticket, mac(1), Tag([0, 0, 0, 7])), 0);
-    fair.handle_done(ticket, 0, Some(false));
-    let mut left = Vec::new();
-    while let Some((sender, _)) = fair.serve() {
-        left.push(sender);
-    }
-    let other = fair.read(0, 2).sender;
-    assert_eq!(left.len(), 2);
-    assert!(left.contains(&first.sender) && left.contains(&other));
+    let name = Name::of_frame(&first).unwrap();
+    assert_eq!(fair.drop_repetitions(0, name), 3);
+    assert_eq!(fair.stats().waiting, 3);
+    assert_eq!(fair.drop_repetitions(0, name), 0);
+    assert_eq!(std::iter::from_fn(|| fair.serve()).count(), 3);
+    assert_eq!(fair.stats().waiting, 0);
 }
