@@ -47,6 +47,10 @@ const SWEEP: Duration = Duration::from_millis(10);
 const PART_FOR_FEW: usize = 8;
 /// Frames to a wildcard address that may wait, of one initiator.
 const WILDCARD_PLACES: usize = 64;
+/// Changes that were done last and are remembered,
+const REMEMBERED: usize = 64;
+/// for so long: a copy that was sent before the answer came is there by then.
+const MEMORY: Duration = Duration::from_millis(100);
 /// Of LBA0 in an ATA argument.
 const LBA_OFFSET: usize = 4;
 /// Stands in the place of an export's number for a wildcard address.
@@ -167,6 +171,8 @@ pub struct Fair {
     buffers: usize,
     /// Frames that came to wait, ever.
     number: u64,
+    /// Changes that were done last, of which copies may still come: export, name and time.
+    done: VecDeque<(usize, Name, Duration)>,
     stats: FairStats,
 }
 
@@ -226,6 +232,7 @@ impl Fair {
             active: 0,
             buffers,
             number: 0,
+            done: VecDeque::with_capacity(REMEMBERED),
             stats: FairStats::default(),
         }
     }
@@ -373,6 +380,9 @@ impl Fair {
     /// dropped, and counted.
     pub fn keep(&mut self, head: Head, seat: usize, queue: Queue, cost: u64) -> Option<Kept> {
         let mut dropped = None;
+        if self.is_done(&head) {
+            return None;
+        }
         let sender = self.senders.get(head.sender)?;
         let waiting = sender.waiting;
         if self.is_full(sender, &head, seat) {
@@ -515,8 +525,12 @@ impl Fair {
     /// Drops what waits and is the same request once more, as it came before this one was answered:
     /// its turn might come when newer data stands there. It may have come from another MAC, of
     /// the same initiator. If it is another's after all, that one asks again. Returns how many
-    /// frames those were.
+    /// frames those were. Those that come within 100 ms and would have to wait are not kept.
     pub fn drop_repetitions(&mut self, export: usize, name: Name) -> u64 {
+        if self.done.len() >= REMEMBERED {
+            self.done.pop_front();
+        }
+        self.done.push_back((export, name, self.now));
         let mut dropped = 0;
         let is_same = |place: &Place| {
             place.head.as_ref().is_some_and(|head| {
@@ -671,6 +685,16 @@ impl Fair {
     fn longest(&self) -> Option<SenderId> {
         let waiting = |id: &SenderId| self.senders.get(*id).map(|sender| sender.waiting);
         self.order.iter().copied().max_by_key(waiting)
+    }
+
+    /// Whether a frame is a copy of a change that was done just now.
+    fn is_done(&self, head: &Head) -> bool {
+        head.needs_disk
+            && self.done.iter().any(|&(export, name, at)| {
+                usize::from(head.export) == export
+                    && head.name == Some(name)
+                    && self.now.saturating_sub(at) <= MEMORY
+            })
     }
 
     /// Whether as many frames of an initiator wait as may, of those that came in by this seat: by

@@ -601,4 +601,10 @@ fn repetitions_of_what_is_done_do_not_wait_any_longer() {
     assert_eq!(fair.drop_repetitions(0, name), 0);
     assert_eq!(std::iter::from_fn(|| fair.serve()).count(), 3);
     assert_eq!(fair.stats().waiting, 0);
+    // One that was on its way meanwhile must not wait until there is newer data.
+    let head = fair.look(Some(0), mac(2), &first);
+    assert_eq!(fair.wait(head, 512), None);
+    fair.handle_time(START + 101 * MS);
+    let head = fair.look(Some(0), mac(2), &first);
+    assert!(fair.wait(head, 512).is_some());
 }
